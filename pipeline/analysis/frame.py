@@ -1,0 +1,277 @@
+"""A study as a tidy data frame.
+
+The tracking store hands over one row per run under MLflow's own column names (``params.model``,
+``metrics.time/train_seconds``, ``tags.ablate.block``). Everything else in this package works on the frame made here:
+one row per run, numeric responses under short names, one level column per technique. Only names of the public
+contract are read, and every one of them may be absent, so a store that another program filled works too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+OFF = "off"
+ON = "on"
+BASELINE = "baseline"
+
+SUMMARY_METRICS = {
+    "train_seconds": "time/train_seconds",
+    "images_per_second": "throughput/images_per_second",
+    "gpu_peak_allocated_mib": "memory/gpu_peak_allocated_mib",
+    "gpu_joules": "energy/gpu_joules",
+    "accuracy": "test/accuracy",
+    "f1_macro": "test/f1_macro",
+    "gpu_peak_reserved_mib": "memory/gpu_peak_reserved_mib",
+    "host_peak_rss_mib": "memory/host_peak_rss_mib",
+    "step_p50_ms": "step/p50_ms",
+    "updates": "updates/count",
+    "skipped_steps": "amp/skipped_steps",
+    "flops_per_image": "model/flops_per_image",
+    "val_accuracy": "val/accuracy",
+}
+BUDGET_PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer", "idle")
+
+# Techniques that only change host-to-device copies: without a device they change nothing, so they are A/A controls.
+COPY_TECHNIQUES = frozenset({"pm", "pin_only", "non_blocking_only"})
+
+_OUTCOME_OF_STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running"}
+# Recipe fields that may differ between blocks without making another experiment of them.
+_IGNORED_RECIPE_FIELDS = frozenset({"seed", "data_seed", "order_seed"})
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """What the tracking store knows about one study.
+
+    Attributes:
+        name: The study's name; text from the user, so it may be hostile.
+        runs: One row per child run, columns named as ``mlflow.search_runs`` names them.
+        history: Per-epoch metrics, columns ``run_id, key, step, timestamp, value``; may be empty.
+        techniques: The study's techniques in order; empty means "derive them from the on/off params".
+    """
+
+    name: str
+    runs: pd.DataFrame
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    techniques: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One technique as an experimental factor: its name and its on-levels (``("on",)`` where there is only one)."""
+
+    name: str
+    levels: tuple[str, ...]
+
+    def term(self, level: str) -> str:
+        """Name this factor at one level: ``ga``, or ``ga=4`` where the study has several levels."""
+        return self.name if len(self.levels) < 2 else f"{self.name}={level}"
+
+
+@dataclass(frozen=True)
+class Tidy:
+    """A normalised study.
+
+    Attributes:
+        name: The study's name.
+        runs: One row per cell and block, repeats resolved (see :func:`_latest`), sentinels apart. Columns: run_id, name,
+            model, dataset, block, position, seed, outcome, error, tainted, device, start, end, cell, one
+            ``level.TECHNIQUE`` per factor, the keys of ``SUMMARY_METRICS`` and ``budget.PHASE`` (float, NaN = absent).
+        sentinels: The same columns for sentinel baselines.
+        factors: The techniques with their on-levels.
+        superseded: How many runs were set aside because a later run repeated the same cell of the same block.
+        strata: Recipe fields that vary within one cell; each of their settings is analysed as a model of its own.
+    """
+
+    name: str
+    runs: pd.DataFrame
+    sentinels: pd.DataFrame
+    factors: tuple[Factor, ...]
+    superseded: int
+    strata: tuple[str, ...]
+
+
+def text(runs: pd.DataFrame, column: str, default: str = "") -> pd.Series:
+    """Return a column as clean text; an absent column or value gives ``default``."""
+    if column not in runs:
+        return pd.Series(default, index=runs.index, dtype=object)
+    values = runs[column]
+    return values.where(values.notna(), default).astype(str).astype(object)
+
+
+def number(runs: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column as float; an absent column, an unreadable value or an infinity gives NaN."""
+    if column not in runs:
+        return pd.Series(np.nan, index=runs.index, dtype=float)
+    values = pd.to_numeric(runs[column], errors="coerce").astype(float)
+    # MLflow's SQL stores keep an infinity as 1.8e308, the largest double.
+    return values.where(values.abs() < 1e300)
+
+
+def technique_names(study: StudyData) -> tuple[str, ...]:
+    """Name the study's techniques: as given, else every param that is on/off, else the parts of ``params.techniques``."""
+    if study.techniques:
+        return study.techniques
+    found = []
+    for column in study.runs.columns:
+        name = str(column)
+        if not name.startswith("params.") or "." in name[len("params.") :]:
+            continue
+        values = {str(v).lower() for v in study.runs[column].dropna().unique()}
+        if values and values <= {ON, OFF}:
+            found.append(name[len("params.") :])
+    if not found:
+        joined = text(study.runs, "params.techniques", BASELINE)
+        parts = {p for value in joined for p in value.split("+")} - {BASELINE, "", "none"}
+        found = sorted(parts)
+    return tuple(found)
+
+
+def _levels(runs: pd.DataFrame, technique: str) -> pd.Series:
+    """Give each run's level of one technique: ``off``, ``on``, or the value of ``params.level.TECHNIQUE``."""
+    switch = text(runs, f"params.{technique}").str.lower()
+    if f"params.{technique}" not in runs:
+        parts = text(runs, "params.techniques", BASELINE).str.split("+")
+        switch = parts.map(lambda names: ON if technique in names else OFF)
+    level = text(runs, f"params.level.{technique}", ON).str.replace(r"\.0$", "", regex=True)
+    return level.where(switch == ON, OFF)
+
+
+def _level_order(level: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(level), level)
+    except ValueError:
+        return (1, 0.0, level)
+
+
+def _blocks(runs: pd.DataFrame, cell_keys: list[str], frame: pd.DataFrame) -> pd.Series:
+    """Find each run's block: the tag, else the seed (one seed is one replicate), else a count within the cell."""
+    block = text(runs, "tags.ablate.block")
+    block = block.where(block != "", text(runs, "params.seed"))
+    if (block == "").any():
+        counted = frame.groupby(cell_keys, sort=False, dropna=False).cumcount().astype(str)
+        block = block.where(block != "", counted)
+    return block.str.replace(r"\.0$", "", regex=True)
+
+
+def _strata(runs: pd.DataFrame, keys: pd.DataFrame) -> tuple[str, ...]:
+    """Find recipe fields that differ between runs of one and the same cell: they make it two experiments."""
+    names = []
+    key = keys.agg("\x1f".join, axis=1) if len(keys) else pd.Series(dtype=str)
+    for column in runs.columns:
+        name = str(column)
+        if not name.startswith("params.recipe.") or name[len("params.recipe.") :] in _IGNORED_RECIPE_FIELDS:
+            continue
+        values = text(runs, name)
+        if values.nunique() > 1 and (values.groupby(key).nunique() > 1).any():
+            names.append(name[len("params.recipe.") :])
+    return tuple(names)
+
+
+def _latest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep one run per cell and block: finished before not, untainted before tainted, then the latest start."""
+    order = frame.assign(
+        _finished=frame["outcome"].eq("finished"), _clean=frame["tainted"].eq(""), _n=np.arange(len(frame))
+    ).sort_values(["_finished", "_clean", "start", "_n"], na_position="first", kind="stable")
+    kept = order.drop_duplicates(["model", "dataset", "cell", "block"], keep="last").index
+    return frame.loc[frame.index.isin(kept)]
+
+
+def _base(runs: pd.DataFrame) -> pd.DataFrame:
+    """Collect the columns that need no knowledge of the factors."""
+    status = text(runs, "status").str.upper().map(_OUTCOME_OF_STATUS).fillna("unknown")
+    outcome = text(runs, "tags.ablate.outcome")
+    frame = pd.DataFrame(
+        {
+            "run_id": text(runs, "run_id"),
+            "name": text(runs, "tags.mlflow.runName"),
+            "kind": text(runs, "tags.ablate.kind", "run"),
+            "model": text(runs, "params.model", "unknown"),
+            "dataset": text(runs, "params.dataset", "unknown"),
+            "seed": text(runs, "params.seed"),
+            "position": number(runs, "tags.ablate.position"),
+            "outcome": outcome.where(outcome != "", status),
+            "error": text(runs, "tags.ablate.error"),
+            "tainted": text(runs, "tags.ablate.tainted"),
+            "batchnorm": text(runs, "tags.ablate.batchnorm").str.lower(),
+            "precision": text(runs, "params.recipe.precision"),
+            "device": text(runs, "params.device").where(
+                text(runs, "params.device") != "", text(runs, "tags.env.device")
+            ),
+            "gpu_name": text(runs, "tags.env.gpu_name"),
+        },
+        index=runs.index,
+    )
+    for side in ("start", "end"):
+        column = runs[f"{side}_time"] if f"{side}_time" in runs else pd.Series(pd.NaT, index=runs.index)
+        if pd.api.types.is_numeric_dtype(column):
+            column = pd.to_datetime(column, unit="ms", utc=True)
+        frame[side] = pd.to_datetime(column, utc=True, errors="coerce")
+    for short, metric in SUMMARY_METRICS.items():
+        frame[short] = number(runs, f"metrics.{metric}")
+    for phase in BUDGET_PHASES:
+        frame[f"budget.{phase}"] = number(runs, f"metrics.budget/{phase}_seconds")
+    return frame
+
+
+def tidy(study: StudyData) -> Tidy:
+    """Normalise a study.
+
+    Args:
+        study: The study as the tracking store gives it.
+
+    Returns:
+        The tidy study; with no runs at all, an empty one.
+    """
+    runs = study.runs.reset_index(drop=True)
+    frame = _base(runs)
+    names = technique_names(study)
+    factors = []
+    labels: list[pd.Series] = []
+    for name in names:
+        levels = _levels(runs, name)
+        on = tuple(sorted(set(levels) - {OFF}, key=_level_order))
+        if len(on) == 1:  # a single level needs no number in its name, whatever its value is
+            levels = levels.where(levels == OFF, ON)
+            on = (ON,)
+        factor = Factor(name, on)
+        factors.append(factor)
+        frame[f"level.{name}"] = levels
+        labels.append(levels.map({OFF: "", **{v: factor.term(v) for v in on}}))
+    cells = pd.DataFrame(dict(enumerate(labels)), index=frame.index)
+    frame["cell"] = [
+        "+".join(part for part in row if part) or BASELINE for row in cells.itertuples(index=False, name=None)
+    ]
+    sentinel = frame["kind"].eq("sentinel")
+    strata = _strata(runs[~sentinel], frame.loc[~sentinel, ["model", "dataset", "cell"]])
+    if strata:
+        setting = pd.DataFrame({s: s + "=" + text(runs, f"params.recipe.{s}") for s in strata})
+        frame["model"] = frame["model"] + " [" + setting.agg(", ".join, axis=1) + "]"
+    frame["block"] = _blocks(runs, ["model", "dataset", "cell", "kind"], frame)
+    cellular = _latest(frame[~sentinel])
+    return Tidy(
+        study.name,
+        cellular.reset_index(drop=True),
+        frame[sentinel].reset_index(drop=True),
+        tuple(factors),
+        int((~sentinel).sum() - len(cellular)),
+        strata,
+    )
+
+
+def on_gpu(runs: pd.DataFrame) -> bool:
+    """Say whether any run of a tidy frame used a GPU: by its device, or else by metrics that only a GPU gives."""
+    devices = set(runs["device"].str.lower()) - {""}
+    if devices:
+        return any(not d.startswith("cpu") for d in devices)
+    return bool(runs[["gpu_peak_allocated_mib", "gpu_joules"]].notna().any().any())
+
+
+def inert(study: Tidy) -> frozenset[str]:
+    """Name the techniques that cannot act on the study's devices, so that their runs are A/A controls."""
+    if on_gpu(study.runs):
+        return frozenset()
+    return COPY_TECHNIQUES & {factor.name for factor in study.factors}

@@ -1,0 +1,123 @@
+"""The tables of models and data sets: one row each. To add one, add a row.
+
+No torch and no timm here: names are checked before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.errors import not_allowed, suggest
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One architecture.
+
+    Attributes:
+        timm_name: what timm calls it.
+        pretrained_tag: timm's tag of the weights that `pretrained` loads (timm's default when empty).
+        sized: the constructor takes `img_size` and `patch_size` (vision transformers); None: try it.
+        cifar_stem: below 96 px the stem becomes a 3x3 convolution of stride 1 without max-pool.
+        neck: name prefixes of the modules between backbone and classifier (`neck_lr_scale`).
+    """
+
+    timm_name: str
+    pretrained_tag: str = ""
+    sized: bool | None = False
+    cifar_stem: bool = False
+    neck: tuple[str, ...] = ()
+
+
+MODELS: Mapping[str, ModelRow] = {
+    "resnet50": ModelRow("resnet50", cifar_stem=True),
+    "vit_base_patch16_224": ModelRow("vit_base_patch16_224", "augreg_in21k", sized=True),
+    "efficientnet_b0": ModelRow("efficientnet_b0", neck=("conv_head", "bn2")),
+    "mobilenetv3_small_100": ModelRow("mobilenetv3_small_100", neck=("conv_head",)),
+    "test_resnet": ModelRow("test_resnet"),
+    "test_vit": ModelRow("test_vit", sized=True),
+    "test_efficientnet": ModelRow("test_efficientnet", neck=("conv_head", "bn2")),
+}
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One data set.
+
+    Attributes:
+        classes: number of classes; 0 when the folder tells (image folders).
+        mean: per-channel mean of the training images, on the scale 0 to 1, RGB.
+        std: per-channel standard deviation, likewise.
+        embedded: made offline from scikit-learn's bundled digits.
+    """
+
+    classes: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    embedded: bool = False
+
+
+IMAGENET = DatasetRow(1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGEFOLDER = "imagefolder:"
+DATASETS: Mapping[str, DatasetRow] = {
+    "cifar10": DatasetRow(10, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
+    "cifar100": DatasetRow(100, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+    # scikit-learn's digits, 0 to 16 mapped to 0 to 255: moments of the training part
+    "digits": DatasetRow(10, (0.3055,) * 3, (0.3760,) * 3, embedded=True),
+    "digits100": DatasetRow(100, (0.3055,) * 3, (0.3760,) * 3, embedded=True),
+}
+
+
+def model(name: str) -> ModelRow:
+    """Looks a model up; `timm:NAME` is any architecture of the installed timm.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    if name in MODELS:
+        return MODELS[name]
+    if name.startswith("timm:"):
+        architecture, _, tag = name.removeprefix("timm:").partition(".")
+        if architecture in MODELS:
+            row = MODELS[architecture]
+            return ModelRow(architecture, tag or row.pretrained_tag, row.sized, row.cifar_stem, row.neck)
+        known = timm_architectures()
+        if architecture in known:
+            return ModelRow(architecture, tag, sized=None)
+        raise not_allowed("model", name, "timm:NAME with NAME of " + suggest(architecture, list(known), 4))
+    raise not_allowed("model", name, suggest(name, list(MODELS)) + ", timm:NAME")
+
+
+@lru_cache(maxsize=1)
+def timm_architectures() -> tuple[str, ...]:
+    """Names of the installed timm's architectures, read from its sources without importing it.
+
+    timm registers each with a decorated function, `@register_model def NAME(...)`. Importing it takes seconds
+    and torch; reading takes a tenth of one.
+    """
+    found = find_spec("timm")
+    if found is None or not found.submodule_search_locations:
+        return ()
+    pattern = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
+    sources = Path(found.submodule_search_locations[0], "models").glob("*.py")
+    return tuple(sorted(name for source in sources for name in pattern.findall(source.read_text(encoding="utf-8"))))
+
+
+def dataset(name: str) -> DatasetRow:
+    """Looks a data set up; `imagefolder:DIR` is a folder with `train/CLASS/*` and `test/CLASS/*`.
+
+    Raises:
+        InputError: there is no such data set.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    if name.startswith(IMAGEFOLDER):
+        if not name.removeprefix(IMAGEFOLDER):
+            raise not_allowed("dataset", name, "imagefolder:DIR with DIR a folder")
+        return DatasetRow(0, IMAGENET.mean, IMAGENET.std)
+    raise not_allowed("dataset", name, suggest(name, list(DATASETS)) + ", imagefolder:DIR")

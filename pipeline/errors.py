@@ -1,0 +1,42 @@
+"""The two kinds of failure that end a command, each with its exit code.
+
+Anything else that goes wrong inside one training run is an *outcome* of that run (see `spec.Outcome`) and
+never ends the grid.
+"""
+
+from __future__ import annotations
+
+
+class AblateError(Exception):
+    """Base of the errors that end a command with one line on stderr."""
+
+    exit_code = 1
+
+
+class InputError(AblateError):
+    """Wrong usage or input: names the field, the bad value and what is allowed (exit code 2)."""
+
+    exit_code = 2
+
+
+class OutsideError(AblateError):
+    """Something outside the program failed: tracking server, disk, device, network (exit code 3)."""
+
+    exit_code = 3
+
+
+def not_allowed(where: str, value: object, allowed: str) -> InputError:
+    """Builds the one-line message that the contract asks for: field, bad value, what is allowed."""
+    shown = repr(value)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return InputError(f"{where}: {shown} is not allowed; allowed: {allowed}")
+
+
+def suggest(name: str, known: list[str], shown: int = 12) -> str:
+    """Lists what is allowed for an unknown name, nearest spelling first."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3)
+    listed = ", ".join(known[:shown]) + (", ..." if len(known) > shown else "")
+    return f"{listed} (did you mean {near[0]}?)" if near else listed

@@ -1,0 +1,265 @@
+"""Timers, the time budget, peak memory and energy of one run.
+
+Training time is measured between synchronised phase boundaries; evaluation, set-up and compilation are timed
+apart. Inside an epoch nothing waits for the device: CUDA events are recorded and read after the epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import nvml
+
+PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer")
+SAMPLE_EVERY = 16  # on CUDA one window in 16 is taken apart with events, which keeps their cost under 1 %
+
+
+class HostClock:
+    """Marks of every window with perf_counter: on the CPU work is done when the call returns."""
+
+    def __init__(self) -> None:
+        self.durations: list[float] = []
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._now = time.perf_counter
+        self._last = self._begin = 0.0
+
+    def start_epoch(self) -> None:
+        """Starts the first window."""
+        self._last = self._begin = self._now()
+
+    def mark(self, phase: str) -> None:
+        """Books the time since the last mark under `phase`."""
+        now = self._now()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+    def end_window(self) -> None:
+        """Ends a window; the next one starts here."""
+        now = self._now()
+        self.durations.append(now - self._begin)
+        self._begin = now
+
+    def end_epoch(self) -> None:
+        """Nothing is pending on the CPU."""
+
+
+class CudaClock:
+    """Marks with CUDA events: every window's end, and the phases of one window in `SAMPLE_EVERY`.
+
+    On a GPU the host runs ahead, so its waiting for data costs only what the device idles meanwhile. The gap on
+    the device between a window's end and the next copy, up to the host's waiting time, is `data_wait`.
+    Sampled phases are scaled up to all windows.
+    """
+
+    def __init__(self) -> None:
+        self.durations: list[float] = []
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self._ends: list[torch.cuda.Event] = []
+        self._marks: list[list[tuple[str, torch.cuda.Event, float]]] = []
+        self._count = 0
+        self._host = 0.0
+        self._current: list[tuple[str, torch.cuda.Event, float]] | None = None
+
+    def start_epoch(self) -> None:
+        """Starts the first window."""
+        self._ends = [self._event()]
+        self._marks = []
+        self._count = 0
+        self._open()
+
+    def mark(self, phase: str) -> None:
+        """Records an event at the end of `phase` if this window is sampled."""
+        if self._current is not None:
+            self._current.append((phase, self._event(), time.perf_counter()))
+
+    def end_window(self) -> None:
+        """Records the window's end."""
+        self._ends.append(self._event())
+        self._count += 1
+        self._open()
+
+    def end_epoch(self) -> None:
+        """Reads the events; the device has been synchronised before."""
+        pairs = itertools.pairwise(self._ends)
+        self.durations += [start.elapsed_time(end) / 1e3 for start, end in pairs]
+        taken = [marks for marks in self._marks if marks and marks[-1][0] == "optimizer"]
+        if taken:
+            scale = self._count / len(taken)
+            for marks in taken:
+                self._book(marks, scale)
+        self._marks = []
+
+    def _open(self) -> None:
+        sampled = self._count % SAMPLE_EVERY == SAMPLE_EVERY // 2 or self._count == 1
+        self._current = [("start", self._ends[-1], time.perf_counter())] if sampled else None
+        if self._current is not None:
+            self._marks.append(self._current)
+
+    def _book(self, marks: list[tuple[str, torch.cuda.Event, float]], scale: float) -> None:
+        previous = ""
+        for (_, start, began), (phase, end, ended) in itertools.pairwise(marks):
+            seconds = start.elapsed_time(end) / 1e3
+            if phase == "data_wait" and previous != "h2d":
+                seconds = min(seconds, ended - began)  # the rest of the gap is idle time
+            self.seconds[phase] += seconds * scale
+            previous = phase
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+class Meter:
+    """Everything measured about one run.
+
+    Args:
+        device: where it trains.
+        warmup_windows: windows that steady-state figures discard.
+    """
+
+    def __init__(self, device: torch.device, warmup_windows: int) -> None:
+        self._cuda = device.type == "cuda"
+        self._device = device
+        self.clock: HostClock | CudaClock = CudaClock() if self._cuda else HostClock()
+        self._warmup = warmup_windows
+        self._window_images: list[int] = []
+        self._images = 0
+        self.train_seconds = 0.0
+        self.eval_seconds = 0.0
+        self.compile_seconds = 0.0
+        self._peaks: dict[str, float] = {}
+        self._joules = 0.0
+        self._handle = nvml.handle_of(str(torch.cuda.get_device_properties(device).uuid)) if self._cuda else None
+        self._energy_known = self._handle is not None and nvml.energy_joules(self._handle) is not None
+        self._began = 0.0
+        self._energy_began: float | None = None
+
+    def synchronize(self) -> None:
+        """Waits for the device; called at phase boundaries only."""
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+
+    def start_training(self) -> None:
+        """Begins a training phase (one epoch)."""
+        self.synchronize()
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        _reset_host_peak()
+        self._energy_began = nvml.energy_joules(self._handle) if self._energy_known else None
+        self._began = time.perf_counter()
+        self.clock.start_epoch()
+
+    def window(self, images: int) -> None:
+        """Ends a window of `images` samples."""
+        self.clock.end_window()
+        self._window_images.append(images)
+
+    def end_training(self) -> float:
+        """Ends a training phase; reads peaks and events.
+
+        Returns:
+            Its seconds.
+        """
+        self.synchronize()
+        seconds = time.perf_counter() - self._began
+        self.train_seconds += seconds
+        self.clock.end_epoch()
+        if self._energy_began is not None:
+            self._joules += (nvml.energy_joules(self._handle) or self._energy_began) - self._energy_began
+        self._read_peaks()
+        return seconds
+
+    def timed_evaluation(self, evaluate: Callable[[], Any]) -> Any:
+        """Runs `evaluate` and books its time as evaluation."""
+        began = time.perf_counter()
+        result = evaluate()
+        self.synchronize()
+        self.eval_seconds += time.perf_counter() - began
+        return result
+
+    def _read_peaks(self) -> None:
+        found = {"memory/host_peak_rss_mib": _host_peak_mib()}
+        if self._cuda:
+            found["memory/gpu_peak_allocated_mib"] = torch.cuda.max_memory_allocated(self._device) / 2**20
+            found["memory/gpu_peak_reserved_mib"] = torch.cuda.max_memory_reserved(self._device) / 2**20
+            used = nvml.process_memory_mib(self._handle, os.getpid())
+            if used is not None:
+                found["memory/gpu_process_mib"] = used
+        for name, value in found.items():
+            self._peaks[name] = max(value, self._peaks.get(name, 0.0))
+
+    def summary(self) -> dict[str, float]:
+        """Summary metrics of the contract that this machine can measure."""
+        durations = np.asarray(self.clock.durations)
+        images = np.asarray(self._window_images, dtype=np.float64)
+        discard = min(self._warmup, max(len(durations) - 1, 0))
+        steady, steady_images = durations[discard:], images[discard:]
+        values = {"time/train_seconds": self.train_seconds, "time/eval_seconds": self.eval_seconds, **self._peaks}
+        if self.compile_seconds:
+            values["time/compile_seconds"] = self.compile_seconds
+        if len(steady) and steady.sum() > 0:
+            values["throughput/images_per_second"] = float(steady_images.sum() / steady.sum())
+            values["throughput/updates_per_second"] = float(len(steady) / steady.sum())
+            values["throughput/warmup_windows"] = float(discard)
+            values["step/p50_ms"] = float(np.percentile(steady, 50) * 1e3)
+            values["step/p95_ms"] = float(np.percentile(steady, 95) * 1e3)
+        budget = dict(self.clock.seconds)
+        values |= {f"budget/{phase}_seconds": seconds for phase, seconds in budget.items()}
+        values["budget/idle_seconds"] = max(self.train_seconds - sum(budget.values()), 0.0)
+        if self._energy_known:
+            values["energy/gpu_joules"] = self._joules
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint: a resumed run's times add up."""
+        return {
+            "durations": list(self.clock.durations),
+            "seconds": dict(self.clock.seconds),
+            "window_images": list(self._window_images),
+            "train_seconds": self.train_seconds,
+            "eval_seconds": self.eval_seconds,
+            "compile_seconds": self.compile_seconds,
+            "peaks": dict(self._peaks),
+            "joules": self._joules,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a checkpoint's state."""
+        self.clock.durations = list(state["durations"])
+        self.clock.seconds = dict(state["seconds"])
+        self._window_images = list(state["window_images"])
+        self.train_seconds = float(state["train_seconds"])
+        self.eval_seconds = float(state["eval_seconds"])
+        self.compile_seconds += float(state["compile_seconds"])
+        self._peaks = dict(state["peaks"])
+        self._joules = float(state["joules"])
+
+
+def _reset_host_peak() -> None:
+    """Resets the kernel's high-water mark of resident memory (Linux; elsewhere the peak is the process's)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _host_peak_mib() -> float:
+    """Peak resident memory since the last reset, in MiB."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,41 @@
+"""Scores from arrays, by scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn import metrics as scores
+
+Labels = npt.NDArray[np.int64]
+
+
+def epoch_scores(labels: Labels, predictions: Labels) -> dict[str, float]:
+    """Accuracy (fraction) and macro F1 of integer labels and predictions, both of shape (n,)."""
+    return {
+        "accuracy": float(scores.accuracy_score(labels, predictions)),
+        "f1_macro": float(scores.f1_score(labels, predictions, average="macro", zero_division=0.0)),
+    }
+
+
+def final_scores(labels: Labels, logits: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Final scores: accuracy, macro F1, precision and recall, and top-5 accuracy where there are 100 classes.
+
+    Args:
+        labels: integer labels, shape (n,).
+        logits: shape (n, classes).
+    """
+    predictions = logits.argmax(axis=1)
+    found = epoch_scores(labels, predictions)
+    options = {"average": "macro", "zero_division": 0.0}
+    found["precision_macro"] = float(scores.precision_score(labels, predictions, **options))
+    found["recall_macro"] = float(scores.recall_score(labels, predictions, **options))
+    if logits.shape[1] >= 100:
+        classes = np.arange(logits.shape[1])
+        found["top5_accuracy"] = float(scores.top_k_accuracy_score(labels, logits, k=5, labels=classes))
+    return found
+
+
+def confusion(labels: Labels, predictions: Labels, classes: int) -> npt.NDArray[np.int64]:
+    """Confusion matrix, shape (classes, classes): rows are true classes, columns predictions."""
+    matrix: npt.NDArray[np.int64] = scores.confusion_matrix(labels, predictions, labels=np.arange(classes))
+    return matrix

@@ -1,0 +1,253 @@
+"""What a run is: recipe, run specification and records, frozen and validated.
+
+A `RunSpec` holds everything that can change a result; its digest is the identity of a cell. It crosses the
+process boundary as JSON, and records come back the same way. No torch here: the parent half imports this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Outcome = Literal["finished", "oom", "failed", "timeout", "interrupted"]
+OUTCOMES: tuple[Outcome, ...] = ("finished", "oom", "failed", "timeout", "interrupted")
+Device = Literal["cpu", "cuda"]
+Count = Annotated[int, Field(ge=1, le=2**40)]
+Natural = Annotated[int, Field(ge=0, le=2**40)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class Frozen(BaseModel):
+    """Base of all value objects: immutable, unknown fields refused, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ignored_types=(cached_property,))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Copies without the cached digest, which would be stale under `update`."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("digest", None)
+        return copy
+
+
+def content_digest(value: Any) -> str:
+    """SHA-256 (hex, first 32 digits) of the canonical JSON text of `value`."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Recipe(Frozen):
+    """How one run trains. Every field is explicit, logged as `recipe.FIELD`, and part of the digest.
+
+    `batch_size` is the micro-batch; the effective batch is `batch_size * accumulation_steps`. `warmup` is a
+    fraction of all optimizer updates. `learning_rate` is the peak rate before `lr_scaling`.
+    """
+
+    # length
+    epochs: Count = 1
+    max_train_samples: Count | None = None
+    max_test_samples: Count | None = None
+    # batch
+    batch_size: Count = 128
+    accumulation_steps: Count = 1
+    # execution
+    precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
+    scaler_init_scale: Annotated[float, Field(gt=0)] = 65536.0
+    scaler_growth_interval: Count = 2000
+    channels_last: bool = False
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    fused_optimizer: bool = False
+    deterministic: bool = False
+    num_threads: Count = 1
+    # input
+    input_pipeline: Literal["loader", "gather", "device"] = "gather"
+    pin_memory: bool = False
+    non_blocking: bool = False
+    num_workers: Natural = 2
+    image_size: Annotated[int, Field(ge=8, le=4096)] = 32
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    augmentation: Literal["none", "crop_flip", "affine_flip"] = "none"
+    normalization: Literal["dataset", "imagenet"] = "dataset"
+    # optimisation
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    lr_reference_batch: Count = 128
+    backbone_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    neck_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    momentum: Fraction = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    label_smoothing: Fraction = 0.0
+    schedule: Literal["constant", "linear", "cosine", "onecycle", "exponential"] = "constant"
+    schedule_gamma: Annotated[float, Field(gt=0, le=1)] = 0.975
+    warmup: Fraction = 0.0
+    # model
+    pretrained: bool = False
+    weights: str | None = None
+    weights_sha256: str | None = None
+    patch_size: Count | None = None
+    # evaluation and measurement
+    validation_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    eval_every: Count = 1
+    eval_batch_size: Count = 256
+    warmup_windows: Natural = 3
+
+    @property
+    def effective_batch(self) -> int:
+        """Samples per optimizer update (all windows but the last of an epoch)."""
+        return self.batch_size * self.accumulation_steps
+
+    @cached_property
+    def digest(self) -> str:
+        """Content digest over every field."""
+        return content_digest(self.model_dump(mode="json"))
+
+
+class RunSpec(Frozen):
+    """One cell of a design in one replicate: all that can change its result, and nothing else.
+
+    `techniques` lists those that are on, as `NAME` or `NAME=VALUE`, in canonical order. `repeat` tells apart
+    deliberate repetitions of the same cell with the same seed (sentinel baselines). `data_digest` identifies
+    the content of data sets that can change on disk (image folders); it is empty for the fixed ones.
+    """
+
+    model: str
+    dataset: str
+    techniques: tuple[str, ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    repeat: Natural = 0
+    device: Device = "cpu"
+    data_digest: str = ""
+    recipe: Recipe = Recipe()
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the cell: content digest over every field, the recipe's through its own digest."""
+        head = (
+            self.model,
+            self.dataset,
+            self.techniques,
+            self.seed,
+            self.repeat,
+            self.device,
+            self.data_digest,
+        )
+        return content_digest([*head, self.recipe.digest])
+
+    @property
+    def label(self) -> str:
+        """Techniques joined by `+`, `baseline` for none; `ga4` stands for `ga=4`."""
+        return "+".join(t.replace("=", "") for t in self.techniques) or "baseline"
+
+    @property
+    def name(self) -> str:
+        """Run name of the contract: `MODEL/DATASET/TECHNIQUES/sSEED`."""
+        suffix = f"/r{self.repeat}" if self.repeat else ""
+        return f"{self.model}/{self.dataset}/{self.label}/s{self.seed}{suffix}"
+
+
+class Job(Frozen):
+    """What a worker gets: the run and where on this host it happens (no part of the run's identity).
+
+    Attributes:
+        work_dir: folder of this run alone: log, figures, checkpoints.
+        gpu: index or UUID for CUDA_VISIBLE_DEVICES; None leaves the environment as it is.
+        checkpoint_every: epochs between checkpoints; 0 for none.
+    """
+
+    spec: RunSpec
+    data_dir: str
+    work_dir: str
+    gpu: str | None = None
+    checkpoint_every: Natural = 0
+
+
+class Phase(Frozen):
+    """A worker's place in its life, for the live display (`setup`, `train`, `evaluate`, `done`)."""
+
+    type: Literal["phase"] = "phase"
+    time: float
+    name: str
+
+
+class Progress(Frozen):
+    """Where training stands, sent about once a second; `images_per_second` comes from the host clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    type: Literal["progress"] = "progress"
+    time: float
+    epoch: int
+    epochs: int
+    update: int
+    updates: int
+    images_per_second: float
+    loss: float | None = None
+
+
+class Metrics(Frozen):
+    """Measured values. `step` is the epoch (1-based) for per-epoch metrics, None for the run's summary."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    type: Literal["metrics"] = "metrics"
+    time: float
+    step: int | None = None
+    values: dict[str, float]
+
+
+class Tags(Frozen):
+    """Provenance and facts about the run, as text."""
+
+    type: Literal["tags"] = "tags"
+    time: float
+    values: dict[str, str]
+
+
+class Artifact(Frozen):
+    """A file that the worker wrote into the run's work folder; `folder` is its place among the artifacts."""
+
+    type: Literal["artifact"] = "artifact"
+    time: float
+    path: str
+    folder: str = ""
+
+
+class End(Frozen):
+    """The last record of every run, exactly one."""
+
+    type: Literal["end"] = "end"
+    time: float
+    outcome: Outcome
+    error: str | None = None
+
+
+Record = Phase | Progress | Metrics | Tags | Artifact | End
+_RECORDS: dict[str, type[Phase | Progress | Metrics | Tags | Artifact | End]] = {
+    "phase": Phase,
+    "progress": Progress,
+    "metrics": Metrics,
+    "tags": Tags,
+    "artifact": Artifact,
+    "end": End,
+}
+
+
+def parse_record(text: str | bytes) -> Record:
+    """Reads one record from its JSON text.
+
+    Raises:
+        ValueError: the text is no record.
+    """
+    value = json.loads(text)
+    kind = _RECORDS.get(value.get("type", "")) if isinstance(value, dict) else None
+    if kind is None:
+        raise ValueError("not a record")
+    return kind.model_validate(value)
