@@ -1,0 +1,214 @@
+"""Folders of checked arrays on disk: written beside their place, renamed into it, memory-mapped from it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Report = Callable[[str, int, int], None]
+NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a builder wrote into its work folder.
+
+    Attributes:
+        class_names: names by label.
+        files: array name -> its entry in meta.json, as `write_array` returns; empty for folders of files.
+    """
+
+    class_names: tuple[str, ...]
+    files: dict[str, dict[str, Any]]
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """Holds `PLACE.lock`, so that processes build one store one after another, not side by side.
+
+    The kernel drops the lock when its holder dies. On a file system without locks both build and both
+    succeed: the rename decides.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with (place.parent / f"{place.name}.lock").open("a") as lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build(place: Path, builder: Callable[[Path], Built]) -> None:
+    """Builds a store with `builder` in a temporary folder and moves it to `place` in one step.
+
+    Whatever is at `place` is replaced: the caller has found it unusable.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        built = builder(work)
+        sums = [built.files[name]["sha256"] for name in sorted(built.files)]
+        digest = hashlib.sha256("".join(sums).encode()).hexdigest()[:32]
+        meta = {"class_names": built.class_names, "files": built.files, "digest": digest}
+        with (work / "meta.json").open("w") as file:
+            json.dump(meta, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(work)
+        _move(work, place)
+        _sync_folder(place.parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _move(work: Path, place: Path) -> None:
+    # mkdtemp makes folders private; a data directory may be shared by a team
+    umask = os.umask(0)
+    os.umask(umask)
+    work.chmod(0o777 & ~umask)
+    for _attempt in range(3):
+        try:
+            os.rename(work, place)
+            return
+        except OSError:
+            if not place.exists():
+                raise
+        if open_arrays(place) is not None:
+            return  # another process was first, and its store is good
+        # the unusable store moves out of the way under a name of its own, and goes with the temporary folder
+        grave = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        with suppress(FileNotFoundError):
+            os.rename(place, grave / "old")
+        shutil.rmtree(grave, ignore_errors=True)
+    raise OSError(f"cannot replace {place}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_array(
+    work: Path, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunks: Iterable[npt.NDArray[Any]]
+) -> dict[str, Any]:
+    """Writes `NAME.npy` from consecutive parts along the first axis, and syncs it to disk.
+
+    Plain writes rather than a memory map: a full disk then raises instead of killing the process (SIGBUS).
+
+    Returns:
+        The file's entry for meta.json.
+
+    Raises:
+        ValueError: the parts do not add up to `shape`.
+    """
+    path = work / f"{name}.npy"
+    digest = hashlib.sha256()
+    kind = np.dtype(dtype)
+    written = 0
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        digest.update(path.read_bytes())
+        for chunk in chunks:
+            if chunk.shape[1:] != shape[1:]:
+                raise ValueError(f"{name}: a part of shape {chunk.shape} in an array of shape {shape}")
+            data = np.ascontiguousarray(chunk, dtype=kind).data
+            file.write(data)
+            digest.update(data)
+            written += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    if written != shape[0]:
+        raise ValueError(f"{name}: {written} rows written, {shape[0]} expected")
+    size = path.stat().st_size
+    return {"sha256": digest.hexdigest(), "bytes": size, "shape": list(shape), "dtype": kind.name}
+
+
+def write_arrays(work: Path, class_names: tuple[str, ...], values: dict[str, npt.NDArray[Any]]) -> Built:
+    """Writes whole arrays; see `write_array`."""
+    files = {
+        name: write_array(work, name, value.shape, value.dtype, [value]) for name, value in values.items()
+    }
+    return Built(class_names, files)
+
+
+def read_meta(place: Path) -> dict[str, Any] | None:
+    """Reads a store's meta.json; None when there is no store or the file is damaged."""
+    try:
+        meta = json.loads((place / "meta.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(meta, dict) or not {"class_names", "files", "digest"} <= meta.keys():
+        return None
+    return meta
+
+
+def open_arrays(place: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Memory-maps a store's arrays, read-only, with the cheap checks: size, shape and type.
+
+    Returns:
+        (meta, array name -> array), or None when the store is absent or damaged.
+    """
+    meta = read_meta(place)
+    if meta is None:
+        return None
+    maps: dict[str, Any] = {}
+    try:
+        for name in NAMES if meta["files"] else ():
+            entry, path = meta["files"][name], place / f"{name}.npy"
+            if path.stat().st_size != entry["bytes"]:
+                return None
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if list(array.shape) != entry["shape"] or array.dtype.name != entry["dtype"]:
+                return None
+            maps[name] = array
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta, maps
+
+
+def verify(place: Path) -> list[str]:
+    """Compares a store's files with their SHA-256; one line per problem."""
+    meta = read_meta(place)
+    if meta is None:
+        return [f"{place}: meta.json is missing or damaged"]
+    problems = []
+    for name, entry in sorted(meta["files"].items()):
+        path = place / f"{name}.npy"
+        try:
+            found = file_digest(path, "sha256")
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror or error}")
+            continue
+        if found != entry["sha256"]:
+            problems.append(f"{path}: SHA-256 is {found}, expected {entry['sha256']}")
+    if not problems and open_arrays(place) is None:
+        problems.append(f"{place}: shapes or sizes are not those of meta.json")
+    return problems
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Hex digest of a file's content; MD5 serves to recognise known files, not as protection."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""Input pipelines over arrays in memory: `gather` on the host, `device` on the device, and evaluation.
+
+Batches travel as uint8, a quarter of float32; augmentation, resize and normalisation run on the device.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.data.hostbatch import HostBatch, check_sizes
+from pipeline.data.split import Indices, Labels, epoch_order
+from pipeline.data.transforms import BatchTransform, Draws
+from pipeline.spec import Recipe
+
+Images = npt.NDArray[np.uint8]
+# buffers in flight: one being filled, one being copied, one that the device may still read from
+RING = 3
+
+
+class _Prepared:
+    """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`."""
+
+    def __init__(self, rows: Indices, recipe: Recipe, dataset: str, seed: int, device: torch.device) -> None:
+        self.num_samples = len(rows)
+        self._rows = rows
+        self._seed = seed
+        self._device = device
+        self._transform = BatchTransform(recipe, dataset, device, augment=True)
+        self._draws: Draws | None = None
+        self._cursor = -1
+
+    def _begin(self, epoch: int, sizes: Sequence[int]) -> torch.Tensor:
+        """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,)."""
+        check_sizes(sizes, self.num_samples)
+        self._draws = self._transform.draw(self.num_samples, self._seed, epoch)
+        self._cursor = 0
+        return epoch_order(self.num_samples, self._seed, epoch)
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """See `TrainInput.prepare`. Batches come in order: the n-th call in an epoch is its n-th batch.
+
+        Raises:
+            RuntimeError: no epoch has been started, or it is over.
+        """
+        if self._cursor < 0 or self._cursor + len(images) > self.num_samples:
+            raise RuntimeError("prepare() takes each batch of an epoch once, in order")
+        start, self._cursor = self._cursor, self._cursor + len(images)
+        return self._transform(images, self._draws, start)
+
+
+class GatherTrain(_Prepared):
+    """`gather`: rows of a memory-mapped array, gathered into a ring of host buffers.
+
+    A buffer is refilled only when the device has finished reading it. On a CPU there is no copy: the batch is
+    the buffer until `prepare` has turned it into floats, and is overwritten `RING` batches later.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        rows: Indices,
+        recipe: Recipe,
+        dataset: str,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(rows, recipe, dataset, seed, device)
+        _read_ahead(images)
+        # plain views: numpy's memmap subclass costs microseconds in every call
+        self._images, self._labels = np.asarray(images), np.asarray(labels)[rows]
+        # page-locked memory exists only where there is a device to copy to; Tensor.pin_memory raises elsewhere
+        self._pin = recipe.pin_memory and device.type == "cuda"
+        self._non_blocking = recipe.non_blocking
+        self._ring: list[torch.Tensor] = []
+        self._views: list[Images] = []
+        self._copied: list[torch.cuda.Event | None] = []
+
+    def epoch(self, epoch: int, sizes: Sequence[int]) -> Iterator[HostBatch]:
+        """See `TrainInput.epoch`."""
+        order = self._begin(epoch, sizes).numpy()
+        self._reserve(max(sizes, default=0))
+        return self._batches(order, sizes)
+
+    def _batches(self, order: Indices, sizes: Sequence[int]) -> Iterator[HostBatch]:
+        rows, labels = self._rows[order], torch.from_numpy(self._labels[order])
+        start = 0
+        for number, size in enumerate(sizes):
+            slot, stop = number % RING, start + size
+            copied = self._copied[slot]
+            if copied is not None:
+                copied.synchronize()
+            # mode="clip" skips the bounce buffer that "raise" needs with `out`; the rows are in range
+            np.take(self._images, rows[start:stop], axis=0, out=self._views[slot][:size], mode="clip")
+            batch_labels = labels[start:stop]
+            yield HostBatch(
+                self._ring[slot][:size], batch_labels.pin_memory() if self._pin else batch_labels, slot
+            )
+            start = stop
+
+    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `TrainInput.to_device`."""
+        if self._device.type == "cpu":
+            return batch.images, batch.labels
+        images = batch.images.to(self._device, non_blocking=self._non_blocking)
+        labels = batch.labels.to(self._device, non_blocking=self._non_blocking)
+        if self._device.type == "cuda":
+            event = self._copied[batch.slot] or torch.cuda.Event()
+            event.record(torch.cuda.current_stream(self._device))
+            self._copied[batch.slot] = event
+        return images, labels
+
+    def close(self) -> None:
+        """See `TrainInput.close`."""
+        for event in self._copied:
+            if event is not None:
+                event.synchronize()
+        self._ring, self._views, self._copied = [], [], []
+
+    def _reserve(self, size: int) -> None:
+        if self._ring and len(self._ring[0]) >= size:
+            return
+        self.close()
+        shape = (size, *self._images.shape[1:])
+        self._ring = [torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin) for _ in range(RING)]
+        self._views = [buffer.numpy() for buffer in self._ring]
+        self._copied = [None] * RING
+
+
+class DeviceTrain(_Prepared):
+    """`device`: the training images lie on the device as uint8; batches are indexed there, without a copy."""
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        rows: Indices,
+        recipe: Recipe,
+        dataset: str,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(rows, recipe, dataset, seed, device)
+        self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
+        self._labels = torch.from_numpy(np.asarray(labels)[rows]).to(device)
+
+    def epoch(self, epoch: int, sizes: Sequence[int]) -> Iterator[HostBatch]:
+        """See `TrainInput.epoch`; the batches are on the device already."""
+        return self._batches(self._begin(epoch, sizes).to(self._device), sizes)
+
+    def _batches(self, order: torch.Tensor, sizes: Sequence[int]) -> Iterator[HostBatch]:
+        start = 0
+        for size in sizes:
+            rows = order[start : start + size]
+            yield HostBatch(self._images.index_select(0, rows), self._labels.index_select(0, rows))
+            start += size
+
+    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `TrainInput.to_device`: nothing to do."""
+        return batch.images, batch.labels
+
+    def close(self) -> None:
+        """See `TrainInput.close`."""
+        self._images = self._labels = torch.empty(0)
+
+
+class StoreEval:
+    """Evaluation over arrays, the same whatever the recipe's pipeline and pinning: one copy per batch."""
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        rows: Indices,
+        recipe: Recipe,
+        dataset: str,
+        device: torch.device,
+    ) -> None:
+        self.num_samples = len(rows)
+        self.labels: Labels = np.asarray(labels)[rows]
+        self._images, self._rows = np.asarray(images), rows
+        self._batch = recipe.eval_batch_size
+        self._device = device
+        self._transform = BatchTransform(recipe, dataset, device, augment=False)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """See `EvalInput`."""
+        labels = torch.from_numpy(self.labels)
+        for start in range(0, self.num_samples, self._batch):
+            stop = start + self._batch
+            images = torch.from_numpy(np.take(self._images, self._rows[start:stop], axis=0))
+            yield self._transform(images.to(self._device)), labels[start:stop].to(self._device)
+
+    def close(self) -> None:
+        """See `EvalInput.close`."""
+
+
+def _read_ahead(images: Images) -> None:
+    """Asks the kernel to read a memory map ahead, so that the first epoch does not fault page by page."""
+    base = getattr(images, "_mmap", None)
+    if isinstance(base, mmap.mmap):
+        with suppress(OSError):
+            base.madvise(mmap.MADV_WILLNEED)
