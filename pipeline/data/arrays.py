@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ class Built:
     Attributes:
         class_names: names by label.
         files: array name -> its entry in meta.json, as `write_array` returns; empty for folders of files.
+        native: the images are stored as they are, not resized.
     """
 
     class_names: tuple[str, ...]
     files: dict[str, dict[str, Any]]
+    native: bool = True
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def build(place: Path, builder: Callable[[Path], Built]) -> None:
         built = builder(work)
         sums = [built.files[name]["sha256"] for name in sorted(built.files)]
         digest = hashlib.sha256("".join(sums).encode()).hexdigest()[:32]
-        meta = {"class_names": built.class_names, "files": built.files, "digest": digest}
+        meta = {**asdict(built), "digest": digest}
         with (work / "meta.json").open("w") as file:
             json.dump(meta, file, indent=1)
             file.flush()
@@ -82,7 +84,7 @@ def _move(work: Path, place: Path) -> None:
     work.chmod(0o777 & ~umask)
     for _attempt in range(3):
         try:
-            os.rename(work, place)
+            work.rename(place)
             return
         except OSError:
             if not place.exists():
@@ -92,7 +94,7 @@ def _move(work: Path, place: Path) -> None:
         # the unusable store moves out of the way under a name of its own, and goes with the temporary folder
         grave = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         with suppress(FileNotFoundError):
-            os.rename(place, grave / "old")
+            place.rename(grave / "old")
         shutil.rmtree(grave, ignore_errors=True)
     raise OSError(f"cannot replace {place}")
 
@@ -156,7 +158,7 @@ def read_meta(place: Path) -> dict[str, Any] | None:
         meta = json.loads((place / "meta.json").read_bytes())
     except (OSError, ValueError):
         return None
-    if not isinstance(meta, dict) or not {"class_names", "files", "digest"} <= meta.keys():
+    if not isinstance(meta, dict) or not {"class_names", "files", "native", "digest"} <= meta.keys():
         return None
     return meta
 

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 from their original archives: checksum first, then a reader that trusts nothing.
 
-Names, addresses and MD5 sums are torchvision's. The archive is read as a stream and never unpacked, so nothing
-in it can land on the disk; its members are still held to what an honest archive has.
+Names, addresses and MD5 sums are torchvision's. The archive is read as a stream and never unpacked, so
+nothing in it can land on the disk; its members are still held to what an honest archive has.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _download(dataset: str, kind: type[CIFAR10], archive: Path, allowed: bool, r
                 f"{dataset}: what was downloaded has MD5 {found}, not {kind.tgz_md5} (a proxy or a broken "
                 f"connection?); {place}"
             )
-        os.replace(part, archive)
+        part.replace(archive)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -180,9 +180,7 @@ def _check_member(archive: Path, member: tarfile.TarInfo) -> None:
         if path.is_absolute() or ".." in path.parts:
             problem = "outside its folder"
     if problem:
-        raise InputError(
-            f"dataset: {str(archive)!r} holds {member.name!r}: {problem}; allowed: plain files inside"
-        )
+        raise InputError(f"dataset: {str(archive)!r} holds {member.name!r}: {problem}; allowed: plain files")
 
 
 def _read_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import functional as vision
 
 from pipeline.data.arrays import Built, Report, write_array
 from pipeline.data.images import decode, header_size
 from pipeline.data.listing import FolderListing, SplitFiles
 
-# stores above this many bytes are not built: memory maps of that size would push everything else out of memory
+# no store above this many bytes: memory maps of that size would push everything else out of memory
 MAX_STORE_BYTES = 4 << 30
 _CHUNK = 256
 
@@ -40,14 +41,18 @@ def choose_form(listing: FolderListing, image_size: int, report: Report) -> Form
     """
     files = [listing.root / name for split in (listing.train, listing.test) for name in split.names]
     sizes: set[tuple[int, int]] = set()
-    with _threads() as pool:
-        for start in range(0, len(files), _CHUNK):
-            sizes.update(pool.map(header_size, files[start : start + _CHUNK]))
-            report("reading image headers", min(start + _CHUNK, len(files)), len(files))
+    for start in range(0, len(files), _CHUNK):
+        # no threads: this is Python under the interpreter lock
+        sizes.update(header_size(file) for file in files[start : start + _CHUNK])
+        report("reading image headers", min(start + _CHUNK, len(files)), len(files))
     height, width = next(iter(sizes))
     if len(sizes) == 1 and height == width and _fits(len(files), height):
         return Form("native", height)
     return Form("resized" if _fits(len(files), image_size) else "files", image_size)
+
+
+def _tell(report: Report, before: int, total: int, done: int) -> None:
+    report("decoding images", before + done, total)
 
 
 def _fits(count: int, side: int) -> bool:
@@ -64,9 +69,7 @@ def build(listing: FolderListing, form: Form, work: Path, report: Report) -> Bui
     total = len(listing.train.names) + len(listing.test.names)
     done = 0
     for split, listed in (("train", listing.train), ("test", listing.test)):
-        chunks = _decoded(
-            listing.root, listed, form, lambda n, base=done: report("decoding", base + n, total)
-        )
+        chunks = _decoded(listing.root, listed, form, partial(_tell, report, done, total))
         if form.kind == "files":
             for _chunk in chunks:
                 pass
@@ -76,10 +79,12 @@ def build(listing: FolderListing, form: Form, work: Path, report: Report) -> Bui
             files[f"{split}_images"] = write_array(work, f"{split}_images", shape, np.uint8, chunks)
             files[f"{split}_labels"] = write_array(work, f"{split}_labels", labels.shape, np.int64, [labels])
         done += len(listed.names)
-    return Built(listing.classes, files)
+    return Built(listing.classes, files, native=form.kind == "native")
 
 
-def _decoded(root: Path, listed: SplitFiles, form: Form, tell: Any) -> Iterator[npt.NDArray[np.uint8]]:
+def _decoded(
+    root: Path, listed: SplitFiles, form: Form, tell: Callable[[int], None]
+) -> Iterator[npt.NDArray[np.uint8]]:
     """Yields the images in order, in parts of uint8 (n, side, side, 3); empty parts for the form `files`."""
 
     def read(name: str) -> npt.NDArray[np.uint8] | None:
@@ -109,8 +114,9 @@ def fit(image: torch.Tensor, side: int, interpolation: InterpolationMode) -> tor
     """
     if image.shape[-2:] == (side, side):
         return image
-    resized = F.resize(image, [side], interpolation=interpolation, antialias=True)
-    return F.center_crop(resized, [side, side])
+    resized: torch.Tensor = vision.resize(image, [side], interpolation=interpolation, antialias=True)
+    square: torch.Tensor = vision.center_crop(resized, [side, side])
+    return square
 
 
 def _threads() -> ThreadPoolExecutor:

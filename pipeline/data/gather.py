@@ -75,7 +75,7 @@ class GatherTrain(_Prepared):
         _read_ahead(images)
         # plain views: numpy's memmap subclass costs microseconds in every call
         self._images, self._labels = np.asarray(images), np.asarray(labels)[rows]
-        # page-locked memory exists only where there is a device to copy to; Tensor.pin_memory raises elsewhere
+        # page-locked memory needs a device to copy to: Tensor.pin_memory raises elsewhere
         self._pin = recipe.pin_memory and device.type == "cuda"
         self._non_blocking = recipe.non_blocking
         self._ring: list[torch.Tensor] = []
@@ -111,9 +111,8 @@ class GatherTrain(_Prepared):
         images = batch.images.to(self._device, non_blocking=self._non_blocking)
         labels = batch.labels.to(self._device, non_blocking=self._non_blocking)
         if self._device.type == "cuda":
-            event = self._copied[batch.slot] or torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self._device))
-            self._copied[batch.slot] = event
+            stream = torch.cuda.current_stream(self._device)
+            self._copied[batch.slot] = stream.record_event(self._copied[batch.slot])
         return images, labels
 
     def close(self) -> None:

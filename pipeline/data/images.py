@@ -25,8 +25,8 @@ def decode(path: Path) -> torch.Tensor:
     try:
         if path.suffix.lower() in (".bmp", ".webp"):
             return _decode_pillow(path)
-        image = decode_image(str(path), mode=ImageReadMode.RGB)
-    except Exception as error:  # noqa: BLE001 - decoders raise every kind of error on hostile bytes
+        image: torch.Tensor = decode_image(str(path), mode=ImageReadMode.RGB)
+    except Exception as error:
         raise _unreadable(path, error) from None
     # PNG files of 16 bits a channel come as uint16
     return image if image.dtype == torch.uint8 else (image.to(torch.int32) >> 8).to(torch.uint8)
@@ -41,7 +41,7 @@ def header_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except Exception as error:  # noqa: BLE001 - see `decode`; decompression bombs raise here too
+    except Exception as error:
         raise _unreadable(path, error) from None
 
 

@@ -70,7 +70,7 @@ def default_data_dir() -> Path:
     """Where data sets are kept when nobody says: `$XDG_CACHE_HOME/ablate/data` or `~/.cache/ablate/data`."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says that a relative path is invalid and to be ignored
-    base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
     return base / "ablate" / "data"
 
 
@@ -113,9 +113,7 @@ def _scan_split(root: Path, split: str, where: str) -> tuple[tuple[str, ...], Sp
         folder = root / split / name
         files = sorted(_images(root, folder, where))
         if not files:
-            raise _refused(
-                where, folder, "has no images", f"at least one file of {' '.join(ENDINGS)} a class"
-            )
+            raise _refused(where, folder, "has no images", f"a file of {' '.join(ENDINGS)} in every class")
         rows += [(f"{split}/{name}/{file}", label, size, time) for file, size, time in files]
     names, labels, sizes, times = zip(*rows, strict=True)
     return tuple(classes), SplitFiles(names, labels, sizes, times)

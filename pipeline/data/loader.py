@@ -1,7 +1,7 @@
 """The `loader` pipeline: DataLoader workers that transform one sample at a time, as in the paper's code.
 
-Image folders are decoded from their files in the workers. Each sample's augmentation is seeded by (seed, epoch,
-its index), so neither the number of workers nor the batch size changes it.
+Image folders are decoded from their files in the workers. Each sample's augmentation is seeded by (seed,
+epoch, its index), so neither the number of workers nor the batch size changes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,8 @@ class Samples(Dataset[tuple[torch.Tensor, int]]):
     ) -> Samples:
         """Builds the samples of `part`, `train` or `test`."""
         labels: Labels = np.asarray(source.train_labels if part == "train" else source.test_labels)
-        transform = per_sample(recipe, source.name, augment)
+        native = source.train_images.shape[1] if isinstance(source, Store) and source.native else 0
+        transform = per_sample(recipe, source.name, augment, native)
         random = seed if augment and recipe.augmentation != "none" else None
         if source.listing is not None:
             listed = source.listing.train if part == "train" else source.listing.test
@@ -187,7 +188,8 @@ def _loader(
     workers = recipe.num_workers
     return DataLoader(
         samples,
-        batch_sampler=schedule,
+        # typed for lists of rows; the fetcher hands `__getitems__` whatever a batch is
+        batch_sampler=cast(Any, schedule),
         num_workers=workers,
         # pinning needs a device and warns without one; evaluation is alike in all cells, so never pinned
         pin_memory=train and recipe.pin_memory and device.type == "cuda",

@@ -57,27 +57,35 @@ def train_validation(
         Sorted, disjoint indices (train, validation).
 
     Raises:
-        InputError: a class has too few images for both parts, or `max_samples` is below the number of classes.
+        InputError: a class has too few images for both parts, or there are fewer samples than classes.
     """
-    n = len(labels)
-    total = n if max_samples is None else min(n, round(max_samples / (1 - fraction)))
-    chosen = subset(labels, total, seed)
-    if fraction == 0:
-        return chosen, np.empty(0, dtype=np.int64)
-    classes, counts = np.unique(labels[chosen], return_counts=True)
-    if counts.min() < 2:
+    classes, counts = np.unique(labels, return_counts=True)
+    train_size, held_out_size = _sizes(len(labels), len(classes), fraction, max_samples)
+    if held_out_size == 0:
+        return subset(labels, train_size, seed), np.empty(0, dtype=np.int64)
+    rarest = int(counts.argmin())
+    if counts[rarest] < 2 or train_size < len(classes):
         raise InputError(
-            f"validation_fraction: {fraction} is not allowed; allowed: 0, or 2 or more training images of every "
-            f"class (class {int(classes[counts.argmin()])} has {int(counts.min())} of {total})"
+            f"validation_fraction: {fraction} is not allowed; allowed: 0, or data with 2 or more images of "
+            f"every class (class {int(classes[rarest])} has {int(counts[rarest])}; {train_size} of "
+            f"{len(labels)} images are left to train on)"
         )
-    wanted = min(max(round(fraction * total), len(classes)), total - len(classes))
-    held_out = _stratified(labels[chosen], wanted, derive(seed, _SPLIT), spare=1)
+    total = train_size + held_out_size
+    chosen = _stratified(labels, total, derive(seed, _SUBSET), least=2)
+    held_out = _stratified(labels[chosen], held_out_size, derive(seed, _SPLIT), spare=1)
     mask = np.zeros(total, dtype=bool)
     mask[held_out] = True
-    train = chosen[~mask]
-    if max_samples is not None and len(train) > max_samples:
-        train = train[_stratified(labels[train], max_samples, derive(seed, _SUBSET, 1))]
-    return train, chosen[mask]
+    return chosen[~mask], chosen[mask]
+
+
+def _sizes(n: int, classes: int, fraction: float, max_samples: int | None) -> tuple[int, int]:
+    """Images (to train on, to validate on); `max_samples` bounds the first, the second follows it."""
+    held_out = max(round(fraction * n), classes) if fraction else 0
+    train = n - held_out
+    if max_samples is not None and max_samples < train:
+        train = max_samples
+        held_out = min(held_out, max(round(train * fraction / (1 - fraction)), classes)) if fraction else 0
+    return train, held_out
 
 
 def subset(labels: Labels, max_samples: int | None, seed: int) -> Indices:
@@ -91,15 +99,15 @@ def subset(labels: Labels, max_samples: int | None, seed: int) -> Indices:
     return _stratified(labels, max_samples, derive(seed, _SUBSET))
 
 
-def _stratified(labels: Labels, total: int, seed: int, spare: int = 0) -> Indices:
-    """Draws `total` sorted indices; of every class at least one, and all but `spare` at most."""
-    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if total < len(classes):
+def _stratified(labels: Labels, total: int, seed: int, *, least: int = 1, spare: int = 0) -> Indices:
+    """Draws `total` sorted indices; of every class at least `least`, and all but `spare` at most."""
+    _classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if total < least * len(counts):
         raise InputError(
-            f"max_train_samples or max_test_samples: {total} is not allowed; allowed: at least one image for each "
-            f"of the {len(classes)} classes"
+            f"max_train_samples or max_test_samples: {total} is not allowed; allowed: {least} or more images "
+            f"for each of the {len(counts)} classes"
         )
-    shares = _allocate(counts, total, spare)
+    shares = _allocate(counts, total, least, spare)
     # RandomState's streams are frozen over numpy versions, those of default_rng are not
     random = np.random.RandomState(seed % 2**32)
     order = random.permutation(len(labels))
@@ -112,14 +120,14 @@ def _stratified(labels: Labels, total: int, seed: int, spare: int = 0) -> Indice
     return np.sort(np.concatenate(parts)).astype(np.int64)
 
 
-def _allocate(counts: Indices, total: int, spare: int) -> Indices:
-    """Shares out `total` over classes in proportion to `counts`: largest remainders, 1 <= share <= count - spare."""
-    limit = counts - spare
+def _allocate(counts: Indices, total: int, least: int, spare: int) -> Indices:
+    """Shares out `total` in proportion to `counts` by largest remainders; least <= share <= count - spare."""
+    limit: Indices = counts - spare
     quota = counts * (total / counts.sum())
-    shares = np.clip(np.floor(quota).astype(np.int64), 1, limit)
+    shares: Indices = np.clip(np.floor(quota).astype(np.int64), least, limit)
     while (missing := total - int(shares.sum())) != 0:
         sign = 1 if missing > 0 else -1
-        room = shares < limit if sign > 0 else shares > 1
+        room = shares < limit if sign > 0 else shares > least
         need = np.where(room, sign * (quota - shares), -np.inf)
         best = np.argsort(-need, kind="stable")[: min(abs(missing), int(room.sum()))]
         shares[best] += sign

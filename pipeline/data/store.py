@@ -1,8 +1,8 @@
 """Prepared data sets: uint8 arrays on disk, built once, checked, and memory-mapped by every run.
 
 A store is a folder `stores/KEY` of the data directory: four `.npy` files and `meta.json`, which lists shape,
-type, size and SHA-256 of each. It is built in a temporary folder and renamed into place, so a folder under its
-final name is always whole.
+type, size and SHA-256 of each. It is built in a temporary folder and renamed into place, so a folder under
+its final name is always whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,8 @@ import numpy.typing as npt
 from pipeline import catalog
 from pipeline.data import arrays, cifar, embedded, folder
 from pipeline.data.arrays import Built, Report
-from pipeline.data.listing import FolderListing, SplitFiles, scan_folder
-from pipeline.errors import AblateError, InputError, OutsideError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from pipeline.data.listing import FolderListing, scan_folder
+from pipeline.errors import OutsideError
 
 # a change of how arrays are made must change this: prepared stores of another version are not used
 VERSION = 1
@@ -41,6 +37,7 @@ class Store:
         test_images: uint8 (M, H, W, 3).
         test_labels: int64 (M,).
         digest: over the SHA-256 of all four arrays.
+        native: the images are as they came; False for a folder of mixed sizes, resized at preparation.
         listing: the files behind an image folder's store, None for the others.
     """
 
@@ -51,6 +48,7 @@ class Store:
     test_images: npt.NDArray[np.uint8]
     test_labels: npt.NDArray[np.int64]
     digest: str
+    native: bool = True
     listing: FolderListing | None = None
 
 
@@ -192,7 +190,14 @@ def _open(dataset: str, place: Path, listing: FolderListing | None) -> Store | N
     if opened is None:
         return None
     meta, maps = opened
-    return Store(dataset, tuple(meta["class_names"]), **maps, digest=meta["digest"], listing=listing)
+    return Store(
+        dataset,
+        tuple(meta["class_names"]),
+        **maps,
+        digest=meta["digest"],
+        native=meta["native"],
+        listing=listing,
+    )
 
 
 def _build_fixed(dataset: str, data_dir: Path, work: Path, download: bool, report: Report) -> Built:

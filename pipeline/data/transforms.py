@@ -2,19 +2,20 @@
 
 The order is resize, augment, normalise, in float32, on both paths. `crop_flip` pads an eighth of the side by
 reflection (4 px at 32 px, as the paper's code), crops at random and flips. `affine_flip` rotates by up to 10
-degrees, shifts by up to a tenth of the side in whole pixels, scales by 0.9 to 1.1 (bilinear, black outside) and
-flips. Every sample's draw depends on (seed, epoch, place), never on the batch it is in.
+degrees, shifts by up to a tenth of the side in whole pixels, scales by 0.9 to 1.1 (bilinear, black outside)
+and flips. Every sample's draw depends on (seed, epoch, place), never on the batch it is in.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.nn import functional as nn
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import functional as vision
 
 from pipeline import catalog
 from pipeline.data.split import derive
@@ -22,6 +23,7 @@ from pipeline.spec import Recipe
 
 _AUGMENT = 4  # stream of random numbers, see `split`
 _DEGREES, _SHIFT, _SCALE = 10.0, 0.1, 0.1
+_MATMUL_SIDE = 128  # above, the kernel is faster than a matrix product
 INTERPOLATION = {
     "bilinear": v2.InterpolationMode.BILINEAR,
     "bicubic": v2.InterpolationMode.BICUBIC,
@@ -39,15 +41,26 @@ def padding(side: int) -> int:
     return max(1, side // 8)
 
 
-def per_sample(recipe: Recipe, dataset: str, augment: bool) -> v2.Compose:
-    """torchvision's transforms for one image, uint8 (3, H, W), as a user of a DataLoader writes them."""
-    side = recipe.image_size
+def per_sample(recipe: Recipe, dataset: str, augment: bool, native: int) -> v2.Compose:
+    """torchvision's transforms for one image, uint8 (3, H, W), as a user of a DataLoader writes them.
+
+    Args:
+        recipe: the run's recipe.
+        dataset: name, for mean and standard deviation.
+        augment: whether to augment (training only).
+        native: side of all images, px; 0 when they are of mixed sizes.
+
+    Returns:
+        The transform; its result is float32 (3, image_size, image_size).
+    """
+    side, interpolation = recipe.image_size, INTERPOLATION[recipe.interpolation]
     mean, std = moments(recipe, dataset)
-    steps: list[torch.nn.Module] = [
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Resize(side, interpolation=INTERPOLATION[recipe.interpolation], antialias=True),
-        v2.CenterCrop(side),
-    ]
+    steps: list[torch.nn.Module] = []
+    if native == 0:
+        steps += [v2.Resize(side, interpolation=interpolation, antialias=True), v2.CenterCrop(side)]
+    steps.append(v2.ToDtype(torch.float32, scale=True))
+    if native not in (0, side):
+        steps.append(_Resize(side, interpolation))
     if augment and recipe.augmentation == "crop_flip":
         steps += [
             v2.RandomCrop(side, padding=padding(side), padding_mode="reflect"),
@@ -129,8 +142,7 @@ class BatchTransform:
         """
         x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         if x.shape[-1] != self._side:
-            size = [self._side, self._side]
-            x = F.resize(x, size, interpolation=self._interpolation, antialias=True)
+            x = resize(x, self._side, self._interpolation)
         if draws is not None:
             rows = slice(start, start + len(images))
             if draws.offset is not None:
@@ -138,6 +150,49 @@ class BatchTransform:
             elif draws.theta is not None:
                 x = affine_flip(x, draws.theta[rows], draws.flip[rows])
         return torch.addcmul(self._shift, x, self._scale).contiguous(memory_format=self._format)
+
+
+class _Resize(torch.nn.Module):
+    def __init__(self, side: int, interpolation: v2.InterpolationMode) -> None:
+        super().__init__()
+        self._side, self._interpolation = side, interpolation
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return resize(image, self._side, self._interpolation)
+
+
+def resize(x: torch.Tensor, side: int, interpolation: v2.InterpolationMode) -> torch.Tensor:
+    """Resizes square float images as torchvision does with antialiasing.
+
+    On a CPU the float kernel is several times slower than the uint8 one, which would handicap both pipelines
+    at 224 px; resizing is linear and separable, so small images are multiplied by the kernel's own weights.
+
+    Args:
+        x: float32 (..., S, S).
+        side: px.
+        interpolation: torchvision's mode.
+
+    Returns:
+        float32 (..., side, side).
+    """
+    native = x.shape[-1]
+    if x.device.type == "cpu" and native <= _MATMUL_SIDE:
+        weights = _weights(native, side, interpolation)
+        # a caller's autocast must not round the images
+        with torch.autocast("cpu", enabled=False):
+            return weights @ x @ weights.T
+    resized: torch.Tensor = vision.resize(x, [side, side], interpolation=interpolation, antialias=True)
+    return resized
+
+
+@lru_cache(maxsize=8)
+def _weights(native: int, side: int, interpolation: v2.InterpolationMode) -> torch.Tensor:
+    """The resize as a matrix (side, native): what it makes of each unit vector."""
+    unit = torch.eye(native)[None]
+    weights: torch.Tensor = vision.resize(unit, [side, native], interpolation=interpolation, antialias=True)[
+        0
+    ]
+    return weights
 
 
 def memory_format(recipe: Recipe) -> torch.memory_format:

@@ -58,7 +58,7 @@ def load_restricted(content: bytes, where: str) -> dict[str, Any]:
     """
     try:
         value = _Restricted(io.BytesIO(content), encoding="latin1").load()
-    except Exception as error:  # noqa: BLE001 - damaged pickles raise every kind of error
+    except Exception as error:
         cause = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"dataset: {where} cannot be loaded ({cause}); allowed: arrays and plain values"
