@@ -1,7 +1,7 @@
 """Which cells to run, and which effects a fraction of them confounds.
 
-Light to import (pyDOE3 brings SciPy with it and is imported only where a fraction is built), so that the planner can
-call it.
+Light to import (pyDOE3 brings SciPy with it and is imported only where a fraction is built), so that the
+planner can call it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ class AliasSet:
 
 def full(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
     """List all 2^k settings of k techniques, baseline first."""
-    return tuple(dict(zip(techniques, on, strict=True)) for on in product((False, True), repeat=len(techniques)))
+    return tuple(
+        dict(zip(techniques, on, strict=True)) for on in product((False, True), repeat=len(techniques))
+    )
 
 
 def fractional(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
     """List the cells of a two-level design: all of them up to 5 techniques, a resolution-IV fraction above.
 
-    Resolution IV keeps every main effect clear of two-factor interactions (Box, Hunter and Hunter, "Statistics for
-    Experimenters", ch. 6). The generators are pyDOE3's, with signs turned where needed so that the all-off cell, the
-    baseline that users compare with, is always one of the runs; signs do not change the resolution.
+    Resolution IV keeps every main effect clear of two-factor interactions (Box, Hunter and Hunter,
+    "Statistics for Experimenters", ch. 6). The generators are pyDOE3's, with signs turned where needed so
+    that the all-off cell, the baseline that users compare with, is always one of the runs; signs do not
+    change the resolution.
 
     Args:
         techniques: k distinct names.
@@ -64,9 +67,11 @@ def fractional(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
     from pyDOE3 import fracfact_by_res
 
     signs = fracfact_by_res(len(names), RESOLUTION)
-    low = signs.sum(axis=1).argmin()  # the row with the most -1: the base factors all at -1
-    signs = signs * (-signs[low])
-    rows = sorted((tuple(bool(v > 0) for v in row) for row in signs), key=lambda r: (sum(r), [not v for v in r]))
+    low = signs.sum(axis=1).argmin()
+    signs = signs * (-signs[low])  # turn the columns so that this row, and with it some row, is all off
+    rows = sorted(
+        (tuple(bool(v > 0) for v in row) for row in signs), key=lambda r: (sum(r), [not v for v in r])
+    )
     return tuple(dict(zip(names, row, strict=True)) for row in rows)
 
 
@@ -90,18 +95,22 @@ def defining_words(rows: Sequence[Mapping[str, bool]]) -> tuple[tuple[int, Word]
 
 
 def is_regular_fraction(rows: Sequence[Mapping[str, bool]]) -> bool:
-    """Say whether distinct cells form a regular fraction 2^(k-p) with p > 0 and every technique at both levels."""
+    """Say whether distinct cells form a regular fraction 2^(k-p) with p > 0 and every technique at both
+    levels.
+    """
     if not rows:
         return False
     distinct = {tuple(row.values()) for row in rows}
     words = defining_words(rows)
     if not words or len(words[0][1]) < 2:
         return False
-    return len(distinct) * (len(words) + 1) == 2 ** len(rows[0])
+    return len(distinct) * (len(words) + 1) == int(2 ** len(rows[0]))
 
 
 def resolution(rows: Sequence[Mapping[str, bool]]) -> int | None:
-    """Give the resolution of a regular fraction, the length of its shortest defining word; None for a full factorial."""
+    """Give the resolution of a regular fraction, the length of its shortest defining word; None for a full
+    factorial.
+    """
     words = defining_words(rows)
     return len(words[0][1]) if words else None
 
@@ -109,21 +118,25 @@ def resolution(rows: Sequence[Mapping[str, bool]]) -> int | None:
 def alias_structure(rows: Sequence[Mapping[str, bool]]) -> tuple[AliasSet, ...]:
     """Partition all effects of a regular fraction into alias sets.
 
-    Multiplying an effect by every word of the defining relation gives the effects it cannot be told from (Box, Hunter
-    and Hunter, ch. 6).
+    Multiplying an effect by every word of the defining relation gives the effects it cannot be told from
+    (Box, Hunter and Hunter, ch. 6).
 
     Args:
         rows: The cells of the fraction.
 
     Returns:
-        One set per estimable effect, in the order of their shortest words; for a full factorial each set has one word.
+        One set per estimable effect, in the order of their shortest words; for a full factorial each set has
+        one word.
     """
     names = tuple(rows[0]) if rows else ()
     defining = defining_words(rows)
     seen: set[Word] = {word for _, word in defining}
-    sets = []
+    count = 2 ** len(names) // (len(defining) + 1) - 1  # every effect but the mean's own set
+    sets: list[AliasSet] = []
     for size in range(1, len(names) + 1):
         for word in combinations(names, size):
+            if len(sets) == count:
+                return tuple(sets)
             if word in seen:
                 continue
             members = [(1, word)]

@@ -1,9 +1,10 @@
 """A study as a tidy data frame.
 
 The tracking store hands over one row per run under MLflow's own column names (``params.model``,
-``metrics.time/train_seconds``, ``tags.ablate.block``). Everything else in this package works on the frame made here:
-one row per run, numeric responses under short names, one level column per technique. Only names of the public
-contract are read, and every one of them may be absent, so a store that another program filled works too.
+``metrics.time/train_seconds``, ``tags.ablate.block``). Everything else in this package works on the frame
+made here: one row per run, numeric responses under short names, one level column per technique. Only names of
+the public contract are read, and every one of them may be absent, so a store that another program filled
+works too.
 """
 
 from __future__ import annotations
@@ -34,10 +35,16 @@ SUMMARY_METRICS = {
 }
 BUDGET_PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer", "idle")
 
-# Techniques that only change host-to-device copies: without a device they change nothing, so they are A/A controls.
+# Techniques that only change host-to-device copies: without a device they change nothing, so they are A/A
+# controls.
 COPY_TECHNIQUES = frozenset({"pm", "pin_only", "non_blocking_only"})
 
-_OUTCOME_OF_STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted", "RUNNING": "running"}
+_OUTCOME_OF_STATUS = {
+    "FINISHED": "finished",
+    "FAILED": "failed",
+    "KILLED": "interrupted",
+    "RUNNING": "running",
+}
 # Recipe fields that may differ between blocks without making another experiment of them.
 _IGNORED_RECIPE_FIELDS = frozenset({"seed", "data_seed", "order_seed"})
 
@@ -61,7 +68,9 @@ class StudyData:
 
 @dataclass(frozen=True)
 class Factor:
-    """One technique as an experimental factor: its name and its on-levels (``("on",)`` where there is only one)."""
+    """One technique as an experimental factor: its name and its on-levels (``("on",)`` where there is only
+    one).
+    """
 
     name: str
     levels: tuple[str, ...]
@@ -77,13 +86,15 @@ class Tidy:
 
     Attributes:
         name: The study's name.
-        runs: One row per cell and block, repeats resolved (see :func:`_latest`), sentinels apart. Columns: run_id, name,
-            model, dataset, block, position, seed, outcome, error, tainted, device, start, end, cell, one
-            ``level.TECHNIQUE`` per factor, the keys of ``SUMMARY_METRICS`` and ``budget.PHASE`` (float, NaN = absent).
+        runs: One row per cell and block, repeats resolved (see :func:`_latest`), sentinels apart. Columns:
+            run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, start, end,
+            cell, one ``level.TECHNIQUE`` per factor, the keys of ``SUMMARY_METRICS`` and ``budget.PHASE``
+            (float, NaN = absent).
         sentinels: The same columns for sentinel baselines.
         factors: The techniques with their on-levels.
         superseded: How many runs were set aside because a later run repeated the same cell of the same block.
-        strata: Recipe fields that vary within one cell; each of their settings is analysed as a model of its own.
+        strata: Recipe fields that vary within one cell; each of their settings is analysed as a model of its
+            own.
     """
 
     name: str
@@ -112,7 +123,9 @@ def number(runs: pd.DataFrame, column: str) -> pd.Series:
 
 
 def technique_names(study: StudyData) -> tuple[str, ...]:
-    """Name the study's techniques: as given, else every param that is on/off, else the parts of ``params.techniques``."""
+    """Name the study's techniques: as given, else every param that is on/off, else the parts of
+    ``params.techniques``.
+    """
     if study.techniques:
         return study.techniques
     found = []
@@ -148,7 +161,9 @@ def _level_order(level: str) -> tuple[int, float, str]:
 
 
 def _blocks(runs: pd.DataFrame, cell_keys: list[str], frame: pd.DataFrame) -> pd.Series:
-    """Find each run's block: the tag, else the seed (one seed is one replicate), else a count within the cell."""
+    """Find each run's block: the tag, else the seed (one seed is one replicate), else a count within the
+    cell.
+    """
     block = text(runs, "tags.ablate.block")
     block = block.where(block != "", text(runs, "params.seed"))
     if (block == "").any():
@@ -172,7 +187,7 @@ def _strata(runs: pd.DataFrame, keys: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _latest(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep one run per cell and block: finished before not, untainted before tainted, then the latest start."""
+    """Keep one run per cell and block: finished first, then untainted, then the latest start."""
     order = frame.assign(
         _finished=frame["outcome"].eq("finished"), _clean=frame["tainted"].eq(""), _n=np.arange(len(frame))
     ).sort_values(["_finished", "_clean", "start", "_n"], na_position="first", kind="stable")
@@ -251,6 +266,10 @@ def tidy(study: StudyData) -> Tidy:
         setting = pd.DataFrame({s: s + "=" + text(runs, f"params.recipe.{s}") for s in strata})
         frame["model"] = frame["model"] + " [" + setting.agg(", ".join, axis=1) + "]"
     frame["block"] = _blocks(runs, ["model", "dataset", "cell", "kind"], frame)
+    # One order everywhere: groups by name, baseline first, then by the number of techniques that are on.
+    frame["_size"] = frame["cell"].where(frame["cell"] != BASELINE, "").str.count(r"[^+]+")
+    frame = frame.sort_values(["model", "dataset", "_size", "cell"], kind="stable").drop(columns="_size")
+    sentinel = frame["kind"].eq("sentinel")
     cellular = _latest(frame[~sentinel])
     return Tidy(
         study.name,
@@ -263,7 +282,9 @@ def tidy(study: StudyData) -> Tidy:
 
 
 def on_gpu(runs: pd.DataFrame) -> bool:
-    """Say whether any run of a tidy frame used a GPU: by its device, or else by metrics that only a GPU gives."""
+    """Say whether any run of a tidy frame used a GPU: by its device, or else by metrics that only a GPU
+    gives.
+    """
     devices = set(runs["device"].str.lower()) - {""}
     if devices:
         return any(not d.startswith("cpu") for d in devices)

@@ -1,17 +1,20 @@
-"""Contrasts of cell means with blocks as a factor: estimates, heteroscedasticity-consistent errors, degrees of freedom.
+"""Contrasts of cell means with blocks as a factor: estimates, heteroscedasticity-consistent errors, degrees
+of freedom.
 
-The model of one (model, dataset) and one response is additive, ``y = cell + block + error``; every effect is a contrast
-``sum_c w_c cell_c`` with weights that sum to zero. Blocks are absorbed by demeaning (Frisch, Waugh and Lovell), so the
-cost is linear in the number of runs and quadratic only in the number of cells.
+The model of one (model, dataset) and one response is additive, ``y = cell + block + error``; every effect is
+a contrast ``sum_c w_c cell_c`` with weights that sum to zero. Blocks are absorbed by demeaning (Frisch, Waugh
+and Lovell), so the cost is linear in the number of runs and quadratic only in the number of cells.
 
-**Which errors, and why.** HC3 (MacKinnon and White 1985) weights each squared residual by ``1 / (1 - h)^2``. With few
-blocks the leverages ``h`` are large (0.56 for 8 cells in 2 blocks) and plain HC3 intervals with residual degrees of
-freedom are far too wide for main effects (99 % coverage) and too narrow for contrasts of two cells (92 %). Here the HC3
-variance is divided by its exact expectation under equal variances, and its degrees of freedom are those of the
-Satterthwaite approximation to the same quadratic form (Bell and McCaffrey 2002; Imbens and Kolesar 2016, eq. 12). Where
-all leverages are equal, as in a balanced study, this is HC2 with Bell-McCaffrey degrees of freedom. Paired contrasts
-within blocks (one t test over blocks) would be exact under any inequality of variances between cells, but leave one
-degree of freedom for two blocks: an interval three times as wide. ``docs/analysis.md`` has the measured coverage.
+**Which errors, and why.** HC3 (MacKinnon and White 1985) weights each squared residual by ``1 / (1 - h)^2``.
+With few blocks the leverages ``h`` are large (0.56 for 8 cells in 2 blocks) and plain HC3 intervals with
+residual degrees of freedom are far too wide for main effects (99 % coverage) and too narrow for contrasts of
+two cells (92 %). Here the HC3 variance is divided by its exact expectation under equal variances, and its
+degrees of freedom are those of the Satterthwaite approximation to the same quadratic form (Bell and McCaffrey
+2002; Imbens and Kolesar 2016, eq. 12). Where all leverages are equal, as in a balanced study, this is HC2
+with Bell-McCaffrey degrees of freedom. Paired contrasts within blocks (one t test over blocks) would be exact
+under any inequality of variances between cells, but leave one
+degree of freedom for two blocks: an interval three times as wide. ``docs/analysis.md`` has the measured
+coverage.
 """
 
 from __future__ import annotations
@@ -107,12 +110,12 @@ def residuals(design: Design, y: Floats) -> Floats:
 def _square_trace(design: Design, q: Floats) -> Floats:
     """Return (t,) ``sum_ij q_i q_j M_ij^2`` for kernels q (n, t), M the residual maker, without forming M.
 
-    ``M_ij = [i = j] - [same block] / size - P_ij`` with ``P = centred inverse centred'``; the square is expanded so that
-    each term is a sum over runs or over blocks.
+    ``M_ij = [i = j] - [same block] / size - P_ij`` with ``P = centred inverse centred'``; the square is
+    expanded so that each term is a sum over runs or over blocks.
     """
     p_diag = np.einsum("nc,cd,nd->n", design.centred, design.inverse, design.centred)
     size = design.sizes[design.blocks]
-    total = np.einsum("nt,n->t", q**2, 1.0 - 2.0 / size - 2.0 * p_diag)
+    total: Floats = np.einsum("nt,n->t", q**2, 1.0 - 2.0 / size - 2.0 * p_diag)
     sums = np.zeros((len(design.sizes), q.shape[1]))
     np.add.at(sums, design.blocks, q)
     total += ((sums / design.sizes[:, None]) ** 2).sum(axis=0)
@@ -122,15 +125,17 @@ def _square_trace(design: Design, q: Floats) -> Floats:
         total[t] += float(np.sum(inner * inner.T))
         by_block = np.zeros((len(design.sizes), design.centred.shape[1]))
         np.add.at(by_block, design.blocks, weighted)
-        total[t] += 2.0 * float(np.einsum("bc,cd,bd,b->", by_block, design.inverse, by_block, 1.0 / design.sizes))
+        total[t] += 2.0 * float(
+            np.einsum("bc,cd,bd,b->", by_block, design.inverse, by_block, 1.0 / design.sizes)
+        )
     return total
 
 
 def fit(design: Design, weights: Floats, y: Floats) -> Fit:
     """Estimate contrasts with calibrated HC3 variances (see the module's docstring).
 
-    An observation with leverage 1 (the only run of its cell) has no residual of its own; its share of the variance is
-    taken from the pooled residual variance.
+    An observation with leverage 1 (the only run of its cell) has no residual of its own; its share of the
+    variance is taken from the pooled residual variance.
 
     Args:
         design: The layout of the n runs.
@@ -164,8 +169,8 @@ def fit(design: Design, weights: Floats, y: Floats) -> Fit:
 def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:
     """Estimate the error from one unreplicated design by Lenth's pseudo standard error.
 
-    Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989): ``s0 = 1.5 median |c|``, the
-    PSE is 1.5 times the median of the |c| below ``2.5 s0``, on ``m / 3`` degrees of freedom.
+    Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989): ``s0 = 1.5 median
+    |c|``, the PSE is 1.5 times the median of the |c| below ``2.5 s0``, on ``m / 3`` degrees of freedom.
 
     Args:
         orthonormal: (m, c) contrasts, orthonormal rows, so that each has the error's own standard deviation.
@@ -193,8 +198,10 @@ def helmert(levels: int) -> Floats:
 
 
 def orthonormal_basis(levels: tuple[int, ...]) -> Floats:
-    """Return the (c - 1, c) orthonormal contrasts of a full factorial, cells in lexicographic order of the levels."""
-    basis = np.ones((1, 1))
+    """Return the (c - 1, c) orthonormal contrasts of a full factorial, cells in lexicographic order of the
+    levels.
+    """
+    basis: Floats = np.ones((1, 1))
     for count in levels:
-        basis = np.kron(basis, helmert(count))
+        basis = np.asarray(np.kron(basis, helmert(count)), dtype=float)
     return basis[1:]

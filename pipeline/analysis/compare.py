@@ -1,0 +1,200 @@
+"""The same study on two machines, versions or dates: what changed, by how much, and what differs in
+provenance.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis import verdicts
+from pipeline.analysis.effects import Effects, estimate
+from pipeline.analysis.frame import StudyData
+from pipeline.analysis.responses import BY_NAME, RATIO, RESPONSES
+
+_KEYS = ["model", "dataset", "cell", "response"]
+_EFFECT_KEYS = ["model", "dataset", "response", "kind", "term"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Study B against study A.
+
+    Attributes:
+        a, b: The studies' names.
+        cells: model, dataset, cell, response, a, b (means), ratio (B / A, or points B - A), low, high, unit,
+            runs_a, runs_b.
+        effects: model, dataset, response, kind, term, a, b (estimates), ratio, low, high, unit: how much the
+            effect itself changed.
+        only_a, only_b: Cells (model/dataset/cell) that just one study finished.
+        provenance: env name -> (values in A, values in B), only what differs.
+    """
+
+    a: str
+    b: str
+    cells: pd.DataFrame
+    effects: pd.DataFrame
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    provenance: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+
+    def to_json(self) -> str:
+        """Write the comparison as one JSON document; a missing number is null."""
+        document = {
+            "a": self.a,
+            "b": self.b,
+            "cells": _records(self.cells),
+            "effects": _records(self.effects),
+            "only_a": self.only_a,
+            "only_b": self.only_b,
+            "provenance": {k: {"a": a, "b": b} for k, (a, b) in self.provenance.items()},
+        }
+        return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """Write the comparison as Markdown: provenance, cells, effects on the training time."""
+        lines = [f"# {_plain(self.b)} against {_plain(self.a)}", "", "## What differs in provenance", ""]
+        if self.provenance:
+            lines += ["| | A | B |", "|---|---|---|"]
+            for name, (left, right) in self.provenance.items():
+                lines.append(f"| {_plain(name)} | {_plain(', '.join(left))} | {_plain(', '.join(right))} |")
+        else:
+            lines.append("Nothing that was recorded.")
+        lines += ["", "## Cells (B / A)", "", "| model | dataset | cell | response | ratio | 95 % interval |"]
+        lines.append("|---|---|---|---|---|---|")
+        lines += [_line(row, "cell") for row in self.cells.to_dict("records")]
+        lines += [
+            "",
+            "## Effects (B / A)",
+            "",
+            "| model | dataset | effect | response | ratio | 95 % interval |",
+        ]
+        lines.append("|---|---|---|---|---|---|")
+        lines += [_line(row, "term") for row in self.effects.to_dict("records")]
+        for name, cells in (("A", self.only_a), ("B", self.only_b)):
+            if cells:
+                lines += ["", f"Only in {name}: {', '.join(_plain(c) for c in cells)}."]
+        return "\n".join(lines) + "\n"
+
+
+def _plain(value: str) -> str:
+    """Keep text from a store from breaking a Markdown table or becoming HTML."""
+    return value.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _line(row: Mapping[Any, Any], name: str) -> str:
+    label = row[name] if "kind" not in row else f"{row[name]} ({row['kind']})"
+    change = f"{row['ratio']:.3f}" if row["unit"] == RATIO else f"{row['ratio']:+.2f} points"
+    span = "not replicated" if math.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
+    parts = [row["model"], row["dataset"], label, row["response"], change, span]
+    return "| " + " | ".join(_plain(str(p)) for p in parts) + " |"
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in frame.to_dict("records")
+    ]
+
+
+def _cell_stats(effects: Effects) -> pd.DataFrame:
+    """Give mean, variance and number of runs per cell and response, on the analysis scale."""
+    done = effects.study.runs[effects.study.runs["outcome"].eq("finished")]
+    parts = []
+    for response in RESPONSES:
+        values = response.to_scale(done[response.name])
+        grouped = values.groupby([done[k] for k in _KEYS[:3]], sort=False)
+        frame = grouped.agg(["mean", "var", "count"]).reset_index()
+        parts.append(frame[frame["count"] > 0].assign(response=response.name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _finish(
+    frame: pd.DataFrame, change: pd.Series, se: pd.Series, dof: pd.Series, confidence: float
+) -> pd.DataFrame:
+    """Add ratio, low, high and unit, back on the scale that people read."""
+    half = verdicts.half_widths(se, dof, confidence)
+    ratio = np.array([BY_NAME[str(r)].unit == RATIO for r in frame["response"]], dtype=bool)
+    for name, value in (("ratio", change), ("low", change - half), ("high", change + half)):
+        frame[name] = np.where(ratio, np.exp(value), value)
+    frame["unit"] = [BY_NAME[str(r)].unit for r in frame["response"]]
+    return frame
+
+
+def _cells(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
+    """Compare cell means by Welch's t interval: two studies have no blocks in common."""
+    both = _cell_stats(a).merge(_cell_stats(b), on=_KEYS, suffixes=("_a", "_b"))
+    va, vb = both["var_a"] / both["count_a"], both["var_b"] / both["count_b"]
+    se = (va + vb) ** 0.5
+    below = va**2 / (both["count_a"] - 1) + vb**2 / (both["count_b"] - 1)
+    dof = ((va + vb) ** 2 / below).where(below > 0, both["count_a"] + both["count_b"] - 2)
+    frame = both[_KEYS].copy()
+    for side in ("a", "b"):
+        names = zip(both["response"], both[f"mean_{side}"], strict=True)
+        frame[side] = [BY_NAME[str(r)].level(float(m)) for r, m in names]
+    frame = _finish(frame, both["mean_b"] - both["mean_a"], se, dof, confidence)
+    frame["runs_a"], frame["runs_b"] = both["count_a"], both["count_b"]
+    return frame
+
+
+def _effects(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
+    """Compare the effects themselves: difference of the estimates, variances added, Welch's dof."""
+    if a.table.empty or b.table.empty:
+        return pd.DataFrame(columns=[*_EFFECT_KEYS, "a", "b", "ratio", "low", "high", "unit"])
+    numbers = ["log_estimate", "se", "dof"]
+    sides = [pd.concat([e.table[[*_EFFECT_KEYS, "estimate"]], e.details[numbers]], axis=1) for e in (a, b)]
+    both = sides[0].merge(sides[1], on=_EFFECT_KEYS, suffixes=("_a", "_b"))
+    both = both[both["log_estimate_a"].notna() & both["log_estimate_b"].notna()].reset_index(drop=True)
+    va, vb = both["se_a"] ** 2, both["se_b"] ** 2
+    below = va**2 / both["dof_a"] + vb**2 / both["dof_b"]
+    dof = ((va + vb) ** 2 / below).where(below > 0, both["dof_a"] + both["dof_b"])
+    frame = both[_EFFECT_KEYS].copy()
+    frame["a"], frame["b"] = both["estimate_a"], both["estimate_b"]
+    return _finish(frame, both["log_estimate_b"] - both["log_estimate_a"], (va + vb) ** 0.5, dof, confidence)
+
+
+def provenance(study: StudyData) -> dict[str, tuple[str, ...]]:
+    """Collect the distinct values of every ``tags.env.*`` column, sorted."""
+    found = {}
+    for column in study.runs.columns:
+        if str(column).startswith("tags.env."):
+            values = study.runs[column].dropna().astype(str).unique()
+            if len(values):
+                found[str(column)[len("tags.env.") :]] = tuple(sorted(values))
+    return dict(sorted(found.items()))
+
+
+def compare(a: StudyData, b: StudyData, *, confidence: float = 0.95) -> Comparison:
+    """Compare the cells and effects that two studies share.
+
+    Args:
+        a: The reference.
+        b: The study to judge; ratios are B / A.
+        confidence: Of the intervals.
+
+    Returns:
+        The comparison; where a side is not replicated the interval is NaN.
+    """
+    left, right = estimate(a, confidence=confidence), estimate(b, confidence=confidence)
+    names = []
+    for effects in (left, right):
+        done = effects.study.runs[effects.study.runs["outcome"].eq("finished")]
+        names.append(list(dict.fromkeys(done["model"] + "/" + done["dataset"] + "/" + done["cell"])))
+    env = provenance(a), provenance(b)
+    keys = sorted(set(env[0]) | set(env[1]))
+    differing = {k: (env[0].get(k, ()), env[1].get(k, ())) for k in keys if env[0].get(k) != env[1].get(k)}
+    return Comparison(
+        a.name,
+        b.name,
+        _cells(left, right, confidence),
+        _effects(left, right, confidence),
+        tuple(n for n in names[0] if n not in names[1]),
+        tuple(n for n in names[1] if n not in names[0]),
+        differing,
+    )

@@ -1,0 +1,478 @@
+"""The effects of a study: estimates, intervals, corrected p-values and verdicts; pure functions on data
+frames.
+
+Per (model, dataset) an additive cell + block model on the scale of the response (``linear.py`` has the model,
+the errors and the reasons); every effect is a contrast of its cell means (``contrasts.py`` has the
+definitions). Pooled rows (``all``) are equally weighted averages of the groups' effects: models and datasets
+are fixed factors, so a pooled effect speaks of the models and datasets that were run, with variance sum(var)
+/ groups^2 and Welch-Satterthwaite degrees of freedom.
+
+Intervals are per effect, at the stated confidence. Verdicts are family-wise: p-values are Holm-corrected over
+a family, which is one response and one kind of effect over all (model, dataset) groups, and likewise over all
+pooled rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.analysis import contrasts, linear, verdicts
+from pipeline.analysis.contrasts import Cell, Contrast
+from pipeline.analysis.design import resolution
+from pipeline.analysis.frame import OFF, Factor, StudyData, Tidy, inert, tidy
+from pipeline.analysis.responses import BY_NAME, POINTS, RESPONSES, Response
+
+COLUMNS = [
+    "model",
+    "dataset",
+    "response",
+    "term",
+    "kind",
+    "estimate",
+    "low",
+    "high",
+    "unit",
+    "p_adjusted",
+    "verdict",
+    "blocks",
+]
+KINDS = ("main", "interaction", "simple", "combined", "synergy")
+ALL = "all"
+CELL = "cell"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of an analysis.
+
+    Attributes:
+        margin: Equivalence margin of ratios: effects between 1 / (1 + margin) and 1 + margin are no effect.
+        accuracy_margin_points: Equivalence and non-inferiority margin of accuracy and F1, percentage points.
+        confidence: Of the intervals; 1 - confidence is the level of every test.
+    """
+
+    margin: float = 0.01
+    accuracy_margin_points: float = 1.0
+    confidence: float = 0.95
+
+    @property
+    def alpha(self) -> float:
+        """The level of the tests."""
+        return 1.0 - self.confidence
+
+    def scale_margin(self, response: Response) -> float:
+        """Give the margin on the scale of the analysis."""
+        return self.accuracy_margin_points if response.unit == POINTS else math.log1p(self.margin)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The result of :func:`estimate`.
+
+    Attributes:
+        table: The rows of effects.csv, columns ``COLUMNS``.
+        details: Same index as ``table``: log_estimate, se, dof, p, method (hc3, lenth, pooled, none),
+            further_blocks, non_inferior (accuracy only), control (an A/A control), estimable, note, runs.
+        cells: Every cell of every group against its baseline: model, dataset, cell, response, mean, estimate,
+            low, high, unit, non_inferior, further_blocks (to show non-inferiority or not), runs, blocks.
+        outcomes: Every planned cell: model, dataset, cell, runs, one column per outcome, tainted, error.
+        aliases: Alias sets of a fractional design, as equations; empty for full factorials.
+        notes: What a reader must know about the analysis as a whole.
+        study: The tidy study.
+        inert: The techniques treated as A/A controls.
+        options: The settings.
+    """
+
+    table: pd.DataFrame
+    details: pd.DataFrame
+    cells: pd.DataFrame
+    outcomes: pd.DataFrame
+    aliases: tuple[str, ...]
+    notes: tuple[str, ...]
+    study: Tidy
+    inert: frozenset[str]
+    options: Options
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The contrasts and the design that belong to one pattern of runs."""
+
+    contrasts: list[Contrast]
+    ready: list[int]
+    weights: Floats
+    design: linear.Design
+    lenth_basis: Floats | None
+
+
+def _lenth_basis(
+    cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor], runs: int
+) -> Floats | None:
+    """Give the orthonormal contrasts of an unreplicated, complete design; None where Lenth's method does not
+    apply.
+    """
+    if runs != len(cells) or set(cells) != set(planned):
+        return None
+    sizes = tuple(1 + len(f.levels) for f in factors)
+    if math.prod(sizes) == len(cells):
+        full = linear.orthonormal_basis(sizes)
+        ranks = {f.name: {v: i for i, v in enumerate((OFF, *f.levels))} for f in factors}
+        place = [
+            int(np.ravel_multi_index([ranks[f.name][v] for f, v in zip(factors, c, strict=True)], sizes))
+            for c in cells
+        ]
+        return full[:, place]
+    groups = contrasts.aliases_of(planned, factors)
+    if not groups:
+        return None
+    signs = np.array([[1.0 if v != OFF else -1.0 for v in cell] for cell in cells])
+    names = [f.name for f in factors]
+    return np.array([signs[:, [names.index(n) for n in g.lead]].prod(axis=1) for g in groups]) / math.sqrt(
+        len(cells)
+    )
+
+
+def _layout(
+    index: NDArray[np.intp], blocks: NDArray[np.intp], planned: list[Cell], factors: list[Factor]
+) -> _Layout:
+    """Build what the runs of one pattern need: ``index`` (n,) points into ``planned``, ``blocks`` (n,) are
+    codes.
+    """
+    present = sorted(set(index.tolist()))
+    cells = [planned[i] for i in present]
+    position = {cell: i for i, cell in enumerate(present)}
+    codes = np.array([position[i] for i in index.tolist()])
+    design = linear.layout(codes, np.unique(blocks, return_inverse=True)[1].astype(np.intp), len(cells))
+    found = contrasts.build(cells, planned, factors)
+    base = tuple(OFF for _ in factors)
+    if base in cells:
+        for i, cell in enumerate(cells):
+            if cell != base:
+                against = np.zeros(len(cells))
+                against[i], against[cells.index(base)] = 1.0, -1.0
+                found.append(Contrast(contrasts.label(cell, factors), CELL, (), against))
+    ready = [i for i, c in enumerate(found) if c.weights is not None]
+    weights = np.array([found[i].weights for i in ready]).reshape(len(ready), len(cells))
+    if ready:
+        ok = linear.estimable(design, weights)
+        ready, weights = [i for i, good in zip(ready, ok, strict=True) if good], weights[ok]
+    return _Layout(found, ready, weights, design, _lenth_basis(cells, planned, factors, len(index)))
+
+
+def _numbers(layout: _Layout, y: Floats) -> tuple[Floats, Floats, Floats, str]:
+    """Estimate all ready contrasts of responses y (n, s): estimates, standard errors, dof (t, s) and the
+    method.
+    """
+    fitted = linear.fit(layout.design, layout.weights, y)
+    dof = np.repeat(fitted.dof[:, None], y.shape[1], axis=1)
+    if layout.design.dof > 0:
+        return fitted.estimate, np.sqrt(fitted.variance), dof, "hc3"
+    se = np.full_like(fitted.estimate, np.nan)
+    if layout.lenth_basis is None:
+        return fitted.estimate, se, dof, "none"
+    order = np.argsort(layout.design.cells)
+    norms = np.linalg.norm(layout.weights, axis=1)
+    for s in range(y.shape[1]):
+        sigma, freedom = linear.lenth(layout.lenth_basis, y[order, s])
+        se[:, s], dof[:, s] = sigma * norms, freedom
+    return fitted.estimate, se, dof, "none" if np.isnan(se).all() else "lenth"
+
+
+def _group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Factor]) -> list[dict[str, Any]]:
+    """Estimate all effects of all responses in one (model, dataset)."""
+    active = [f for f in factors if f.levels and runs[f"level.{f.name}"].ne(OFF).any()]
+    columns = [f"level.{f.name}" for f in active]
+    levels = list(runs[columns].itertuples(index=False, name=None)) if active else [()] * len(runs)
+    planned = sorted(set(levels))
+    where = {cell: i for i, cell in enumerate(planned)}
+    cell = np.array([where[c] for c in levels])
+    block = runs["block"].factorize()[0]
+    finished = runs["outcome"].eq("finished").to_numpy()
+    patterns: dict[bytes, tuple[NDArray[np.bool_], list[tuple[Response, Floats]]]] = {}
+    for response in RESPONSES:
+        if runs[response.name].notna().any():
+            y = response.to_scale(runs[response.name]).to_numpy(dtype=float)
+            use = finished & np.isfinite(y)
+            patterns.setdefault(use.tobytes(), (use, []))[1].append((response, y[use]))
+    rows: list[dict[str, Any]] = []
+    for use, columns_y in patterns.values():
+        if use.any():
+            layout = _layout(cell[use], block[use], planned, active)
+            rows += _pattern_rows(key, layout, columns_y, len(set(block[use].tolist())), int(use.sum()))
+    return rows
+
+
+def _pattern_rows(
+    key: tuple[str, str], layout: _Layout, columns: list[tuple[Response, Floats]], blocks: int, runs: int
+) -> list[dict[str, Any]]:
+    """Turn the numbers of one pattern into rows; effects without an estimate are kept, with NaN and their
+    note.
+    """
+    y = np.column_stack([values for _, values in columns])
+    estimate, se, dof, method = _numbers(layout, y) if layout.ready else (np.empty((0, 0)),) * 3 + ("none",)
+    place = {i: t for t, i in enumerate(layout.ready)}
+    rows = []
+    for s, (response, _) in enumerate(columns):
+        for i, contrast in enumerate(layout.contrasts):
+            t = place.get(i)
+            known = t is not None
+            note = contrast.note
+            if not known and contrast.weights is not None:
+                note = (note + "; " if note else "") + "the runs do not connect the cells it compares"
+            rows.append(
+                {
+                    "model": key[0],
+                    "dataset": key[1],
+                    "response": response.name,
+                    "term": contrast.term,
+                    "kind": contrast.kind,
+                    "techniques": contrast.techniques,
+                    "log_estimate": float(estimate[t, s]) if t is not None else math.nan,
+                    "se": float(se[t, s]) if t is not None else math.nan,
+                    "dof": float(dof[t, s]) if t is not None else math.nan,
+                    "method": method if known else "none",
+                    "estimable": known,
+                    "note": note,
+                    "blocks": blocks,
+                    "runs": runs,
+                }
+            )
+    return rows
+
+
+def _pool(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Average the groups' effects over datasets, over models, and over both."""
+    frames: list[tuple[list[str], pd.DataFrame]] = []
+    models, datasets = rows["model"].nunique(), rows["dataset"].nunique()
+    if datasets > 1:
+        frames.append((["model"], rows))
+    if models > 1:
+        frames.append((["dataset"], rows))
+    if models * datasets > 1 and models > 1 and datasets > 1:
+        frames.append(([], rows))
+    pooled = []
+    for kept, frame in frames:
+        keys = [*kept, "response", "kind", "term"]
+        for values, group in frame.groupby(keys, sort=False):
+            name = dict(zip(keys, values, strict=True))
+            usable = group[group["estimable"]]
+            if len(group) < 2:
+                continue
+            pooled.append(_pooled_row(name, group, usable))
+    return pooled
+
+
+def _pooled_row(name: dict[str, Any], group: pd.DataFrame, usable: pd.DataFrame) -> dict[str, Any]:
+    """Average one effect over groups: variance sum(var) / g^2, Welch-Satterthwaite degrees of freedom."""
+    g = len(usable)
+    variance = (usable["se"] ** 2).to_numpy()
+    total = float(variance.sum())
+    below = float((variance**2 / usable["dof"].to_numpy()).sum()) if g else math.nan
+    dof = total**2 / below if below > 0 else float(usable["dof"].sum())
+    note = "" if g == len(group) else f"averaged over {g} of {len(group)} groups"
+    return {
+        "model": ALL,
+        "dataset": ALL,
+        **name,
+        "techniques": group["techniques"].iloc[0],
+        "log_estimate": float(usable["log_estimate"].mean()) if g else math.nan,
+        "se": math.sqrt(total) / g if g and not math.isnan(total) else math.nan,
+        "dof": dof,
+        "method": "pooled",
+        "estimable": g > 0,
+        "note": note,
+        "blocks": int(group["blocks"].min()),
+        "runs": int(usable["runs"].sum()),
+    }
+
+
+def _decide(rows: pd.DataFrame, options: Options, controls: frozenset[str]) -> pd.DataFrame:
+    """Add intervals, corrected p-values, verdicts and plans to rows of estimates."""
+    rows = rows.copy()
+    tiny = rows["se"].le(verdicts.ROUNDING) & rows["log_estimate"].abs().le(verdicts.ROUNDING)
+    rows.loc[tiny, "log_estimate"] = 0.0
+    estimate, se, dof = (rows[c].to_numpy(dtype=float) for c in ("log_estimate", "se", "dof"))
+    responses = [BY_NAME[name] for name in rows["response"]]
+    margin = np.array([options.scale_margin(r) for r in responses])
+    rows["p"] = verdicts.p_values(estimate, se, dof)
+    pooled = rows["model"].eq(ALL) | rows["dataset"].eq(ALL)
+    family = [rows["response"], rows["kind"], pooled]
+    rows["p_adjusted"] = rows.groupby(family, sort=False)["p"].transform(
+        lambda p: verdicts.holm(p.to_numpy())
+    )
+    up = [r.higher_is_better for r in responses]
+    adjusted = rows["p_adjusted"].to_numpy(dtype=float)
+    rows["verdict"] = verdicts.verdicts(estimate, se, dof, adjusted, margin, up, options.alpha)
+    half = verdicts.half_widths(se, dof, options.confidence)
+    ratio = np.array([r.unit != POINTS for r in responses])
+    for name, value in (("estimate", estimate), ("low", estimate - half), ("high", estimate + half)):
+        with np.errstate(over="ignore"):
+            rows[name] = np.where(ratio, np.exp(value), value)
+    rows["unit"] = [r.unit for r in responses]
+    raw = rows["p"].to_numpy(dtype=float)
+    penalty = np.divide(adjusted, raw, out=np.ones_like(raw), where=raw > 0)
+    plan = verdicts.further_blocks(
+        estimate, se, dof, rows["blocks"].to_numpy(), margin, penalty, options.alpha
+    )
+    rows["further_blocks"] = np.where(rows["verdict"].eq(verdicts.UNDECIDED), plan, np.nan)
+    lower = estimate - verdicts.half_widths(se, dof, 1 - 2 * options.alpha)
+    judged = ~(ratio | np.isnan(lower))
+    shown = [bool(v) if known else None for known, v in zip(judged, lower > -margin, strict=True)]
+    rows["non_inferior"] = pd.Series(shown, index=rows.index, dtype=object)
+    rows["control"] = [bool(t) and set(t) <= controls for t in rows["techniques"]]
+    return rows
+
+
+def _outcomes(runs: pd.DataFrame) -> pd.DataFrame:
+    """Count the outcomes of every planned cell; the first error of a cell is quoted."""
+    known = ["finished", "oom", "failed", "timeout", "interrupted", "running"]
+    keys = ["model", "dataset", "cell"]
+    if runs.empty:
+        return pd.DataFrame(columns=[*keys, "runs", *known, "tainted", "error"])
+    counts = pd.crosstab([runs[k] for k in keys], runs["outcome"])
+    counts = counts.reindex(columns=[*known, *[c for c in counts.columns if c not in known]], fill_value=0)
+    counts.insert(0, "runs", counts.sum(axis=1))
+    counts["tainted"] = runs["tainted"].ne("").groupby([runs[k] for k in keys]).sum()
+    errors = runs[runs["error"].ne("")].groupby(keys)["error"].first()
+    counts["error"] = errors.reindex(counts.index).fillna("")
+    order = runs[keys].drop_duplicates()
+    return order.merge(counts.reset_index(), on=keys, how="left").reset_index(drop=True)
+
+
+def _cell_table(decided: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Join each cell's mean with its ratio to (or difference from) the baseline of its group."""
+    done = runs[runs["outcome"].eq("finished")]
+    parts = []
+    for response in RESPONSES:
+        values = response.to_scale(done[response.name])
+        grouped = values.groupby([done["model"], done["dataset"], done["cell"]], sort=False)
+        frame = grouped.agg(["mean", "count"]).reset_index().rename(columns={"count": "cell_runs"})
+        frame = frame[frame["cell_runs"] > 0]
+        if len(frame):
+            frame["mean"] = frame["mean"].map(response.level)
+            frame["response"] = response.name
+            parts.append(frame)
+    names = ["estimate", "low", "high", "unit", "non_inferior", "verdict", "blocks"]
+    if not parts:
+        return pd.DataFrame(columns=["model", "dataset", "cell", "mean", "cell_runs", "response", *names])
+    against = decided[["model", "dataset", "response", "term", *names]].rename(columns={"term": "cell"})
+    return pd.concat(parts, ignore_index=True).merge(
+        against, on=["model", "dataset", "response", "cell"], how="left"
+    )
+
+
+def _alias_lines(runs: pd.DataFrame, factors: Sequence[Factor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give the alias equations of the fractional groups and the notes that say so."""
+    active = [f for f in factors if f.levels]
+    equations: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    for _, group in runs.groupby(["model", "dataset"], sort=False):
+        planned = sorted(set(group[[f"level.{f.name}" for f in active]].itertuples(index=False, name=None)))
+        sets = contrasts.aliases_of(planned, active)
+        equations |= {s.describe(): None for s in sets}
+        if sets:
+            rows = [{f.name: v != OFF for f, v in zip(active, c, strict=True)} for c in planned]
+            degree = resolution(rows)
+            notes[
+                f"Fractional design of resolution {degree}: {len(planned)} of {2 ** len(active)} cells."
+            ] = None
+    return tuple(equations), tuple(notes)
+
+
+def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[str, ...]:
+    """State the facts about the analysis that change how its numbers are read."""
+    notes = []
+    if "lenth" in set(rows["method"]):
+        notes.append(
+            "One replicate per cell: errors are Lenth's pseudo standard errors, which trust that most "
+            "effects are small. Run more blocks (--seeds) for errors from replication."
+        )
+    if (rows["method"].eq("none") & rows["estimable"]).any():
+        notes.append(
+            "Some groups have neither replicates nor a complete design: their effects have no interval."
+        )
+    if study.superseded:
+        notes.append(
+            f"{study.superseded} runs were set aside: a later run repeated the same cell of the same block."
+        )
+    if study.strata:
+        fields = ", ".join(study.strata)
+        notes.append(
+            f"Recipe fields differ within cells ({fields}); each setting is analysed as a model of its own."
+        )
+    for name in sorted(controls):
+        notes.append(
+            f"{name} does nothing on this device: its runs are A/A controls, its true effect is none."
+        )
+    return tuple(notes)
+
+
+def estimate(
+    study: StudyData,
+    *,
+    margin: float = 0.01,
+    accuracy_margin_points: float = 1.0,
+    confidence: float = 0.95,
+    inert_techniques: frozenset[str] | None = None,
+) -> Effects:
+    """Estimate every effect of a study.
+
+    Args:
+        study: The study.
+        margin: Equivalence margin of ratios (0.01 = 1 %).
+        accuracy_margin_points: Equivalence and non-inferiority margin of accuracy and F1, percentage points.
+        confidence: Of the intervals, in (0.5, 1).
+        inert_techniques: Techniques that cannot act on the study's devices (A/A controls); None finds them.
+
+    Returns:
+        The effects; with no finished run, an empty table and the outcomes.
+
+    Raises:
+        ValueError: A margin is not positive or the confidence is out of range.
+    """
+    if margin <= 0 or accuracy_margin_points <= 0:
+        raise ValueError(f"margins must be positive, got {margin} and {accuracy_margin_points} points")
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0.5 and 1, got {confidence}")
+    options = Options(margin, accuracy_margin_points, confidence)
+    data = tidy(study)
+    controls = inert(data) if inert_techniques is None else inert_techniques
+    found: list[dict[str, Any]] = []
+    for key, runs in data.runs.groupby(["model", "dataset"], sort=False):
+        found += _group_rows((str(key[0]), str(key[1])), runs, data.factors)
+    outcomes = _outcomes(data.runs)
+    aliases, alias_notes = _alias_lines(data.runs, data.factors)
+    if not found:
+        empty = pd.DataFrame(columns=COLUMNS)
+        cells = pd.DataFrame(
+            columns=["model", "dataset", "cell", "response", "mean", "estimate", "low", "high"]
+        )
+        note = ("No finished run has a measured response: there is nothing to estimate yet.",)
+        return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, controls, options)
+    rows = pd.DataFrame(found)
+    effects = rows[rows["kind"].ne(CELL)]
+    decided = _decide(
+        pd.concat([effects, pd.DataFrame(_pool(effects))], ignore_index=True), options, controls
+    )
+    against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
+    details = decided.drop(columns=COLUMNS, errors="ignore").assign(blocks=decided["blocks"])
+    return Effects(
+        decided[COLUMNS],
+        details,
+        _cell_table(against, data.runs),
+        outcomes,
+        aliases,
+        alias_notes + _notes(decided, data, controls),
+        data,
+        controls,
+        options,
+    )

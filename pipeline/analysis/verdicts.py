@@ -1,0 +1,161 @@
+"""From estimates with errors to decisions: intervals, Holm's correction, equivalence, further blocks needed.
+
+Every function works element by element on arrays of one shape. Estimates, errors and margins are on the scale
+of the
+analysis: logarithms of ratios, or percentage points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+PAYS, COSTS, NO_EFFECT, UNDECIDED = "pays", "costs", "no_effect", "undecided"
+MAX_FURTHER_BLOCKS = 1000
+
+# Below this an estimate or a standard error is rounding noise: a deterministic response (peak memory)
+# repeats exactly.
+ROUNDING = 1e-11
+
+
+def p_values(estimate: ArrayLike, se: ArrayLike, dof: ArrayLike) -> Floats:
+    """Two-sided p-values of "no effect" by Student's t; a zero error decides outright, NaN stays NaN."""
+    est, err = np.asarray(estimate, dtype=float), np.asarray(se, dtype=float)
+    exact = err <= ROUNDING
+    p = 2 * stats.t.sf(np.abs(est) / np.where(exact, 1.0, err), np.asarray(dof, dtype=float))
+    p = np.where(exact, np.where(np.abs(est) <= ROUNDING, 1.0, 0.0), p)
+    return np.where(np.isnan(err) | np.isnan(est), np.nan, p)
+
+
+def half_widths(se: ArrayLike, dof: ArrayLike, confidence: float) -> Floats:
+    """Half the widths of two-sided t intervals; NaN where there is no error."""
+    err = np.asarray(se, dtype=float)
+    width = stats.t.ppf(0.5 + confidence / 2, np.asarray(dof, dtype=float)) * err
+    return np.where(err <= ROUNDING, 0.0, width)
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Adjust the p-values (m,) of one family by Holm's step-down method (Holm 1979); NaN is no test and
+    stays NaN.
+    """
+    values = np.asarray(p, dtype=float)
+    adjusted = np.full(len(values), np.nan)
+    tests = np.flatnonzero(~np.isnan(values))
+    order = tests[np.argsort(values[tests], kind="stable")]
+    steps = values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
+    return adjusted
+
+
+def equivalent(
+    estimate: ArrayLike, se: ArrayLike, dof: ArrayLike, margin: ArrayLike, alpha: float
+) -> NDArray[np.bool_]:
+    """Two one-sided tests (Schuirmann 1987): is each effect within +-margin, each test at level alpha?"""
+    reach = np.abs(np.asarray(estimate, dtype=float)) + half_widths(se, dof, 1 - 2 * alpha)
+    return np.asarray(reach < np.asarray(margin, dtype=float))
+
+
+def verdicts(
+    estimate: ArrayLike,
+    se: ArrayLike,
+    dof: ArrayLike,
+    p_adjusted: ArrayLike,
+    margin: ArrayLike,
+    higher_is_better: ArrayLike,
+    alpha: float,
+) -> NDArray[np.object_]:
+    """Decide each effect.
+
+    Equivalence first: an effect shown to lie within the margin is no effect in practice, significant or not.
+    Then the family-wise significant ones pay or cost by their sign. All else, and all that has no error, is
+    undecided.
+    """
+    est, adjusted = np.asarray(estimate, dtype=float), np.asarray(p_adjusted, dtype=float)
+    better = (est > 0) == np.asarray(higher_is_better, dtype=bool)
+    significant = adjusted < alpha  # NaN compares as false
+    decided = np.where(significant, np.where(better, PAYS, COSTS), UNDECIDED)
+    return np.where(equivalent(est, se, dof, margin, alpha), NO_EFFECT, decided).astype(object)
+
+
+def _first_total(succeeds: Callable[[Floats], NDArray[np.bool_]], blocks: Floats, least: int) -> Floats:
+    """Bisect for the least number of further blocks at which a monotone condition holds."""
+    low = np.full(len(blocks), float(least))
+    high = np.full(len(blocks), float(MAX_FURTHER_BLOCKS))
+    reachable = succeeds(blocks + high)
+    while np.any(low < high):
+        middle = np.floor((low + high) / 2)
+        ok = succeeds(blocks + middle)
+        high, low = np.where(ok, middle, high), np.where(ok, low, np.minimum(middle + 1, high))
+    return np.where(reachable, high, np.nan)
+
+
+def _dof_at(total: Floats, blocks: Floats, dof: Floats) -> Floats:
+    """Scale degrees of freedom to another number of blocks; Lenth's of one stand in for those of two."""
+    return np.asarray(dof * np.maximum(total - 1, 1) / np.maximum(blocks - 1, 1))
+
+
+def further_blocks(
+    estimate: ArrayLike,
+    se: ArrayLike,
+    dof: ArrayLike,
+    blocks: ArrayLike,
+    margin: ArrayLike,
+    penalty: ArrayLike,
+    alpha: float,
+) -> Floats:
+    """Plan how many more blocks would decide each effect, if its estimate and error stay as they are.
+
+    The variance falls as 1 / blocks and the degrees of freedom grow as blocks - 1; the first number of blocks
+    at which either the corrected test or the equivalence test succeeds is taken. A plan, not a promise: the
+    estimate will move.
+
+    Args:
+        estimate: Current estimates.
+        se: Their standard errors now.
+        dof: Their degrees of freedom now.
+        blocks: Blocks run so far.
+        margin: Equivalence margins.
+        penalty: Factors by which the correction raises each p-value (1 = uncorrected).
+        alpha: Level of the tests.
+
+    Returns:
+        Further blocks, at least 1; NaN when more than ``MAX_FURTHER_BLOCKS`` would be needed or nothing is
+        known.
+    """
+    est = np.abs(np.atleast_1d(np.asarray(estimate, dtype=float)))
+    err, now = (
+        np.broadcast_to(np.asarray(se, float), est.shape),
+        np.broadcast_to(np.asarray(blocks, float), est.shape),
+    )
+    freedom = np.broadcast_to(np.asarray(dof, dtype=float), est.shape)
+    level = alpha / (2 * np.maximum(np.asarray(penalty, dtype=float), 1.0))
+
+    def decided(total: Floats) -> NDArray[np.bool_]:
+        error, df = err * np.sqrt(now / total), _dof_at(total, now, freedom)
+        differs = est > stats.t.isf(level, df) * error
+        same = est + stats.t.isf(alpha, df) * error < np.asarray(margin, dtype=float)
+        return np.asarray(differs | same)
+
+    return _first_total(decided, now, 1)
+
+
+def blocks_for_width(
+    se: ArrayLike, dof: ArrayLike, blocks: ArrayLike, width: ArrayLike, confidence: float = 0.95
+) -> Floats:
+    """Plan how many more blocks bring the whole width of each interval below ``width``; 0 where it is, NaN
+    if unknown.
+    """
+    err = np.atleast_1d(np.asarray(se, dtype=float))
+    now = np.broadcast_to(np.asarray(blocks, dtype=float), err.shape)
+    freedom = np.broadcast_to(np.asarray(dof, dtype=float), err.shape)
+
+    def narrow(total: Floats) -> NDArray[np.bool_]:
+        quantile = stats.t.ppf(0.5 + confidence / 2, _dof_at(total, now, freedom))
+        return np.asarray(2 * quantile * err * np.sqrt(now / total) < width)
+
+    return _first_total(narrow, now, 0)
