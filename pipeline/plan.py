@@ -96,15 +96,16 @@ def settings_of(study: Study, device: Device) -> tuple[list[Setting], tuple[str,
 
 
 def _fraction(levels: Mapping[str, tuple[str, ...]]) -> tuple[list[Setting], tuple[str, ...]]:
-    from pipeline.analysis.design import fractional
+    from pipeline.analysis.design import alias_structure, fractional
 
     for name, values in levels.items():
         if len(values) > 1:
             raise not_allowed(f"technique {name}", ",".join(values), "one level in a fractional design")
-    fraction = fractional(tuple(levels))
+    rows = fractional(tuple(levels))
     tags = {name: _tag(name, values[0], 1, None) for name, values in levels.items()}
-    rows = [tuple(tags[name] for name in levels if row[name]) for row in fraction.rows]
-    return sorted(rows, key=len), tuple(fraction.alias_lines())
+    settings = [tuple(tags[name] for name in levels if row[name]) for row in rows]
+    aliases = alias_structure(rows) if len(rows) < 2 ** len(levels) else ()
+    return sorted(settings, key=len), tuple(found.describe() for found in aliases)
 
 
 def _tag(name: str, value: str, levels: int, device: Device | None) -> str:

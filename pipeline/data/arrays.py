@@ -41,13 +41,15 @@ class Built:
 def locked(place: Path) -> Iterator[None]:
     """Holds `PLACE.lock`, so that processes build one store one after another, not side by side.
 
-    The kernel drops the lock when its holder dies. On a file system without locks both build and both
-    succeed: the rename decides.
+    The kernel drops the lock when its holder dies; what that one left unfinished is then removed. On a file
+    system without locks both build and both succeed: the rename decides.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     with (place.parent / f"{place.name}.lock").open("a") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in place.parent.glob(f".{place.name}-*"):
+                shutil.rmtree(left, ignore_errors=True)
         yield
 
 

@@ -7,11 +7,10 @@ nothing in it can land on the disk; its members are still held to what an honest
 from __future__ import annotations
 
 import os
-import shutil
 import tarfile
-import tempfile
 import urllib.request
 from hashlib import md5
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -48,7 +47,10 @@ def build(dataset: str, data_dir: Path, work: Path, *, download: bool, report: R
     kind = _SETS[dataset]
     archive = data_dir / kind.filename
     if not archive.exists():
-        _download(dataset, kind, archive, download, report)
+        if not download:
+            remedy = _remedy(kind, archive)
+            raise OutsideError(f"{dataset}: not prepared and downloading is off; {remedy}")
+        _download(dataset, kind, archive, work, report)
     report(f"checking {archive.name}", 0, 2)
     _check_archive(kind, archive)
     report(f"reading {archive.name}", 1, 2)
@@ -84,33 +86,29 @@ def _check_archive(kind: type[CIFAR10], archive: Path) -> None:
         )
 
 
-def _download(dataset: str, kind: type[CIFAR10], archive: Path, allowed: bool, report: Report) -> None:
-    """Fetches an archive beside its place, checks it, and renames it into place.
+def _download(dataset: str, kind: type[CIFAR10], archive: Path, work: Path, report: Report) -> None:
+    """Fetches an archive into `work`, checks it, and renames it into place.
 
     Not torchvision's `download_url`: that one has no time limit, falls back from https to http, and leaves
     half a file under the final name.
     """
-    place = f"put the archive at {str(archive)!r} (from {kind.url})"
-    if not allowed:
-        raise OutsideError(f"{dataset}: not prepared and downloading is off; {place}")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{archive.name}-", dir=archive.parent))
+    place = _remedy(kind, archive)
+    part = work / archive.name
     try:
-        part = work / archive.name
-        try:
-            _fetch(kind.url, part, f"downloading {archive.name}", report)
-        # http.client's errors are not all OSErrors; writing errors end here too, and say so themselves
-        except (OSError, ValueError, EOFError) as error:
-            raise OutsideError(f"{dataset}: cannot download ({_cause(error)}); {place}") from error
-        found = file_digest(part, "md5")
-        if found != kind.tgz_md5:
-            raise OutsideError(
-                f"{dataset}: what was downloaded has MD5 {found}, not {kind.tgz_md5} (a proxy or a broken "
-                f"connection?); {place}"
-            )
-        part.replace(archive)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _fetch(kind.url, part, f"downloading {archive.name}", report)
+    except (OSError, ValueError, EOFError, HTTPException) as error:
+        raise OutsideError(f"{dataset}: cannot download ({_cause(error)}); {place}") from error
+    found = file_digest(part, "md5")
+    if found != kind.tgz_md5:
+        raise OutsideError(
+            f"{dataset}: what was downloaded has MD5 {found}, not {kind.tgz_md5} (a proxy or a broken "
+            f"connection?); {place}"
+        )
+    part.replace(archive)
+
+
+def _remedy(kind: type[CIFAR10], archive: Path) -> str:
+    return f"put the archive at {str(archive)!r} (from {kind.url})"
 
 
 def _fetch(url: str, target: Path, message: str, report: Report) -> None:
@@ -166,19 +164,14 @@ def read_members(archive: Path, kind: type[CIFAR10]) -> dict[str, bytes]:
 
 
 def _check_member(archive: Path, member: tarfile.TarInfo) -> None:
+    path = PurePosixPath(member.name)
     problem = ""
     if not (member.isfile() or member.isdir()):
         problem = "a link or a device"
+    elif path.is_absolute() or ".." in path.parts:
+        problem = "outside its folder"
     elif member.size > _MAX_MEMBER:
         problem = f"larger than {_MAX_MEMBER} bytes"
-    else:
-        try:
-            tarfile.data_filter(member, str(archive.parent))
-        except tarfile.FilterError:
-            problem = "outside its folder"
-        path = PurePosixPath(member.name)
-        if path.is_absolute() or ".." in path.parts:
-            problem = "outside its folder"
     if problem:
         raise InputError(f"dataset: {str(archive)!r} holds {member.name!r}: {problem}; allowed: plain files")
 

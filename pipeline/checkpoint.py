@@ -1,0 +1,99 @@
+"""Checkpoints of long runs: written atomically, read back as tensors and plain values only."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+VERSION = 1
+
+
+class Checkpoints:
+    """The one checkpoint file of a run.
+
+    Args:
+        path: where; its folder exists.
+        digest: identity of the run; a file of another run is not used.
+        every: epochs between checkpoints.
+    """
+
+    def __init__(self, path: Path, digest: str, every: int) -> None:
+        self._path = path
+        self._digest = digest
+        self._every = every
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether to save after `epoch` (1-based); the last epoch needs none."""
+        return self._every > 0 and epoch % self._every == 0 and epoch < epochs
+
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Writes temporary file, fsync, rename: a reader sees the old state or the new one, whole."""
+        content = {"version": VERSION, "digest": self._digest, "epoch": epoch, "rng": _rng_state(), **state}
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as stream:
+                torch.save(content, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Reads the checkpoint and restores the random generators.
+
+        Returns:
+            The state, or None when there is none that is whole and of this run (it then starts afresh).
+        """
+        if self._every <= 0 or not self._path.is_file():
+            return None
+        try:
+            content: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        except Exception:  # torn or foreign: torch.load raises many kinds, all mean that it is of no use
+            return None
+        if not isinstance(content, dict) or (content.get("version"), content.get("digest")) != (VERSION, self._digest):
+            return None
+        _restore_rng(content["rng"])
+        return content
+
+    def discard(self) -> None:
+        """Removes the file of a finished run."""
+        self._path.unlink(missing_ok=True)
+
+
+def _rng_state() -> dict[str, Any]:
+    numpy_state: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = numpy_state
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def _restore_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

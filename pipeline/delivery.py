@@ -1,0 +1,183 @@
+"""Background delivery: follows the journal and applies it to the tracking store, away from training.
+
+Memory is bounded because the journal itself is the queue. While the store is away the journal grows and nothing
+else happens; delivery goes on where it stopped, in this process or later with `ablate sync`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from pipeline import journal
+from pipeline.journal import Entry
+
+BATCH = 500
+HEARTBEAT_SECONDS = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+
+
+class Store(Protocol):
+    """What delivery needs of a tracker."""
+
+    def apply(self, entries: list[Entry]) -> None:
+        """Applies entries; raises when the store is away."""
+        ...
+
+
+def delivered_path(path: Path) -> Path:
+    """Where the delivered offset of a journal is kept."""
+    return path.with_suffix(".delivered")
+
+
+def delivered_offset(path: Path) -> int:
+    """Offset up to which a journal is in the store; 0 when unknown (entries may be applied again safely)."""
+    try:
+        return int(json.loads(delivered_path(path).read_text())["offset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def save_offset(path: Path, offset: int) -> None:
+    """Remembers the offset; losing it only costs a replay."""
+    target = delivered_path(path)
+    temporary = target.with_suffix(".delivered.tmp")
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps({"offset": offset}))
+        temporary.replace(target)
+
+
+class Delivery:
+    """The background thread of one journal.
+
+    Args:
+        path: the journal.
+        store: where entries go.
+        heartbeat: called about every ten seconds while the store answers.
+    """
+
+    def __init__(self, path: Path, store: Store, heartbeat: Callable[[], None] | None = None) -> None:
+        self._path = path
+        self._store = store
+        self._heartbeat = heartbeat
+        self._offset = delivered_offset(path)
+        self._target = 0
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._next_beat = 0.0
+        self.error: str | None = None
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def notify(self, end: int) -> None:
+        """Tells that the journal has grown to `end`."""
+        with self._changed:
+            self._target = max(self._target, end)
+            self._changed.notify_all()
+
+    def wait(self, offset: int, timeout: float) -> bool:
+        """Waits until everything before `offset` is in the store; at once False while the store is away."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self._offset < offset:
+                left = deadline - time.monotonic()
+                if left <= 0 or (self.error is not None and timeout < LONGEST_PAUSE * 2):
+                    return False
+                self._changed.wait(min(left, 0.5))
+        return True
+
+    def stop(self, timeout: float) -> bool:
+        """Delivers what is left, for at most `timeout` seconds, and ends the thread.
+
+        Returns:
+            Whether everything is in the store.
+        """
+        complete = self.wait(self._target, timeout)
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(1.0)
+        save_offset(self._path, self._offset)
+        return complete
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            with self._changed:
+                while self._offset >= self._target and not self._stopping and time.monotonic() < self._next_beat:
+                    self._changed.wait(max(self._next_beat - time.monotonic(), 0.01))
+                if self._stopping:
+                    return
+            try:
+                self._deliver()
+                self._beat()
+            except Exception as error:  # the store is away: MLflow, drivers and sockets each have their own errors
+                self.error = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+                with self._changed:
+                    self._changed.notify_all()
+                    if not self._stopping:
+                        self._changed.wait(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                self.error = None
+                pause = FIRST_PAUSE
+
+    def _deliver(self) -> None:
+        entries: list[Entry] = []
+        end = self._offset
+        for entry, offset in journal.read(self._path, self._offset):
+            entries.append(entry)
+            end = offset
+            if len(entries) >= BATCH:
+                break
+        if entries:
+            self._store.apply(entries)
+            with self._changed:
+                self._offset = end
+                self._changed.notify_all()
+            save_offset(self._path, end)
+        elif self._offset < self._target:
+            with self._changed:
+                self._offset = self._target  # unreadable tail: nothing more can come from it
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + HEARTBEAT_SECONDS
+            if self._heartbeat is not None:
+                self._heartbeat()
+
+
+def replay(path: Path, store: Store) -> int:
+    """Applies everything of a journal that is not delivered yet (`ablate sync`).
+
+    Returns:
+        How many entries were applied.
+
+    Raises:
+        Exception: as the store does when it is away; what was applied before is remembered.
+    """
+    count = 0
+    entries: list[Entry] = []
+    end = delivered_offset(path)
+    for entry, offset in journal.read(path, end):
+        entries.append(entry)
+        end = offset
+        if len(entries) >= BATCH:
+            store.apply(entries)
+            save_offset(path, end)
+            count += len(entries)
+            entries = []
+    if entries:
+        store.apply(entries)
+        save_offset(path, end)
+    return count + len(entries)

@@ -1,0 +1,84 @@
+"""Entry of a forked child. Light on purpose: the parent imports it to name the function, and must not get torch."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+def main(payload: str, began: float, records: Connection, lifeline: Connection, log_path: str) -> None:
+    """Runs one job in this process and streams its records.
+
+    Args:
+        payload: the job, as JSON.
+        began: `time.time()` when the parent launched it.
+        records: where records go, each as one JSON message.
+        lifeline: never written to; its end-of-file means that the parent is dead.
+        log_path: takes standard output and error.
+    """
+    _enter(lifeline, log_path)
+    from pipeline import worker
+    from pipeline.spec import Job
+
+    job = Job.model_validate_json(payload)
+    if job.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
+    worker.run(job, lambda record: records.send_bytes(record.model_dump_json().encode()), began)
+    _leave(records)
+
+
+def check(payloads: list[str], records: Connection, lifeline: Connection, log_path: str) -> None:
+    """Runs the preflight; sends ("note", text) while it works, then ("ok", "") or (exit code, message)."""
+    _enter(lifeline, log_path)
+    from pipeline import worker
+    from pipeline.errors import AblateError
+    from pipeline.spec import Job
+
+    answer: tuple[Any, str] = ("ok", "")
+    try:
+        jobs = [Job.model_validate_json(payload) for payload in payloads]
+        worker.preflight(jobs, lambda text: records.send(("note", text)))
+    except AblateError as error:
+        answer = (error.exit_code, str(error))
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        answer = (3, f"preflight: {type(error).__name__}: {error}")
+    records.send(answer)
+    _leave(records)
+
+
+def _enter(lifeline: Connection, log_path: str) -> None:
+    """Own process group (signals of the terminal are the parent's), log file, stack dumps, watch on the parent."""
+    os.setsid()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - descriptors, for the whole life
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    faulthandler.enable(file=sys.stderr)
+    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True, name="lifeline").start()
+
+
+def _watch(lifeline: Connection) -> None:
+    """Ends the whole process group, data-loading workers included, as soon as the parent is gone."""
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _leave(records: Connection) -> None:
+    """Skips interpreter shutdown: everything is flushed, and destructors of CUDA and threads only cost time."""
+    records.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,5 @@
+"""Imported by the fork server before the first run. CUDA stays untouched: a fork after it could not use it."""
+
+import sklearn.metrics  # noqa: F401
+
+import pipeline.worker  # noqa: F401

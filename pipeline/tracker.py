@@ -1,0 +1,410 @@
+"""The only module that imports MLflow: applies journal entries to a tracking store, and reads studies back.
+
+Everything here can be repeated without harm. A run is found again by its key (a tag), a metric keeps the time of
+its record (MLflow stores the same key, step, time and value once), and params never change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, OutsideError, not_allowed
+from pipeline.journal import Entry
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+
+KEY_TAG = "ablate.key"
+OWNER_TAG = "ablate.owner"
+HEARTBEAT_TAG = "ablate.heartbeat."
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a cell, as the store or a journal knows it.
+
+    `outcome` is empty while the run is open; `owner` is `host:pid:start` of the controller; `run_id` is empty
+    when only the journal knows the run.
+    """
+
+    key: str
+    digest: str
+    outcome: str
+    owner: str
+    kind: str = "run"
+    run_id: str = ""
+    parent: str = ""
+    start_time: int = 0
+
+
+class UndeliverableError(Exception):
+    """The store refuses an entry for good; trying again cannot help."""
+
+
+def resolve_uri(uri: str | None) -> str:
+    """Makes the tracking URI absolute and checks its kind.
+
+    Args:
+        uri: the flag's value; without it MLFLOW_TRACKING_URI and then the default are used.
+
+    Raises:
+        InputError: a scheme that cannot hold runs.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    scheme = uri.split("://", 1)[0].split("+", 1)[0]
+    if "://" not in uri or scheme not in _SCHEMES:
+        raise not_allowed(
+            "--tracking-uri", uri, "sqlite:///FILE, http(s)://HOST:PORT, postgresql://, mysql://, mssql://"
+        )
+    if scheme == "sqlite":
+        prefix, _, path = uri.partition(":///")
+        if not path or path.startswith("?"):
+            raise not_allowed("--tracking-uri", uri, "sqlite:///FILE")
+        # a relative path means another file in every process with another working folder
+        return f"{prefix}:///{Path(path).resolve()}"
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a SQLite URI."""
+    return Path(uri.partition(":///")[2]) if uri.startswith("sqlite") else None
+
+
+class Tracker:
+    """A tracking store with one experiment.
+
+    Args:
+        uri: absolute tracking URI.
+        experiment: name of the experiment (made when absent).
+        artifacts: where artifacts of a local store go.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self._artifacts = artifacts
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._ids: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def connect(self, create: bool = True) -> None:
+        """Opens the store, makes its tables and the experiment; may be repeated.
+
+        Raises:
+            OutsideError: the store cannot be reached or opened.
+        """
+        try:
+            self._client = self._open(create)
+        except (InputError, OutsideError):
+            raise
+        except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
+            raise OutsideError(f"tracking store {_shown(self.uri)}: {_first_line(error)}") from error
+
+    def _open(self, create: bool) -> MlflowClient:
+        _set_environment()
+        from mlflow import MlflowClient
+
+        database = sqlite_file(self.uri)
+        if database is not None:
+            if not create and not database.is_file():
+                raise InputError(
+                    f"tracking store {_shown(self.uri)}: no such file; allowed: a store with a study in it"
+                )
+            database.parent.mkdir(parents=True, exist_ok=True)
+        with _initialising(database):
+            client = MlflowClient(tracking_uri=self.uri)
+            found = client.get_experiment_by_name(self.experiment)
+            if found is None and create:
+                location = self._artifacts.resolve().as_uri() if database is not None else None
+                self._experiment_id = _create_experiment(client, self.experiment, location)
+            elif found is not None:
+                if found.lifecycle_stage != "active":
+                    raise OutsideError(
+                        f"tracking store: experiment {self.experiment!r} is deleted; restore it, remove it for good "
+                        "with `mlflow gc`, or set MLFLOW_EXPERIMENT_NAME"
+                    )
+                self._experiment_id = str(found.experiment_id)
+            if database is not None:
+                _use_wal(database)
+        return client
+
+    @property
+    def client(self) -> MlflowClient:
+        """The MLflow client; connects at first use."""
+        if self._client is None:
+            self.connect()
+        assert self._client is not None
+        return self._client
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Applies journal entries, in order; metrics of one run go in few batches.
+
+        Raises:
+            Exception: what MLflow raises when the store is away; the call can be repeated whole.
+        """
+        waiting: dict[str, list[Entry]] = {}
+        for entry in entries:
+            key = str(entry.get("key", ""))
+            if entry.get("kind") in ("metrics", "tags"):
+                waiting.setdefault(key, []).append(entry)
+                continue
+            if key in waiting:
+                self._attempt(self._batch, key, waiting.pop(key))
+            action = {
+                "open": self._open_run,
+                "close": self._close_run,
+                "artifact": self._log_artifact,
+                "withdraw": self._withdraw,
+            }.get(str(entry.get("kind")))
+            if action is not None:
+                self._attempt(action, entry)
+        for key, held in waiting.items():
+            self._attempt(self._batch, key, held)
+
+    def _attempt(self, action: Any, *arguments: Any) -> None:
+        """Runs one action; what the store refuses for good is noted and passed over."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            action(*arguments)
+        except UndeliverableError as error:
+            self.problems.append(str(error))
+        except MlflowException as error:
+            if error.error_code not in _PERMANENT:
+                raise
+            self.problems.append(_first_line(error))
+
+    def run_id(self, key: str) -> str | None:
+        """MLflow's id of the run with this key, deleted ones not counted."""
+        if key not in self._ids:
+            found = self.client.search_runs(
+                [self._experiment_id], f"tags.`{KEY_TAG}` = '{_quoted(key)}'", max_results=1
+            )
+            if not found:
+                return None
+            self._ids[key] = found[0].info.run_id
+        return self._ids[key]
+
+    def _known(self, key: str) -> str:
+        run_id = self.run_id(key)
+        if run_id is None:
+            raise UndeliverableError(f"no run with key {key} in the store")
+        return run_id
+
+    def _open_run(self, entry: Entry) -> None:
+        key = str(entry["key"])
+        run_id = self.run_id(key)
+        tags = {str(name): str(value) for name, value in entry["tags"].items()}
+        if run_id is None:
+            tags |= {KEY_TAG: key}
+            parent = entry.get("parent")
+            if parent:
+                tags["mlflow.parentRunId"] = self._known(str(parent))
+            run = self.client.create_run(self._experiment_id, int(entry["time"]), tags, str(entry["name"]))
+            run_id = self._ids[key] = run.info.run_id
+        elif not entry.get("parent"):
+            self.client.update_run(run_id, status="RUNNING")
+        self._log(run_id, params=entry.get("params", {}), tags=tags)
+
+    def _close_run(self, entry: Entry) -> None:
+        run_id = self._known(str(entry["key"]))
+        self._log(run_id, tags=entry.get("tags", {}))
+        self.client.set_terminated(run_id, str(entry["status"]), int(entry["time"]))
+
+    def _withdraw(self, entry: Entry) -> None:
+        run_id = self.run_id(str(entry["key"]))
+        if run_id is not None:
+            self.client.set_terminated(run_id, "KILLED", int(entry["time"]))
+            self.client.delete_run(run_id)
+            self._ids.pop(str(entry["key"]), None)
+
+    def _log_artifact(self, entry: Entry) -> None:
+        path = Path(str(entry["path"]))
+        if not path.is_file():
+            raise UndeliverableError(f"artifact {path.name} is gone")
+        self.client.log_artifact(self._known(str(entry["key"])), str(path), str(entry.get("folder") or "") or None)
+
+    def _batch(self, key: str, entries: Iterable[Entry]) -> None:
+        run_id = self._known(key)
+        metrics: list[tuple[str, float, int, int]] = []
+        tags: dict[str, str] = {}
+        for entry in entries:
+            if entry["kind"] == "tags":
+                tags |= entry["values"]
+            else:
+                step = int(entry.get("step") or 0)
+                metrics += [(name, float(value), int(entry["time"]), step) for name, value in entry["values"].items()]
+        self._log(run_id, metrics=metrics, tags=tags)
+
+    def _log(
+        self,
+        run_id: str,
+        metrics: Sequence[tuple[str, float, int, int]] = (),
+        params: dict[str, Any] | None = None,
+        tags: dict[str, Any] | None = None,
+    ) -> None:
+        """Logs within MLflow's limits: 1,000 entities, 100 params and 100 tags a call, 6,000 and 8,000 characters."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        values = [Metric(name, value, time, step) for name, value, time, step in metrics]
+        named = [Param(str(name), str(value)[:6000]) for name, value in (params or {}).items()]
+        marks = [RunTag(str(name), str(value)[:8000]) for name, value in (tags or {}).items()]
+        while values or named or marks:
+            self.client.log_batch(run_id, values[:800], named[:100], marks[:100], synchronous=True)
+            values, named, marks = values[800:], named[100:], marks[100:]
+
+    def set_tag(self, key: str, name: str, value: str) -> None:
+        """Sets a tag of the run with this key (heartbeats; not journaled)."""
+        self.client.set_tag(self._known(key), name, value)
+
+    def tags(self, key: str) -> dict[str, str]:
+        """Tags of the run with this key; empty when there is none."""
+        run_id = self.run_id(key)
+        return dict(self.client.get_run(run_id).data.tags) if run_id else {}
+
+    def attempts(self, digest: str | None = None) -> list[Attempt]:
+        """All tries at cells of the experiment (or at one cell), and its parent runs."""
+        if self._client is None:
+            self.connect()
+        where = f"tags.`ablate.digest` = '{_quoted(digest)}'" if digest else ""
+        return [_attempt(run) for run in self._search(where) if KEY_TAG in run.data.tags]
+
+    def _search(self, where: str) -> Iterator[Any]:
+        if not self._experiment_id:
+            return
+        token = None
+        while True:
+            page = self.client.search_runs([self._experiment_id], where, max_results=1000, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def frame(self) -> pd.DataFrame:
+        """The experiment's runs with the column names of `mlflow.search_runs` (`params.`, `metrics.`, `tags.`)."""
+        import pandas as pd
+
+        rows = []
+        for run in self._search(""):
+            row: dict[str, Any] = {
+                "run_id": run.info.run_id,
+                "status": run.info.status,
+                "start_time": run.info.start_time,
+                "end_time": run.info.end_time,
+            }
+            row |= {f"params.{name}": value for name, value in run.data.params.items()}
+            row |= {f"metrics.{name}": value for name, value in run.data.metrics.items()}
+            row |= {f"tags.{name}": value for name, value in run.data.tags.items()}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def history(self, run_ids: Iterable[str], keys: Sequence[str]) -> pd.DataFrame:
+        """Per-epoch points: columns run_id, key, step, timestamp, value."""
+        import pandas as pd
+
+        points = [
+            (run_id, key, point.step, point.timestamp, point.value)
+            for run_id in run_ids
+            for key in keys
+            for point in self.client.get_metric_history(run_id, key)
+        ]
+        return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
+
+    def log_artifacts(self, key: str, paths: Iterable[Path], folder: str) -> None:
+        """Logs files to the run with this key."""
+        for path in paths:
+            self.client.log_artifact(self._known(key), str(path), folder)
+
+    def latest_parent(self, kind: str = "grid") -> Attempt | None:
+        """The youngest parent run of a kind."""
+        found = [_attempt(run) for run in self._search(f"tags.`ablate.kind` = '{kind}'") if KEY_TAG in run.data.tags]
+        return max(found, key=lambda attempt: attempt.start_time, default=None)
+
+
+def _attempt(run: Any) -> Attempt:
+    tags = run.data.tags
+    outcome = tags.get("ablate.outcome", "")
+    return Attempt(
+        key=tags[KEY_TAG],
+        digest=tags.get("ablate.digest", ""),
+        outcome="" if run.info.status == "RUNNING" else outcome or "failed",
+        owner=tags.get(OWNER_TAG, ""),
+        kind=tags.get("ablate.kind", ""),
+        run_id=run.info.run_id,
+        parent=tags.get("mlflow.parentRunId", ""),
+        start_time=int(run.info.start_time or 0),
+    )
+
+
+def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)  # another controller was faster
+        if found is None:
+            raise error
+        return str(found.experiment_id)
+
+
+@contextlib.contextmanager
+def _initialising(database: Path | None) -> Iterator[None]:
+    """Lets one process at a time create the tables of a SQLite store: several at once break the file for good."""
+    if database is None:
+        yield
+        return
+    with database.with_name(f"{database.name}.init-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _use_wal(database: Path) -> None:
+    """Write-ahead logging nearly doubles the write rate, and readers (the UI) do not block the writer."""
+    connection = sqlite3.connect(database, timeout=10)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+
+
+def _set_environment() -> None:
+    """No telemetry, and an absent server is told within seconds (the defaults block for minutes)."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(name, value)
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "")
+
+
+def _shown(uri: str) -> str:
+    from pipeline.environment import without_credentials
+
+    return without_credentials(uri)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,234 @@
+"""Training as a generator of records. It knows no tracker and no command line: records go out, nothing else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint import Checkpoints
+from pipeline.data.inputs import EvalInput, Inputs
+from pipeline.meter import Meter
+from pipeline.metrics import epoch_scores, final_scores
+from pipeline.optim import build_optimizer, build_schedule
+from pipeline.precision import Precision
+from pipeline.spec import Metrics, Phase, Progress, Recipe, Record, RunSpec
+from pipeline.step import Learner, Window, optimizer_step, plan_windows
+from pipeline.warmup import compiled, warm_up
+
+PROGRESS_SECONDS = 1.0
+
+
+class DivergedError(Exception):
+    """The loss is no finite number any more."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run hands to its worker: test labels and logits, shapes (n,) and (n, classes)."""
+
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+
+def train(
+    spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, checkpoints: Checkpoints | None = None
+) -> Iterator[Record]:
+    """Trains, evaluates and tests one run.
+
+    Args:
+        spec: the run.
+        model: on the CPU, initialised.
+        inputs: its data.
+        device: where to train.
+        checkpoints: where to save and resume, or None.
+
+    Yields:
+        Phases, progress about once a second, metrics per epoch, and the summary metrics.
+
+    Returns:
+        A `Result` (the generator's return value).
+
+    Raises:
+        DivergedError: the loss became infinite or no number; says the epoch and the step.
+    """
+    run = _Run(spec, model, inputs, device)
+    epochs = spec.recipe.epochs
+    state = checkpoints.load() if checkpoints else None
+    history: list[Metrics] = run.restore(state) if state else []
+    yield from history
+    yield Phase(time=time.time(), name="train")
+    run.warm_up()
+    for epoch in range(state["epoch"] + 1 if state else 1, epochs + 1):
+        values = yield from run.train_epoch(epoch)
+        if inputs.validation is not None and (epoch % spec.recipe.eval_every == 0 or epoch == epochs):
+            values |= run.validate(inputs.validation)
+        record = Metrics(time=time.time(), step=epoch, values=values)
+        history.append(record)
+        yield record
+        if checkpoints and checkpoints.due(epoch, epochs):
+            checkpoints.save(epoch, run.state_dict(history))
+    yield Phase(time=time.time(), name="evaluate")
+    result = run.test()
+    yield Metrics(time=time.time(), values=run.summary(result))
+    return result
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device) -> None:
+        recipe = spec.recipe
+        self.recipe: Recipe = recipe
+        self.inputs = inputs
+        self.device = device
+        layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+        self.model = model.to(device, memory_format=layout)
+        self.windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
+        optimizer = build_optimizer(self.model, spec.model, recipe)
+        self.precision = Precision(recipe, device)
+        self.precision.watch(optimizer)
+        self.learner = Learner(
+            model=compiled(self.model, recipe),
+            criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+            optimizer=optimizer,
+            schedule=build_schedule(optimizer, recipe, len(self.windows)),
+            precision=self.precision,
+            clip_norm=recipe.clip_norm,
+        )
+        self.meter = Meter(device, recipe.warmup_windows)
+        self.updates = 0
+        self.last_loss: float | None = None
+
+    def warm_up(self) -> None:
+        """Compiles before the clock starts."""
+        sizes = {size for window in self.windows for size in window.sizes}
+        self.precision.training()
+        self.meter.compile_seconds += warm_up(
+            self.learner.model, self.model, self.recipe, self.precision, sizes, self.device
+        )
+
+    def train_epoch(self, epoch: int) -> Iterator[Record]:
+        """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
+        sizes = [size for window in self.windows for size in window.sizes]
+        losses = torch.zeros(len(self.windows), device=self.device)
+        updated: list[bool] = []
+        self.precision.training()
+        self.learner.model.train()
+        self.meter.start_training()
+        batches = iter(self.inputs.train.epoch(epoch, sizes))
+        began = shown = time.perf_counter()
+        images = 0
+        for index, window in enumerate(self.windows):
+            skipped = self.precision.skipped
+            losses[index] = optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.mark)
+            updated.append(self.precision.skipped == skipped)
+            self.meter.window(window.total)
+            images += window.total
+            now = time.perf_counter()
+            if now - shown > PROGRESS_SECONDS:
+                shown = now
+                yield self._progress(epoch, index + 1, images / (now - began))
+        seconds = self.meter.end_training()
+        self.updates += sum(updated)
+        self.last_loss = mean_loss(losses.cpu(), self.windows, updated, epoch)
+        return {
+            "train/loss": self.last_loss,
+            "train/epoch_seconds": seconds,
+            "train/images_per_second": images / seconds,
+        }
+
+    def _progress(self, epoch: int, update: int, rate: float) -> Progress:
+        return Progress(
+            time=time.time(),
+            epoch=epoch,
+            epochs=self.recipe.epochs,
+            update=update,
+            updates=len(self.windows),
+            images_per_second=rate,
+            loss=self.last_loss,
+        )
+
+    def validate(self, data: EvalInput) -> dict[str, float]:
+        """Evaluates on the validation split."""
+        loss, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(data))
+        scores = epoch_scores(labels, logits.argmax(axis=1))
+        return {"val/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
+
+    def test(self) -> Result:
+        """Reads the test set: once, at the end."""
+        _, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(self.inputs.test))
+        return Result(labels, logits)
+
+    def _evaluate(self, data: EvalInput) -> tuple[float, npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Evaluates in fp32, in every cell alike; results stay on the device until the end."""
+        self.precision.evaluating()
+        self.model.eval()
+        found: list[tuple[Tensor, Tensor]] = []
+        with torch.inference_mode():
+            for images, labels in data:
+                # cloned: an input pipeline may reuse its label buffer
+                found.append((labels.clone(), self.model(images).float()))
+            labels, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+            loss = nn.functional.cross_entropy(logits, labels)
+        return float(loss), labels.cpu().numpy(), logits.cpu().numpy()
+
+    def summary(self, result: Result) -> dict[str, float]:
+        """All summary metrics but those of the whole process (set-up and total time)."""
+        scores = {f"test/{name}": value for name, value in final_scores(result.labels, result.logits).items()}
+        return {**scores, **self.meter.summary(), **self.precision.metrics(), "updates/count": float(self.updates)}
+
+    def state_dict(self, history: list[Metrics]) -> dict[str, Any]:
+        """Everything that the remaining epochs depend on; the data order follows from seed and epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "schedule": self.learner.schedule.state_dict(),
+            "precision": self.precision.state_dict(),
+            "meter": self.meter.state_dict(),
+            "updates": self.updates,
+            "history": [record.model_dump_json() for record in history],
+        }
+
+    def restore(self, state: dict[str, Any]) -> list[Metrics]:
+        """Continues from a checkpoint; returns the records of the epochs before it."""
+        self.model.load_state_dict(state["model"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.schedule.load_state_dict(state["schedule"])
+        self.precision.load_state_dict(state["precision"])
+        self.meter.load_state_dict(state["meter"])
+        self.updates = int(state["updates"])
+        return [Metrics.model_validate_json(text) for text in state["history"]]
+
+
+def mean_loss(losses: Tensor, windows: tuple[Window, ...], updated: list[bool], epoch: int) -> float:
+    """Mean training loss per sample over the windows that updated the model.
+
+    A window whose update the gradient scaler skipped may have an infinite loss; any other may not.
+
+    Args:
+        losses: each window's mean loss, on the host; shape (windows,).
+        windows: the epoch's windows.
+        updated: whether each window's update was made.
+        epoch: for the message, 1-based.
+
+    Raises:
+        DivergedError: a loss is infinite or no number, or no update of the epoch was made.
+    """
+    total = weight = 0.0
+    for step, (loss, window, made) in enumerate(zip(losses.tolist(), windows, updated, strict=True), start=1):
+        if made and not math.isfinite(loss):
+            raise DivergedError(f"loss is {loss} in epoch {epoch}, step {step} of {len(windows)}")
+        if made:
+            total += loss * window.total
+            weight += window.total
+    if weight == 0.0:
+        raise DivergedError(f"every update of epoch {epoch} was skipped: gradients are not finite")
+    return total / weight

@@ -1,0 +1,162 @@
+"""Child half of a run: job -> environment -> data, model -> drained trainer -> records to the parent.
+
+Imported by the fork server before the first run, so that a run does not pay for imports; CUDA stays untouched
+until a forked child opens it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from pipeline import environment, models
+from pipeline.checkpoint import Checkpoints
+from pipeline.data import inputs, store
+from pipeline.errors import AblateError
+from pipeline.metrics import confusion
+from pipeline.spec import Artifact, End, Job, Metrics, Outcome, Phase, Record, RunSpec, Tags
+from pipeline.trainer import DivergedError, Result, train
+
+Emit = Callable[[Record], None]
+
+
+def run(job: Job, emit: Emit, began: float | None = None) -> None:
+    """Runs one job to its end; the last record is always an `End`.
+
+    Args:
+        job: the run and its place on this host.
+        emit: takes each record.
+        began: `time.time()` at launch, for the set-up time; default now.
+    """
+    began = time.time() if began is None else began
+    try:
+        _run(job, emit, began)
+    except Exception as error:  # whatever a run raises is its outcome, and the grid goes on
+        traceback.print_exc()
+        outcome, message = classify(error)
+        emit(End(time=time.time(), outcome=outcome, error=message))
+    else:
+        emit(End(time=time.time(), outcome="finished"))
+
+
+def classify(error: BaseException) -> tuple[Outcome, str]:
+    """Outcome and one-line message of what a run raised; out of memory is an outcome of its own."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    # the CPU allocator and several CUDA libraries raise a plain RuntimeError
+    phrases = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    if memory or (isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)):
+        return "oom", text[:500]
+    if isinstance(error, DivergedError | AblateError):
+        return "failed", text[:500]
+    return "failed", f"{type(error).__name__}: {text}"[:500]
+
+
+def _run(job: Job, emit: Emit, began: float) -> None:
+    spec = job.spec
+    emit(Phase(time=time.time(), name="setup"))
+    device = environment.prepare(spec)
+    source = store.prepare(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
+    data = inputs.build(spec, source, device)
+    try:
+        # data preparation may have drawn random numbers; initial weights depend on the seed alone
+        environment.seed_all(spec.seed)
+        model = models.build(spec.model, spec.recipe, data.num_classes)
+        emit(Tags(time=time.time(), values=_facts(spec, model, device)))
+        flops = models.training_flops_per_image(spec.model, spec.recipe, data.num_classes)
+        environment.seed_all(spec.seed)
+        checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
+        setup = time.time() - began
+        result = _drain(train(spec, model, data, device, checkpoints), emit)
+        _confusion_figure(result, data.class_names, Path(job.work_dir, "confusion.png"))
+        emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
+        values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began}
+        if flops is not None and math.isfinite(flops) and flops > 0:
+            values["model/flops_per_image"] = flops
+        emit(Metrics(time=time.time(), values=values))
+        checkpoints.discard()
+    finally:
+        data.close()
+
+
+def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[str, str]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        **environment.run_provenance(spec, device),
+        "ablate.batchnorm": str(models.has_batchnorm(model)).lower(),
+        "ablate.parameters": str(parameters),
+    }
+
+
+def _drain(records: Any, emit: Emit) -> Result:
+    """Passes a trainer's records on and returns its result."""
+    generator = cast(Generator[Record, None, Result], records)
+    while True:
+        try:
+            emit(next(generator))
+        except StopIteration as stop:
+            return cast(Result, stop.value)
+
+
+def _confusion_figure(result: Result, names: tuple[str, ...], path: Path) -> None:
+    """Draws the confusion matrix; class names and counts where they are legible."""
+    from matplotlib.figure import Figure
+
+    matrix = confusion(result.labels, result.logits.argmax(axis=1), len(names))
+    few = len(names) <= 20
+    figure = Figure(figsize=(5.2, 4.6) if few else (6.4, 5.6), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(matrix, cmap="Blues")
+    axes.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix (test)")
+    if few:
+        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+        axes.set_yticks(range(len(names)), names)
+        dark = matrix.max() / 2
+        for row, column in ((r, c) for r in range(len(names)) for c in range(len(names)) if matrix[r, c]):
+            color = "white" if matrix[row, column] > dark else "black"
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=7)
+    figure.colorbar(image, ax=axes, label="test images")
+    figure.savefig(path, dpi=80)
+
+
+def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
+    """Checks, before any run, what only the heavy libraries can tell: device, data, models, weights.
+
+    Prepares each data set (first use) and builds each distinct model once.
+
+    Raises:
+        AblateError: the first problem, in one line.
+    """
+    from pipeline.errors import OutsideError
+
+    if any(job.spec.device == "cuda" for job in jobs) and not torch.cuda.is_available():
+        raise OutsideError("device: torch finds no CUDA device; force the CPU with --device cpu")
+    seen: set[tuple[Any, ...]] = set()
+    sources: dict[tuple[str, int], Any] = {}
+    for job in jobs:
+        spec, recipe = job.spec, job.spec.recipe
+        place = (spec.dataset, recipe.image_size)
+        if place not in sources:
+            emit(f"preparing {spec.dataset}")
+            sources[place] = store.prepare(
+                spec.dataset,
+                Path(job.data_dir),
+                image_size=recipe.image_size,
+                report=lambda message, done, total: emit(f"{message} {done}/{total}"),
+            )
+        source = sources[place]
+        shape = (spec.model, recipe.image_size, recipe.patch_size, recipe.pretrained, recipe.weights)
+        split = (spec.dataset, spec.seed, recipe.validation_fraction, recipe.max_train_samples, recipe.max_test_samples)
+        if split not in seen:
+            inputs.build(spec, source, torch.device("cpu")).close()
+            seen.add(split)
+        if shape not in seen:
+            models.build(spec.model, recipe, len(source.class_names))
+            seen.add(shape)
