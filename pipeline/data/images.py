@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_image
 
 from pipeline.errors import InputError
 
 
 def decode(path: Path) -> torch.Tensor:
-    """Decodes one image file to RGB, uint8, shape (3, height, width).
+    """Decodes one image file to RGB, uint8, shape (3, height, width), strides of (height, width, 3).
 
-    JPEG and PNG go through torchvision's decoder, the other formats through Pillow. As in torchvision's
-    `ImageFolder`, an orientation tag is not applied and an alpha channel is dropped.
+    With Pillow, like torchvision's `ImageFolder` (torchvision's own decoders are deprecated since 0.29). As
+    there, an orientation tag is not applied and an alpha channel is dropped.
 
     Raises:
         InputError: the file cannot be read, is truncated, or is no image.
     """
     try:
-        if path.suffix.lower() in (".bmp", ".webp"):
-            return _decode_pillow(path)
-        image: torch.Tensor = decode_image(str(path), mode=ImageReadMode.RGB)
-    except Exception as error:
+        with Image.open(path) as image:
+            pixels = _rgb(image)
+    except Exception as error:  # decoders raise every kind of error on hostile bytes
         raise _unreadable(path, error) from None
-    # PNG files of 16 bits a channel come as uint16
-    return image if image.dtype == torch.uint8 else (image.to(torch.int32) >> 8).to(torch.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def header_size(path: Path) -> tuple[int, int]:
@@ -41,21 +37,22 @@ def header_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except Exception as error:
+    except Exception as error:  # see `decode`; decompression bombs raise here too
         raise _unreadable(path, error) from None
 
 
-def _decode_pillow(path: Path) -> torch.Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+def _rgb(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    if image.mode.startswith("I"):
+        # 16 bits a pixel: Pillow's conversion would clip at 255 instead of scaling
+        gray = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        # the direct way to RGB warns
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    lines = str(error).strip().splitlines()
-    cause = lines[0][:200] if lines else type(error).__name__
-    return InputError(
-        f"dataset: {str(path)!r} cannot be decoded ({cause}); allowed: readable, complete images"
-    )
+    # Pillow's messages repeat the path
+    cause = " ".join(str(error).replace(repr(str(path)), "the file").split())[:200] or type(error).__name__
+    return InputError(f"dataset: {str(path)!r} cannot be decoded ({cause}); allowed: complete image files")

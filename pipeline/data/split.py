@@ -24,8 +24,8 @@ def derive(seed: int, *parts: int) -> int:
 
     SplitMix64's finaliser, chained: neighbouring inputs give unrelated outputs, unlike their sum.
     """
-    state = seed & _MASK
-    for part in (*parts, 0):
+    state = 0
+    for part in (seed, *parts):
         state = (state + 0x9E3779B97F4A7C15 + (part & _MASK)) & _MASK
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK

@@ -31,7 +31,9 @@ def even(total: int, size: int) -> list[int]:
     return [size] * (total // size) + ([total % size] if total % size else [])
 
 
-def epoch(inputs: Inputs, number: int = 1, sizes: Sequence[int] | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def epoch(
+    inputs: Inputs, number: int = 1, sizes: Sequence[int] | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One epoch as the trainer drives it: take, copy, prepare."""
     train = inputs.train
     for batch in train.epoch(number, even(train.num_samples, 64) if sizes is None else sizes):
@@ -39,7 +41,9 @@ def epoch(inputs: Inputs, number: int = 1, sizes: Sequence[int] | None = None) -
         yield train.prepare(images), labels
 
 
-def whole(inputs: Inputs, number: int = 1, sizes: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def whole(
+    inputs: Inputs, number: int = 1, sizes: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """One epoch in one piece: images and labels."""
     images, labels = zip(*epoch(inputs, number, sizes), strict=True)
     return torch.cat(images), torch.cat(labels)
@@ -108,7 +112,9 @@ def write_archive(
             tar.addfile(member)
 
 
-def trust(monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], files: dict[str, bytes], archive: Path) -> None:
+def trust(
+    monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], files: dict[str, bytes], archive: Path
+) -> None:
     """Makes torchvision's constants those of the made files."""
 
     def md5(content: bytes) -> str:
