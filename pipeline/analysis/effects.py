@@ -249,50 +249,55 @@ def _pattern_rows(
     return rows
 
 
-def _pool(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Average the groups' effects over datasets, over models, and over both."""
-    frames: list[tuple[list[str], pd.DataFrame]] = []
+def _pool(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average the groups' effects over datasets, over models, and over all: fixed, equally weighted groups.
+
+    The variance is sum(var) / g^2, its degrees of freedom are Welch-Satterthwaite's.
+    """
     models, datasets = rows["model"].nunique(), rows["dataset"].nunique()
-    if datasets > 1:
-        frames.append((["model"], rows))
-    if models > 1:
-        frames.append((["dataset"], rows))
-    if models * datasets > 1 and models > 1 and datasets > 1:
-        frames.append(([], rows))
+    kept: list[list[str]] = [["model"], ["dataset"]] if datasets > 1 and models > 1 else []
+    if datasets > 1 or models > 1:
+        kept.append([])
+    # Without an estimate a group counts as a group, and its runs and errors do not enter.
+    known = rows["estimable"].astype(bool)
+    variance = (rows["se"] ** 2).where(known)
+    parts = rows.assign(
+        _v=variance,
+        _below=variance**2 / rows["dof"],
+        _unknown=known & rows["se"].isna(),
+        _dof=rows["dof"].where(known),
+        runs=rows["runs"].where(known, 0),
+        estimable=known,
+    )
     pooled = []
-    for kept, frame in frames:
-        keys = [*kept, "response", "kind", "term"]
-        for values, group in frame.groupby(keys, sort=False):
-            name = dict(zip(keys, values, strict=True))
-            usable = group[group["estimable"]]
-            if len(group) < 2:
-                continue
-            pooled.append(_pooled_row(name, group, usable))
-    return pooled
-
-
-def _pooled_row(name: dict[str, Any], group: pd.DataFrame, usable: pd.DataFrame) -> dict[str, Any]:
-    """Average one effect over groups: variance sum(var) / g^2, Welch-Satterthwaite degrees of freedom."""
-    g = len(usable)
-    variance = (usable["se"] ** 2).to_numpy()
-    total = float(variance.sum())
-    below = float((variance**2 / usable["dof"].to_numpy()).sum()) if g else math.nan
-    dof = total**2 / below if below > 0 else float(usable["dof"].sum())
-    note = "" if g == len(group) else f"averaged over {g} of {len(group)} groups"
-    return {
-        "model": ALL,
-        "dataset": ALL,
-        **name,
-        "techniques": group["techniques"].iloc[0],
-        "log_estimate": float(usable["log_estimate"].mean()) if g else math.nan,
-        "se": math.sqrt(total) / g if g and not math.isnan(total) else math.nan,
-        "dof": dof,
-        "method": "pooled",
-        "estimable": g > 0,
-        "note": note,
-        "blocks": int(group["blocks"].min()),
-        "runs": int(usable["runs"].sum()),
-    }
+    for names in kept:
+        grouped = parts.groupby([*names, "response", "kind", "term"], sort=False)
+        sums = grouped.agg(
+            techniques=("techniques", "first"),
+            log_estimate=("log_estimate", "mean"),
+            blocks=("blocks", "min"),
+            runs=("runs", "sum"),
+            g=("estimable", "sum"),
+            size=("estimable", "size"),
+            v=("_v", "sum"),
+            below=("_below", "sum"),
+            dof=("_dof", "sum"),
+            unknown=("_unknown", "any"),
+        ).reset_index()
+        sums = sums[sums["size"] > 1]
+        g = sums["g"].where(sums["g"] > 0)
+        sums["se"] = (np.sqrt(sums["v"]) / g).where(~sums["unknown"])
+        sums["dof"] = (sums["v"] ** 2 / sums["below"]).where(sums["below"] > 0, sums["dof"]).where(g.notna())
+        sums["note"] = [
+            "" if have == of else f"averaged over {have} of {of} groups"
+            for have, of in zip(sums["g"], sums["size"], strict=True)
+        ]
+        sums = sums.assign(estimable=sums["g"] > 0, method="pooled")
+        for name in ("model", "dataset"):
+            if name not in names:
+                sums[name] = ALL
+        pooled.append(sums[list(rows.columns)])
+    return pd.concat(pooled, ignore_index=True) if pooled else rows.iloc[:0]
 
 
 def _decide(rows: pd.DataFrame, options: Options, controls: frozenset[str]) -> pd.DataFrame:
@@ -302,7 +307,7 @@ def _decide(rows: pd.DataFrame, options: Options, controls: frozenset[str]) -> p
     rows.loc[tiny, "log_estimate"] = 0.0
     estimate, se, dof = (rows[c].to_numpy(dtype=float) for c in ("log_estimate", "se", "dof"))
     responses = [BY_NAME[name] for name in rows["response"]]
-    margin = np.array([options.scale_margin(r) for r in responses])
+    margin = np.array([options.scale_margin(r) for r in responses], dtype=float)
     rows["p"] = verdicts.p_values(estimate, se, dof)
     pooled = rows["model"].eq(ALL) | rows["dataset"].eq(ALL)
     family = [rows["response"], rows["kind"], pooled]
@@ -313,7 +318,7 @@ def _decide(rows: pd.DataFrame, options: Options, controls: frozenset[str]) -> p
     adjusted = rows["p_adjusted"].to_numpy(dtype=float)
     rows["verdict"] = verdicts.verdicts(estimate, se, dof, adjusted, margin, up, options.alpha)
     half = verdicts.half_widths(se, dof, options.confidence)
-    ratio = np.array([r.unit != POINTS for r in responses])
+    ratio = np.array([r.unit != POINTS for r in responses], dtype=bool)
     for name, value in (("estimate", estimate), ("low", estimate - half), ("high", estimate + half)):
         with np.errstate(over="ignore"):
             rows[name] = np.where(ratio, np.exp(value), value)
@@ -460,9 +465,7 @@ def estimate(
         return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, controls, options)
     rows = pd.DataFrame(found)
     effects = rows[rows["kind"].ne(CELL)]
-    decided = _decide(
-        pd.concat([effects, pd.DataFrame(_pool(effects))], ignore_index=True), options, controls
-    )
+    decided = _decide(pd.concat([effects, _pool(effects)], ignore_index=True), options, controls)
     against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
     details = decided.drop(columns=COLUMNS, errors="ignore").assign(blocks=decided["blocks"])
     return Effects(

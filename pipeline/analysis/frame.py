@@ -257,9 +257,9 @@ def tidy(study: StudyData) -> Tidy:
         frame[f"level.{name}"] = levels
         labels.append(levels.map({OFF: "", **{v: factor.term(v) for v in on}}))
     cells = pd.DataFrame(dict(enumerate(labels)), index=frame.index)
-    frame["cell"] = [
-        "+".join(part for part in row if part) or BASELINE for row in cells.itertuples(index=False, name=None)
-    ]
+    joined = ["+".join(part for part in row if part) for row in cells.itertuples(index=False, name=None)]
+    joined = joined or [""] * len(frame)
+    frame["cell"] = pd.Series([name or BASELINE for name in joined], index=frame.index, dtype=object)
     sentinel = frame["kind"].eq("sentinel")
     strata = _strata(runs[~sentinel], frame.loc[~sentinel, ["model", "dataset", "cell"]])
     if strata:

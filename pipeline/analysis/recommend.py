@@ -36,31 +36,28 @@ class Recommendation:
     reason: str
 
 
-def recipe_changes(study: StudyData, run_id: str, baseline_id: str) -> dict[str, str]:
-    """Give the recipe fields, with values, in which a run differs from a baseline run of the same block."""
+def recipes(study: StudyData) -> dict[str, dict[str, str]]:
+    """Give the recipe fields of every run, by run id; a field that was not recorded is empty text."""
     runs = study.runs
+    names = sorted(str(c) for c in runs.columns if str(c).startswith(_PREFIX))
+    fields = {name[len(_PREFIX) :]: text(runs, name).tolist() for name in names}
     ids = text(runs, "run_id")
-    mine, base = runs[ids == run_id], runs[ids == baseline_id]
-    if mine.empty or base.empty:
-        return {}
-    changes = {}
-    for column in sorted(str(c) for c in runs.columns if str(c).startswith(_PREFIX)):
-        new, old = text(mine, column).iloc[0], text(base, column).iloc[0]
-        if new != old and new:
-            changes[column[len(_PREFIX) :]] = new
-    return changes
+    return {run: {f: v[i] for f, v in fields.items()} for i, run in enumerate(ids)}
 
 
-def _set_line(effects: Effects, study: StudyData, model: str, dataset: str, cell: str) -> str:
+def recipe_changes(chosen: dict[str, str], baseline: dict[str, str]) -> dict[str, str]:
+    """Give the recipe fields, with values, in which a run differs from a baseline run of the same block."""
+    return {field: value for field, value in chosen.items() if value and value != baseline.get(field)}
+
+
+def _set_line(group: pd.DataFrame, known: dict[str, dict[str, str]], cell: str) -> str:
     """Write a cell as flags that can be pasted after ``ablate run``."""
-    runs = effects.study.runs
-    group = runs[runs["model"].eq(model) & runs["dataset"].eq(dataset) & runs["outcome"].eq("finished")]
     chosen, base = group[group["cell"].eq(cell)], group[group["cell"].eq(BASELINE)]
     if len(chosen) and len(base):
         shared = [b for b in chosen["block"] if b in set(base["block"])]
         mine = chosen[chosen["block"].eq(shared[0])] if shared else chosen
         other = base[base["block"].eq(shared[0])] if shared else base
-        changes = recipe_changes(study, str(mine["run_id"].iloc[0]), str(other["run_id"].iloc[0]))
+        changes = recipe_changes(known[mine["run_id"].iloc[0]], known[other["run_id"].iloc[0]])
         if changes:
             return " ".join(f"--set {shlex.quote(f'{field}={value}')}" for field, value in changes.items())
     names = [part.split("=")[0] for part in cell.split("+")]
@@ -72,28 +69,25 @@ def _eligible(
     cells: pd.DataFrame, options_margin: float, memory_limit_mib: float | None
 ) -> tuple[pd.DataFrame, str]:
     """Keep the cells shown faster, shown non-inferior and within memory; say what was left out and why."""
-    wide = cells.pivot_table(
-        index="cell", columns="response", values=["high", "mean"], aggfunc="first", sort=False
+    slow, accuracy, memory = (
+        {
+            row[0]: row[1:]
+            for row in part[["cell", "high", "mean", "non_inferior"]].itertuples(index=False, name=None)
+        }
+        for part in (
+            cells[cells["response"].eq(r)] for r in ("train_seconds", "accuracy", "gpu_peak_allocated_mib")
+        )
     )
-    accuracy = cells[cells["response"].eq("accuracy")].set_index("cell")["non_inferior"]
     keep, dropped = [], {"accuracy": 0, "memory": 0}
-    for cell in cells.loc[cells["response"].eq("train_seconds"), "cell"]:
-        if (
-            cell == BASELINE
-            or not wide.get(("high", "train_seconds"), pd.Series(dtype=float)).get(cell, 2.0) < 1
-        ):
+    for cell, (high, _, _) in slow.items():
+        if cell == BASELINE or not high < 1:
             continue
-        if len(accuracy) and accuracy.get(cell) is not True and accuracy.get(cell) != 1:
+        if accuracy and not (cell in accuracy and accuracy[cell][2] is True):
             dropped["accuracy"] += 1
-            continue
-        if memory_limit_mib is not None:
-            used = wide.get(("mean", "gpu_peak_allocated_mib"), pd.Series(dtype=float)).get(
-                cell, float("inf")
-            )
-            if not used <= memory_limit_mib:
-                dropped["memory"] += 1
-                continue
-        keep.append(cell)
+        elif memory_limit_mib is not None and not (cell in memory and memory[cell][1] <= memory_limit_mib):
+            dropped["memory"] += 1
+        else:
+            keep.append(cell)
     said = []
     if dropped["accuracy"]:
         said.append(
@@ -131,6 +125,8 @@ def recommend(
     for name in effects.inert & {f.name for f in effects.study.factors}:
         inert |= runs[f"level.{name}"].ne(OFF)
     useless = set(runs.loc[inert, "cell"])  # a technique that does nothing here is not recommended
+    finished = runs[runs["outcome"].eq("finished")].groupby(["model", "dataset"], sort=False)
+    known = recipes(study)
     for key, cells in effects.cells.groupby(["model", "dataset"], sort=False):
         model, dataset = str(key[0]), str(key[1])
         faster, left_out = _eligible(cells[~cells["cell"].isin(useless)], margin, memory_limit_mib)
@@ -144,7 +140,7 @@ def recommend(
         tail = f"accuracy within {points} of the baseline's" if judged else "accuracy was not measured"
         share = f"{100 * best['estimate']:.1f} %"
         reason = f"The fastest eligible cell: training takes {share} of the baseline's time, {tail}"
-        line = _set_line(effects, study, model, dataset, str(best["cell"]))
+        line = _set_line(finished.get_group(key), known, str(best["cell"]))
         numbers = (float(best["estimate"]), float(best["low"]), float(best["high"]))
         found.append(
             Recommendation(model, dataset, str(best["cell"]), line, *numbers, reason + left_out + ".")

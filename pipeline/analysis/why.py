@@ -86,35 +86,32 @@ class Reason:
     sentence: str
 
 
-def _utilisation(runs: pd.DataFrame) -> float | None:
-    """Give the mean model FLOPs utilisation of a cell's runs."""
-    values = []
-    for row in runs.itertuples():
-        peak = peak_flops(str(row.gpu_name), str(row.precision) or "fp32")
-        rate = float(row.images_per_second) * float(row.flops_per_image)  # type: ignore[arg-type]
-        if peak is not None and not math.isnan(rate):
-            values.append(rate / peak)
-    return sum(values) / len(values) if values else None
+def _utilisation(runs: pd.DataFrame) -> pd.Series:
+    """Give each run's model FLOPs utilisation: FLOPs/image x images/s / peak; NaN where unknown."""
+    names = list(zip(runs["gpu_name"], runs["precision"], strict=True))
+    peaks = {key: peak_flops(key[0], key[1] or "fp32") for key in set(names)}
+    peak = pd.Series([peaks[key] for key in names], index=runs.index, dtype=float)
+    return runs["images_per_second"] * runs["flops_per_image"] / peak
 
 
 def budgets(effects: Effects) -> list[Budget]:
-    """Compute the time budget of every cell that has one: mean seconds per phase over its finished runs, as
-    shares.
-    """
+    """Compute the time budget of every cell that has one: mean seconds per phase over its runs, as shares."""
     runs = effects.study.runs
     runs = runs[runs["outcome"].eq("finished")]
+    keys = ["model", "dataset", "cell"]
     columns = {phase: f"budget.{phase}" for phase in BUDGET_PHASES}
+    means = runs.assign(mfu=_utilisation(runs)).groupby(keys, sort=False)[[*columns.values(), "mfu"]].mean()
     found = []
-    for key, part in runs.groupby(["model", "dataset", "cell"], sort=False):
-        means = {phase: float(part[c].mean()) for phase, c in columns.items() if part[c].notna().any()}
-        total = sum(means.values())
+    for row in means.reset_index().to_dict("records"):
+        seconds = {phase: row[c] for phase, c in columns.items() if not math.isnan(row[c])}
+        total = sum(seconds.values())
         if total <= 0:
             continue
-        shares = {phase: value / total for phase, value in means.items()}
+        shares = {phase: value / total for phase, value in seconds.items()}
         parts = {name: sum(shares.get(p, 0.0) for p in phases) for name, phases in PARTS.items()}
         bound = max(parts, key=lambda name: parts[name])
-        model, dataset, cell = (str(k) for k in key)
-        found.append(Budget(model, dataset, cell, shares, bound, parts[bound], _utilisation(part)))
+        mfu = None if math.isnan(row["mfu"]) else float(row["mfu"])
+        found.append(Budget(row["model"], row["dataset"], row["cell"], shares, bound, parts[bound], mfu))
     return found
 
 
