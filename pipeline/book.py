@@ -303,6 +303,7 @@ def _journaled_attempt(key: str, entry: journal.Entry) -> Attempt:
         kind=str(tags.get("ablate.kind", "")),
         parent=str(entry.get("parent") or ""),
         start_time=int(entry.get("time", 0)),
+        command=str(tags.get("ablate.command", "")),
     )
 
 

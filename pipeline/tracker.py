@@ -45,6 +45,7 @@ class Attempt:
     run_id: str = ""
     parent: str = ""
     start_time: int = 0
+    command: str = ""
 
 
 class UndeliverableError(Exception):
@@ -291,6 +292,13 @@ class Tracker:
             if not token:
                 return
 
+    def values_by_digest(self) -> dict[str, dict[str, float]]:
+        """Metrics of the finished runs, by the digest of their cell."""
+        runs = self._search("attributes.status = 'FINISHED'")
+        return {
+            run.data.tags["ablate.digest"]: dict(run.data.metrics) for run in runs if "ablate.digest" in run.data.tags
+        }
+
     def frame(self) -> pd.DataFrame:
         """The experiment's runs with the column names of `mlflow.search_runs` (`params.`, `metrics.`, `tags.`)."""
         import pandas as pd
@@ -326,11 +334,6 @@ class Tracker:
         for path in paths:
             self.client.log_artifact(self._known(key), str(path), folder)
 
-    def latest_parent(self, kind: str = "grid") -> Attempt | None:
-        """The youngest parent run of a kind."""
-        found = [_attempt(run) for run in self._search(f"tags.`ablate.kind` = '{kind}'") if KEY_TAG in run.data.tags]
-        return max(found, key=lambda attempt: attempt.start_time, default=None)
-
 
 def _attempt(run: Any) -> Attempt:
     tags = run.data.tags
@@ -344,6 +347,7 @@ def _attempt(run: Any) -> Attempt:
         run_id=run.info.run_id,
         parent=tags.get("mlflow.parentRunId", ""),
         start_time=int(run.info.start_time or 0),
+        command=tags.get("ablate.command", ""),
     )
 
 

@@ -45,7 +45,7 @@ def test_balanced_effects_equal_the_textbook_contrast_formula(blocks):
         if contrast.kind in ("main", "interaction"):
             which = ["abc".index(name) for name in contrast.techniques]
             sign = SIGNS[cells][:, which].prod(axis=1)
-            # Textbook: effect = contrast / (n 2^(k-1)); the contract's interaction is twice that per order above one.
+            # Textbook: effect = contrast / (n 2^(k-1)); the contract doubles it per order above one.
             textbook = (sign @ y) / (blocks * 4) * 2 ** (len(which) - 1)
             assert estimate == pytest.approx(textbook, abs=1e-12)
 
@@ -89,7 +89,7 @@ def test_unbalanced_estimates_and_hc3_agree_with_statsmodels(seed, drop):
     fit = linear.fit(design, weights, y[:, None])
     np.testing.assert_allclose(fit.estimate[:, 0], padded @ result.params, atol=1e-10)
     hc3 = np.einsum("tc,cd,td->t", padded, result.cov_params(), padded)
-    # Calibration: HC3 over its expectation under unit variances, times the exact variance, all from dense matrices.
+    # Calibration from dense matrices: over the expectation under unit variances, times the exact one.
     pinv = np.linalg.pinv(matrix)
     maker = np.eye(len(y)) - matrix @ pinv
     loads = padded @ pinv
@@ -185,7 +185,7 @@ def test_further_blocks_is_the_least_number_that_decides():
 
     def decided(total):
         se, dof = 0.02 * np.sqrt(2 / total), 7.0 * (total - 1)
-        return 0.03 > stats.t.isf(0.05 / 6, dof) * se or 0.03 + stats.t.isf(0.05, dof) * se < 0.01
+        return stats.t.isf(0.05 / 6, dof) * se < 0.03 or 0.03 + stats.t.isf(0.05, dof) * se < 0.01
 
     assert decided(2 + more)
     assert not decided(2 + more - 1)

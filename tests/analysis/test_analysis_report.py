@@ -96,7 +96,7 @@ def test_the_page_is_self_contained_and_accessible(written):
     for figure in figures:
         assert figure["role"] == "img"
         assert set(figure["aria-labelledby"].split()) <= set(page.ids)
-    used = {m for m in re.findall(r"url\(#([^)]+)\)", text)} | {r[1:] for r in page.references if r[0] == "#"}
+    used = set(re.findall(r"url\(#([^)]+)\)", text)) | {r[1:] for r in page.references if r[0] == "#"}
     assert used <= set(page.ids)
 
 
@@ -112,7 +112,7 @@ def test_every_figure_follows_the_page_colours(written):
 
 
 def test_equal_data_give_equal_bytes(written, tmp_path):
-    built, out, files = written
+    built, out, _ = written
     again = report.build(built.study, paper=True)
     for path in again.write(tmp_path):
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
@@ -124,10 +124,7 @@ def test_a_cpu_report_labels_the_control(tmp_path):
     assert "A/A control" in (tmp_path / "report.html").read_text()
     assert "A/A control" in (tmp_path / "report.md").read_text()
     assert any("pm" in line and "A/A" in line for line in report.summary_lines(built))
-    assert (
-        "energy"
-        not in (tmp_path / "report.html").read_text().split('<section aria-labelledby="cells"')[1][:3000]
-    )
+    assert "GPU energy" not in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("study", [StudyData("empty", pd.DataFrame()), None])

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from pipeline.data import transforms
 from pipeline.data.inputs import build
+from pipeline.data.split import epoch_order
 from pipeline.data.store import Store
 from pipeline.data.transforms import BatchTransform, crop_flip, padding, per_sample, resize
 from pipeline.spec import Recipe
@@ -83,7 +84,7 @@ def test_resize_is_torchvisions(native: int, side: int, mode: v2.InterpolationMo
 
 
 def offsets_and_flips(pipeline: str, count: int, number: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Where crop_flip cut each of `count` marked images, and whether it mirrored it."""
+    """Where crop_flip cut each of `count` marked images, and whether it mirrored it, by sample."""
     side = 32
     run = spec(input_pipeline=pipeline, image_size=side, augmentation="crop_flip")
     inputs = build(run, marked(side, count), CPU)
@@ -94,7 +95,10 @@ def offsets_and_flips(pipeline: str, count: int, number: int = 1) -> tuple[np.nd
     # the middle of the cut, which reflection at the border does not touch
     left = torch.where(flip, columns[:, 16], columns[:, 15]) - 16
     top = rows[:, 15] - 16
-    return torch.stack([left, top], dim=1).int().numpy(), flip.numpy()
+    offset, mirrored = np.empty((count, 2), dtype=int), np.empty(count, dtype=bool)
+    order = epoch_order(count, 3, number).numpy()
+    offset[order], mirrored[order] = torch.stack([left, top], dim=1).int().numpy(), flip.numpy()
+    return offset, mirrored
 
 
 @pytest.mark.parametrize("pipeline", ["loader", "gather", "device"])

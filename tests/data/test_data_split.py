@@ -51,6 +51,10 @@ def test_rare_classes_are_in_every_part() -> None:
     labels = np.array([0] * 500 + [1] * 2 + [2] * 3)
     train, validation = train_validation(labels, 0.1, 7, 20)
     assert set(labels[train]) == set(labels[validation]) == {0, 1, 2}
+    # most of a rare class would round to all of it
+    pair = np.array([0] * 50 + [1] * 2)
+    train, validation = train_validation(pair, 0.8, 7, None)
+    assert set(pair[train]) == set(pair[validation]) == {0, 1}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,205 @@
+"""The command line: parsing and printing only. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pipeline import __version__
+from pipeline.errors import AblateError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """An option that also reads `ABLATE_NAME`; flags win over environment variables, those over study files."""
+    long = next(name for name in names if name.startswith("--"))
+    settings.setdefault("envvar", "ABLATE_" + long[2:].upper().replace("-", "_"))
+    settings.setdefault("show_default", settings.get("default") is not None)
+    return click.option(*names, **settings)
+
+
+def _run_options(function: F) -> F:
+    """The options that `grid`, `run` and `tune` share."""
+    options = [
+        _option("--study", metavar="NAME|FILE", help="Study by name or YAML file."),
+        _option("--technique", "levels", multiple=True, metavar="NAME=VALUE", help="Level(s) of a technique: ga=8."),
+        _option("--seeds", type=click.IntRange(1, 100_000), help="Number of blocks, each with its own seed."),
+        _option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Recipe field, for every cell."),
+        _option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="Where to train."),
+        _option("--launcher", type=click.Choice(["local"]), default="local", help="What runs the cells."),
+        _option("--jobs", type=click.IntRange(1, 1024), help="Runs at once (CPU: 1; GPU: one per GPU)."),
+        _option("--data-dir", metavar="DIR", help="Where data sets are."),
+        _option("--tracking-uri", metavar="URI", help="MLflow tracking store  [default: sqlite:///mlruns/mlflow.db]"),
+        _option(
+            "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Longest time of a run."
+        ),
+        _option(
+            "--retries", type=click.IntRange(0, 1000), default=2, help="Tries again of a failed cell, over all calls."
+        ),
+        _option(
+            "--checkpoint-every", type=click.IntRange(0), default=0, metavar="EPOCHS", help="Checkpoint long runs."
+        ),
+        _option("--fresh", is_flag=True, envvar=None, help="Run everything again, under a new parent run."),
+        _option("--dry-run", is_flag=True, envvar=None, help="Print the plan and run nothing."),
+        _option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ablate")
+def cli() -> None:
+    """Which training-acceleration technique pays, by how much, with what error bars, and do they combine?"""
+
+
+@cli.command()
+@_option("--models", metavar="all|A,B", help="Models: the study's, names, or timm:NAME.")
+@_option("--datasets", metavar="all|A,B", help="Data sets: the study's, names, or imagefolder:DIR.")
+@_option("--techniques", metavar="all|A,B", help="Techniques that make the factorial design.")
+@_option("--design", type=click.Choice(["full", "fractional"]), help="Full factorial or resolution-IV fraction.")
+@_run_options
+def grid(as_json: bool, dry_run: bool, launcher: str, **options: Any) -> None:
+    """Run a designed experiment: every combination of techniques, blocked, shuffled, tracked in MLflow."""
+    from pipeline.commands import run_grid
+
+    del launcher
+    _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=False))
+
+
+@cli.command()
+@_option("--model", "models", required=True, metavar="M", help="Model name, or timm:NAME.")
+@_option("--dataset", "datasets", required=True, metavar="D", help="Data set name, or imagefolder:DIR.")
+@_option("--techniques", default="none", metavar="none|A,B", help="Techniques that are on.")
+@_run_options
+def run(as_json: bool, dry_run: bool, launcher: str, **options: Any) -> None:
+    """Run one cell."""
+    from pipeline.commands import run_grid
+
+    del launcher
+    _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=True))
+
+
+@cli.command()
+@click.argument("study", required=False)
+@_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
+@_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
+def status(study: str | None, tracking_uri: str | None, as_json: bool) -> None:
+    """Show how far a study is."""
+    from pipeline.commands import show_status
+
+    show_status(study, tracking_uri, as_json)
+
+
+@cli.command()
+@_option("--data-dir", metavar="DIR", help="Where data sets are.")
+@_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
+@_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
+def doctor(data_dir: str | None, tracking_uri: str | None, as_json: bool) -> None:
+    """Check this machine: Python, torch, GPU, memory locks, disk, data, tracking store."""
+    from pipeline.doctor import checks
+
+    found = checks(data_dir, tracking_uri)
+    if as_json:
+        click.echo(json.dumps({"checks": [vars(check) for check in found]}, indent=1))
+    else:
+        for check in found:
+            remedy = f"  -> {check.remedy}" if check.remedy else ""
+            click.echo(f"{check.status:<4}  {check.name:<16} {check.detail}{remedy}")
+    _leave(1 if any(check.status == "fail" for check in found) else 0)
+
+
+@cli.command()
+@_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
+@_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
+def sync(tracking_uri: str | None, as_json: bool) -> None:
+    """Deliver journals that are not wholly in the tracking store; harmless to repeat."""
+    from pipeline.commands import sync_journals
+
+    sync_journals(tracking_uri, as_json)
+
+
+@cli.command()
+@_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
+@_option("--host", default="127.0.0.1", help="Address to listen on.")
+@_option("--port", type=click.IntRange(1, 65535), default=5000, help="Port to listen on.")
+def ui(tracking_uri: str | None, host: str, port: int) -> None:
+    """Open MLflow's web interface on the tracking store."""
+    from pipeline.serve import serve
+
+    _leave(serve(tracking_uri, host, port))
+
+
+@cli.group()
+def data() -> None:
+    """Prepare or verify data sets."""
+
+
+@data.command("prepare")
+@click.argument("names", nargs=-1, required=True)
+@_option("--data-dir", metavar="DIR", help="Where data sets are.")
+def data_prepare(names: tuple[str, ...], data_dir: str | None) -> None:
+    """Download or build data sets."""
+    from pipeline.commands import prepare_data
+
+    prepare_data(names, data_dir)
+
+
+@data.command("verify")
+@click.argument("names", nargs=-1, required=True)
+@_option("--data-dir", metavar="DIR", help="Where data sets are.")
+def data_verify(names: tuple[str, ...], data_dir: str | None) -> None:
+    """Check prepared data sets against their checksums."""
+    from pipeline.commands import verify_data
+
+    _leave(verify_data(names, data_dir))
+
+
+def _leave(code: int) -> None:
+    if code:
+        raise click.exceptions.Exit(code)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: every failure is one line on standard error, with the contract's exit code."""
+    try:
+        code = cli.main(args=arguments, prog_name="ablate", standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was left running", 130)
+    except click.ClickException as error:
+        _fail(_usage(error), 2)
+    except AblateError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 3)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Click's message on one line, with the command that explains more."""
+    text = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    return f"{text} (see: {context.command_path} --help)" if context is not None else text
+
+
+def _fail(text: str, code: int) -> None:
+    line = " ".join(text.split())
+    print(f"ablate: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

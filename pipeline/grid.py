@@ -1,0 +1,304 @@
+"""The controller: takes a plan through launcher and book, cell by cell, and knows what is left.
+
+The same call again runs exactly what is not finished. Several controllers may work on one study: each cell is
+claimed before it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pipeline import results
+from pipeline.book import Book, Opened
+from pipeline.plan import Plan, PlannedRun
+from pipeline.spec import End, Metrics, Outcome, Progress, Record, RunSpec
+from pipeline.tracker import Attempt
+
+DELIVERY_PATIENCE = 20.0
+
+
+class Launcher(Protocol):
+    """What the controller needs of a launcher."""
+
+    jobs: int
+
+    def launch(self, spec: RunSpec) -> Iterator[Record]:
+        """Runs a cell; the last record is an `End`."""
+        ...
+
+    def work_dir(self, spec: RunSpec) -> Path:
+        """The run's folder, for artifacts."""
+        ...
+
+    def cancel(self) -> None:
+        """Stops all runs."""
+        ...
+
+
+class Listener(Protocol):
+    """Sees what happens, to show it; called from several threads."""
+
+    def begin(self, total: int, done: int) -> None:
+        """The grid starts: `total` cells, `done` of them finished before."""
+        ...
+
+    def started(self, run: PlannedRun) -> None:
+        """A run has been launched."""
+        ...
+
+    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
+        """A run reports."""
+        ...
+
+    def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:
+        """A run has ended."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+
+@dataclass
+class Tally:
+    """How a grid call ended."""
+
+    cells: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    interrupted: bool = False
+    delivered: bool = True
+    broken: str | None = None
+
+    @property
+    def finished(self) -> int:
+        """Cells that are finished, before this call or in it."""
+        return self.outcomes.get("finished", 0)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is finished."""
+        return self.finished == self.cells
+
+
+class Grid:
+    """One grid call.
+
+    Args:
+        plan: what to run.
+        launcher: runs it.
+        book: keeps it.
+        listener: shows it.
+        retries: how often, over all calls, a failed or timed-out cell is tried again.
+        state_dir: `mlruns`; the plan's list of cells is kept there.
+    """
+
+    def __init__(
+        self, plan: Plan, launcher: Launcher, book: Book, listener: Listener, *, retries: int, state_dir: Path
+    ) -> None:
+        self.plan = plan
+        self.launcher = launcher
+        self.book = book
+        self.listener = listener
+        self.retries = retries
+        self._state_dir = state_dir
+        self._lock = threading.Lock()
+        self._queue: deque[PlannedRun] = deque()
+        self._elsewhere: list[PlannedRun] = []
+        self._outcomes: dict[str, str] = {}
+        self._values: dict[str, dict[str, float]] = {}
+        self._stop = threading.Event()
+        self.broken: str | None = None
+
+    def resume(self, name: str, tags: dict[str, str], *, fresh: bool, alone: bool = False) -> None:
+        """Finds what is finished, closes what died, and opens the parent run.
+
+        Args:
+            name: of the parent run, if a new one is made.
+            tags: of the parent run.
+            fresh: start a new parent and run everything.
+            alone: a parent of its own (a single run), never shared with a grid.
+        """
+        attempts = self.book.attempts()
+        self.book.close_dead(attempts)
+        command = "run" if alone else "grid"
+        parents = [a for a in attempts if a.kind == "grid" and a.command == command]
+        parent = max(parents, key=lambda a: a.start_time, default=None)
+        if fresh or alone:
+            parent = None
+        total = len(self.plan.runs)
+        tags = {**tags, "ablate.command": command, "ablate.cells": str(len(self.plan.cells))}
+        key = self.book.open_parent(name, tags, key=parent.key if parent else "")
+        mine = {key, parent.run_id if parent else key}
+        tried = _by_digest(a for a in attempts if a.parent in mine and a.kind != "grid")
+        for run in self.plan.runs:
+            self._sort(run, tried.get(run.spec.digest, []))
+        self._write_plan(key)
+        self.listener.begin(total, total - len(self._queue))
+
+    def _sort(self, run: PlannedRun, tries: list[Attempt]) -> None:
+        """Queues a cell, or takes its outcome over from an earlier call."""
+        outcomes = [attempt.outcome for attempt in tries]
+        for final in ("finished", "oom"):
+            if final in outcomes:
+                self._outcomes[run.spec.digest] = final
+                return
+        failures = [outcome for outcome in outcomes if outcome in ("failed", "timeout")]
+        if len(failures) > self.retries:
+            self._outcomes[run.spec.digest] = failures[-1]
+            return
+        self._queue.append(run)
+
+    def _write_plan(self, key: str) -> None:
+        """The list of cells, so that `ablate status` knows what is pending."""
+        folder = self._state_dir / "plans"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{key}.json"
+        cells = [{"digest": run.spec.digest, "name": run.spec.name, "block": run.block} for run in self.plan.cells]
+        content = {"study": self.plan.study.name, "techniques": list(self.plan.study.techniques), "cells": cells}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({**content, "alias": list(self.plan.alias)}))
+        temporary.replace(path)
+        self.book.parent_artifact(path, "plan")
+
+    def run(self) -> Tally:
+        """Runs what is queued; returns when nothing is left, here or with another controller."""
+        threads = [threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(self.launcher.jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():  # a join without time-out would keep signals waiting
+                thread.join(0.2)
+        return self._tally()
+
+    def stop(self) -> None:
+        """Ends the grid: running cells are cancelled and closed as interrupted."""
+        self._stop.set()
+        self.launcher.cancel()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                run = self._next()
+                if run is None:
+                    return
+                opened = self.book.claim(run, self.plan, self.launcher.work_dir(run.spec))
+                if opened is None:
+                    with self._lock:
+                        self._elsewhere.append(run)
+                else:
+                    self._follow(opened)
+        except OSError as error:  # the journal refuses: without it nothing more may be run
+            self.broken = f"journal: {error.strerror or error}"
+            self.stop()
+        except Exception as error:
+            self.broken = f"{type(error).__name__}: {error}"
+            self.stop()
+            raise
+
+    def _next(self) -> PlannedRun | None:
+        """The next cell: first unclaimed ones, then those that another controller has taken and may drop."""
+        while not self._stop.is_set():
+            with self._lock:
+                if self._queue:
+                    return self._queue.popleft()
+                if not self._elsewhere:
+                    return None
+            self._look_elsewhere()
+            with self._lock:
+                if not self._queue and not self._elsewhere:
+                    return None
+            self._stop.wait(1.0)
+        return None
+
+    def _look_elsewhere(self) -> None:
+        """Takes outcomes of other controllers over, and queues the cells of those that died."""
+        attempts = self.book.attempts()
+        self.book.close_dead(attempts)
+        by_digest = _by_digest(attempts)
+        with self._lock:
+            waiting, self._elsewhere = self._elsewhere, []
+        for run in waiting:
+            tries = by_digest.get(run.spec.digest, [])
+            final = [a.outcome for a in tries if a.outcome in ("finished", "oom")]
+            with self._lock:
+                if final:
+                    self._outcomes[run.spec.digest] = final[0]
+                elif any(self.book.living(a) for a in tries):
+                    self._elsewhere.append(run)
+                else:
+                    self._sort(run, tries)
+
+    def _follow(self, opened: Opened) -> None:
+        run = opened.run
+        self.listener.started(run)
+        end = End(time=time.time(), outcome="failed", error="the launcher ended without a last record")
+        for record in self.launcher.launch(run.spec):
+            if isinstance(record, End):
+                end = record
+                continue
+            if isinstance(record, Progress | Metrics):
+                self.listener.progress(run, record)
+            self.book.record(opened, record)
+        self.book.close(opened, end)
+        with self._lock:
+            self._outcomes[run.spec.digest] = end.outcome
+            self._values[run.spec.digest] = opened.values
+        self.listener.ended(run, end, opened.values)
+
+    def _tally(self) -> Tally:
+        tally = Tally(
+            cells=len(self.plan.runs), interrupted=self._stop.is_set() and self.broken is None, broken=self.broken
+        )
+        for run in self.plan.runs:
+            outcome = self._outcomes.get(run.spec.digest, "interrupted" if tally.interrupted else "pending")
+            tally.outcomes[outcome] = tally.outcomes.get(outcome, 0) + 1
+        return tally
+
+    def close(self, tally: Tally, results_of: Callable[[], list[results.CellResult]], seconds: float) -> None:
+        """Puts tables and aggregates on the parent run, closes it, and delivers everything."""
+        found = results.tables(results_of())
+        values = {f"cells/{outcome}": float(count) for outcome, count in tally.outcomes.items()}
+        values |= {"cells/total": float(tally.cells), "grid/wall_seconds": seconds, **results.aggregates(found)}
+        self.book.parent_values(values, {"mlflow.note.content": results.markdown(found)})
+        outcome: Outcome = "interrupted" if tally.interrupted else "finished" if tally.complete else "failed"
+        self.book.close_parent(outcome)
+        tally.delivered = self.book.finish(DELIVERY_PATIENCE)
+
+    def results(self) -> list[results.CellResult]:
+        """All cells' values: the store's for earlier calls and other controllers, this call's own on top."""
+        stored = self._stored()
+        found = []
+        for run in self.plan.cells:
+            digest = run.spec.digest
+            outcome = self._outcomes.get(digest, "pending")
+            values = self._values.get(digest) or stored.get(digest, {})
+            found.append(results.CellResult(run.spec.model, run.spec.dataset, run.spec.label, outcome, values))
+        return found
+
+    def _stored(self) -> dict[str, dict[str, float]]:
+        missing = [d for d, outcome in self._outcomes.items() if outcome == "finished" and d not in self._values]
+        if not missing:
+            return {}
+        try:
+            return self.book.tracker.values_by_digest()
+        except Exception:  # the store is away: the table shows what this call knows
+            return {}
+
+
+def _by_digest(attempts: Iterator[Attempt] | list[Attempt]) -> dict[str, list[Attempt]]:
+    found: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        found.setdefault(attempt.digest, []).append(attempt)
+    return found

@@ -1,0 +1,154 @@
+"""Aggregates of a grid's finished cells: the table that people see first. Plain Python, no statistics library.
+
+Intervals and verdicts are the report's business (`pipeline.analysis`); here are means and ratios to the baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+TIME = "time/train_seconds"
+RATE = "throughput/images_per_second"
+GPU_MEMORY = "memory/gpu_peak_allocated_mib"
+HOST_MEMORY = "memory/host_peak_rss_mib"
+ACCURACY = "test/accuracy"
+F1 = "test/f1_macro"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One finished (or not finished) run, as the tables need it."""
+
+    model: str
+    dataset: str
+    label: str
+    outcome: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: one setting of one (model, data set), averaged over its finished blocks.
+
+    Times, rates and memory are geometric means, scores arithmetic ones; ratios are to the baseline's.
+    """
+
+    label: str
+    runs: int
+    outcome: str
+    seconds: float | None
+    rate: float | None
+    memory_mib: float | None
+    accuracy: float | None
+    f1: float | None
+    time_ratio: float | None = None
+    rate_ratio: float | None = None
+
+
+def tables(results: Iterable[CellResult]) -> dict[tuple[str, str], list[Row]]:
+    """Groups results by (model, data set), settings ordered by their number of techniques."""
+    grouped: dict[tuple[str, str], dict[str, list[CellResult]]] = {}
+    for result in results:
+        grouped.setdefault((result.model, result.dataset), {}).setdefault(result.label, []).append(result)
+    return {place: _with_ratios(settings) for place, settings in sorted(grouped.items())}
+
+
+def _with_ratios(settings: Mapping[str, list[CellResult]]) -> list[Row]:
+    rows = {label: _row(label, found) for label, found in settings.items()}
+    base = rows.get("baseline")
+    complete = []
+    for label in sorted(rows, key=lambda name: (name != "baseline", name.count("+"), name)):
+        row = rows[label]
+        ratios = (_ratio(row.seconds, base.seconds), _ratio(row.rate, base.rate)) if base else (None, None)
+        complete.append(Row(**{**vars(row), "time_ratio": ratios[0], "rate_ratio": ratios[1]}))
+    return complete
+
+
+def _row(label: str, found: Sequence[CellResult]) -> Row:
+    done = [result.values for result in found if result.outcome == "finished"]
+    others = sorted({result.outcome for result in found if result.outcome != "finished"})
+    memory = GPU_MEMORY if any(GPU_MEMORY in values for values in done) else HOST_MEMORY
+    return Row(
+        label=label,
+        runs=len(done),
+        outcome=", ".join(others),
+        seconds=_geometric(done, TIME),
+        rate=_geometric(done, RATE),
+        memory_mib=_geometric(done, memory),
+        accuracy=_mean(done, ACCURACY),
+        f1=_mean(done, F1),
+    )
+
+
+def _known(done: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    return [values[name] for values in done if name in values and math.isfinite(values[name])]
+
+
+def _geometric(done: Sequence[Mapping[str, float]], name: str) -> float | None:
+    values = [value for value in _known(done, name) if value > 0]
+    return math.exp(fmean(map(math.log, values))) if values else None
+
+
+def _mean(done: Sequence[Mapping[str, float]], name: str) -> float | None:
+    values = _known(done, name)
+    return fmean(values) if values else None
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value and base else None
+
+
+HEADINGS = ("techniques", "runs", "train s", "images/s", "memory MiB", "accuracy", "F1", "time ×", "rate ×")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as text, in the order of `HEADINGS`; what is unknown is a dash."""
+
+    def shown(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    return (
+        row.label + (f" ({row.outcome})" if row.outcome else ""),
+        str(row.runs),
+        shown(row.seconds, ".2f"),
+        shown(row.rate, ",.0f"),
+        shown(row.memory_mib, ",.0f"),
+        shown(row.accuracy, ".4f"),
+        shown(row.f1, ".4f"),
+        shown(row.time_ratio, ".3f"),
+        shown(row.rate_ratio, ".3f"),
+    )
+
+
+def markdown(found: Mapping[tuple[str, str], Sequence[Row]]) -> str:
+    """All tables as Markdown, for the parent run's description."""
+    parts = []
+    for (model, dataset), rows in found.items():
+        lines = [f"### {_escaped(model)} on {_escaped(dataset)}", "", "| " + " | ".join(HEADINGS) + " |"]
+        lines.append("|" + "|".join([" --- ", *([" ---: "] * (len(HEADINGS) - 1))]) + "|")
+        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def aggregates(found: Mapping[tuple[str, str], Sequence[Row]]) -> dict[str, float]:
+    """Parent-run metrics: per setting, geometric means over all (model, data set) of the ratios to baseline."""
+    values: dict[str, float] = {}
+    by_label: dict[str, list[Row]] = {}
+    for rows in found.values():
+        for row in rows:
+            by_label.setdefault(row.label, []).append(row)
+    for label, rows in by_label.items():
+        for name in ("time_ratio", "rate_ratio"):
+            known = [{name: ratio} for row in rows if (ratio := getattr(row, name)) is not None]
+            mean = _geometric(known, name)
+            if mean is not None:
+                values[f"{name}/{label.replace('+', '.')}"] = mean
+    return values

@@ -1,0 +1,302 @@
+"""From flags to a grid: study, device, plan, launcher, book and controller, put together for the commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pipeline import catalog, nvml, study, techniques
+from pipeline.errors import InputError, OutsideError, not_allowed
+from pipeline.grid import Grid, Listener, Tally
+from pipeline.plan import Plan, build
+from pipeline.spec import Device, RunSpec
+from pipeline.study import Study
+
+STATE_DIR = Path("mlruns")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line said, after environment variables; None or empty where it said nothing."""
+
+    study: str | None = None
+    models: str | None = None
+    datasets: str | None = None
+    techniques: str | None = None
+    levels: tuple[str, ...] = ()
+    seeds: int | None = None
+    settings: tuple[str, ...] = ()
+    design: str | None = None
+    device: str = "auto"
+    jobs: int | None = None
+    data_dir: str | None = None
+    tracking_uri: str | None = None
+    fresh: bool = False
+    timeout: float | None = None
+    retries: int = 2
+    checkpoint_every: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The study to run, where, and the sentence that says why."""
+
+    plan: Plan
+    headline: str
+
+
+def resolve_device(wanted: str) -> Device:
+    """`auto` takes CUDA where NVML shows a GPU; nothing heavy is imported for it.
+
+    Raises:
+        OutsideError: CUDA is wanted and there is none.
+    """
+    found = nvml.gpus()
+    if wanted == "cuda" and not found:
+        raise OutsideError("device cuda: no NVIDIA GPU is visible on this machine; use --device cpu")
+    return "cuda" if wanted != "cpu" and found else "cpu"
+
+
+def choose(flags: Flags, single: bool = False) -> Choice:
+    """Builds the plan that the flags ask for.
+
+    Args:
+        flags: from the command line.
+        single: one cell (`ablate run`): `--techniques` are those that are on.
+
+    Raises:
+        InputError: anything that is not allowed, before anything runs.
+        OutsideError: no such device.
+    """
+    device = resolve_device(flags.device)
+    name = flags.study or ("paper" if device == "cuda" else "quickstart")
+    chosen = _with_flags(study.load(name), flags, device)
+    study.check(chosen, "command line")
+    extra = study.parse_settings(flags.settings)
+    plan = build(chosen, device, extra)
+    if single:
+        plan = _only(plan, chosen)
+    why = "" if flags.study else _why(name, device)
+    runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
+    return Choice(plan, f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}")
+
+
+def _why(name: str, device: Device) -> str:
+    other = "quickstart" if name == "paper" else "paper"
+    reason = "a CUDA device is present" if device == "cuda" else "no CUDA device, the embedded default"
+    return f" ({reason}; --study {other} forces the other)"
+
+
+def _with_flags(base: Study, flags: Flags, device: Device) -> Study:
+    changes: dict[str, Any] = {}
+    if flags.models not in (None, "all"):
+        names = _names(flags.models, "--models")
+        changes["models"] = {name: base.models.get(name, {}) for name in names}
+    if flags.datasets not in (None, "all"):
+        changes["datasets"] = _names(flags.datasets, "--datasets")
+    if flags.techniques not in (None, "all") or flags.levels:
+        changes["techniques"] = _technique_levels(base, flags)
+    if flags.seeds is not None:
+        changes["seeds"] = flags.seeds
+    if flags.design is not None:
+        changes["design"] = flags.design
+    kept = [
+        o
+        for o in base.overrides
+        if o.model in (None, *changes.get("models", base.models))
+        and o.dataset in (None, *changes.get("datasets", base.datasets))
+    ]
+    changes["overrides"] = [override.model_dump() for override in kept]
+    del device
+    return study.replace(base, **changes)
+
+
+def _names(text: str | None, flag: str) -> list[str]:
+    names = [part.strip() for part in (text or "").split(",")]
+    if not all(names) or len(set(names)) != len(names):
+        raise not_allowed(flag, text, "all, or names separated by commas, each once")
+    lookup = catalog.model if flag == "--models" else catalog.dataset if flag == "--datasets" else techniques.get
+    for name in names:
+        lookup(name)
+    return names
+
+
+def _technique_levels(base: Study, flags: Flags) -> dict[str, tuple[str, ...]]:
+    if flags.techniques in ("none", "baseline"):
+        levels: dict[str, tuple[str, ...]] = {}
+    elif flags.techniques in (None, "all"):
+        levels = dict(base.techniques)
+    else:
+        levels = {name: base.techniques.get(name, ()) for name in _names(flags.techniques, "--techniques")}
+    for text in flags.levels:
+        name, equals, values = text.partition("=")
+        if not equals or not all(values.split(",")):
+            raise not_allowed("--technique", text, "NAME=VALUE, or NAME=VALUE,VALUE,.. for several levels")
+        techniques.get(name)
+        levels[name] = tuple(values.split(","))
+    return levels
+
+
+def _only(plan: Plan, chosen: Study) -> Plan:
+    """The one cell of `ablate run`: every technique named is on."""
+    if len(chosen.models) != 1 or len(chosen.datasets) != 1:
+        raise InputError("--model, --dataset: one model and one data set are needed; allowed: --model M --dataset D")
+    on = len(chosen.techniques)
+    runs = [run for run in plan.cells if len(run.spec.techniques) == on]
+    if any(len(values) > 1 for values in chosen.techniques.values()):
+        raise InputError("--technique: several levels are not allowed in a single run; allowed: one level")
+    return Plan(plan.study, plan.device, tuple(runs))
+
+
+class Session:
+    """One grid call with all that it holds open.
+
+    Args:
+        flags: from the command line.
+        choice: the plan.
+        listener: shows what happens.
+        state_dir: `mlruns`.
+    """
+
+    def __init__(self, flags: Flags, choice: Choice, listener: Listener, state_dir: Path = STATE_DIR) -> None:
+        from pipeline.data.listing import default_data_dir
+        from pipeline.launchers.local import LocalLauncher
+        from pipeline.tracker import Tracker, resolve_uri
+
+        self.plan = choice.plan
+        self.flags = flags
+        self.listener = listener
+        self._state_dir = state_dir
+        gpus = [gpu.uuid for gpu in nvml.gpus()] if self.plan.device == "cuda" else []
+        wanted = flags.jobs or (len(gpus) if gpus else 1)
+        if gpus and wanted > len(gpus):
+            raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible")
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutsideError(f"{state_dir}: cannot be made ({error.strerror})") from None
+        self.launcher = LocalLauncher(
+            self.plan.device,
+            gpus=gpus[:wanted],
+            jobs=wanted,
+            data_dir=Path(flags.data_dir) if flags.data_dir else default_data_dir(),
+            work_dir=state_dir / "work",
+            timeout=flags.timeout,
+            checkpoint_every=flags.checkpoint_every,
+        )
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.plan.study.name
+        self.tracker = Tracker(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
+        self.grid: Grid | None = None
+        self.began = time.time()
+
+    def run(self, alone: bool = False) -> Tally:
+        """Preflight, resume, run, close.
+
+        Raises:
+            InputError, OutsideError: before any run.
+            KeyboardInterrupt: interrupted before the first run.
+        """
+        from pipeline.book import Book
+
+        with _signals(self):
+            self.launcher.warm()
+            connected = _Background(self.tracker.connect)
+            self.launcher.preflight(_distinct(self.plan), self.listener.note)
+            connected.result()
+            book = Book(self.tracker, self._state_dir)
+            self.grid = Grid(
+                self.plan, self.launcher, book, self.listener, retries=self.flags.retries, state_dir=self._state_dir
+            )
+            book.start()
+            name = f"{self.plan.study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            tags = {"ablate.study": self.plan.study.name, "ablate.techniques": ",".join(self.plan.study.techniques)}
+            self.grid.resume(name, tags, fresh=self.flags.fresh, alone=alone)
+            tally = self.grid.run()
+            self.grid.close(tally, self.grid.results, time.time() - self.began)
+            return tally
+
+
+class _Background:
+    """Runs a function in a thread while something else goes on; `result` raises what it raised."""
+
+    def __init__(self, function: Any) -> None:
+        self._error: BaseException | None = None
+        self._function = function
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> None:
+        """Waits; raises the function's error."""
+        while self._thread.is_alive():
+            self._thread.join(0.2)
+        if self._error is not None:
+            raise self._error
+
+
+def _distinct(plan: Plan) -> list[RunSpec]:
+    """One specification per thing that the preflight can find wrong."""
+    found: dict[tuple[Any, ...], RunSpec] = {}
+    for run in plan.runs:
+        spec, recipe = run.spec, run.spec.recipe
+        key = (
+            spec.model,
+            spec.dataset,
+            recipe.image_size,
+            recipe.patch_size,
+            recipe.pretrained,
+            recipe.weights,
+            recipe.input_pipeline,
+            recipe.validation_fraction,
+            recipe.max_train_samples,
+            recipe.max_test_samples,
+        )
+        found.setdefault(key, spec)
+    return list(found.values())
+
+
+@contextmanager
+def _signals(session: Session) -> Iterator[None]:
+    """First SIGINT or SIGTERM: running cells are cancelled and all rows closed. Second one: leave at once."""
+    seen = 0
+
+    def handle(_number: int, _frame: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            os._exit(130)  # workers notice within two seconds and stop
+        if session.grid is None:
+            raise KeyboardInterrupt
+        session.grid.stop()
+        session.listener.note("interrupted: closing the running cells (once more to leave at once)")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, cast(Any, handler))
+
+
+def resume_command(arguments: Sequence[str] | None = None) -> str:
+    """The command line that goes on where this one stopped."""
+    import shlex
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return shlex.join(["ablate", *(word for word in words if word != "--fresh")])
