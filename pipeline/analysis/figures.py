@@ -285,7 +285,7 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
         return None
     runs = effects.study.runs[["run_id", "model", "dataset", "cell"]]
     points = history[history["key"].eq(key)].merge(runs, on="run_id")
-    means = points.groupby(["model", "dataset", "cell", "step"], sort=False)["value"].mean().reset_index()
+    means = points.groupby(["model", "dataset", "cell", "step"])["value"].mean().reset_index()
     groups = list(means[["model", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
     shown = groups[:_MAX_PANELS]
     if not shown:
@@ -320,7 +320,7 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
                 )
                 ax.lines[-1].set_markersize(3.5)
                 ends.append(f"{cell} of {model} / {dataset}: {line['value'].iloc[-1]:.3f}")
-        ax.set_title(plain(f"{model} / {dataset}"))
+        ax.set_title(plain(f"{model} / {dataset}"), fontsize=min(9.0, 9.0 * 26 / len(f"{model} / {dataset}")))
         ax.set_xlabel("epoch")
         ax.grid(color=GRID, linewidth=0.5)
         ax.locator_params(axis="x", integer=True)
