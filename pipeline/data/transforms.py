@@ -252,8 +252,12 @@ def affine_flip(x: torch.Tensor, theta: torch.Tensor, flip: torch.Tensor) -> tor
     Returns:
         float (B, C, S, S).
     """
+    # elementwise rather than `affine_grid`: its matrix product would follow the recipe's TF32 setting
+    side = x.shape[-1]
+    steps = (2 * torch.arange(side, device=x.device, dtype=theta.dtype) + 1) / side - 1
     # mirroring the output is mirroring the coordinate that the map starts from
-    mirror = torch.where(flip, -1.0, 1.0).to(theta.dtype)
-    theta = torch.cat([theta[:, :, :1] * mirror[:, None, None], theta[:, :, 1:]], dim=2)
-    grid = nn.affine_grid(theta, list(x.shape), align_corners=False)
+    across = torch.where(flip[:, None], -steps, steps)[:, None, :, None]
+    down = steps[:, None, None]
+    of_x, of_y, shift = (column[:, None, None, :] for column in theta.unbind(dim=2))
+    grid = across * of_x + down * of_y + shift
     return nn.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
