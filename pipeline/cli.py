@@ -117,6 +117,51 @@ def doctor(data_dir: str | None, tracking_uri: str | None, as_json: bool) -> Non
 
 
 @cli.command()
+@click.argument("study", required=False)
+@_option("--out", metavar="DIR", help="Folder for the report  [default: mlruns/reports/STUDY]")
+@_option("--paper", is_flag=True, envvar=None, help="Audit of arXiv 2312.10024: its claims beside our measurement.")
+@_option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="MIB", help="For the recommendation.")
+@_option("--margin", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.01, help="No-effect margin.")
+@_option(
+    "--accuracy-margin",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=1.0,
+    metavar="POINTS",
+    help="Non-inferiority margin of accuracy.",
+)
+@_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
+@_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
+def report(study: str | None, tracking_uri: str | None, out: str | None, as_json: bool, **options: Any) -> None:
+    """Effects with intervals, why, and what to use: HTML, Markdown, JSON and CSV."""
+    from pipeline.commands import experiment_of
+    from pipeline.reporting import report as write_report
+
+    write_report(
+        experiment_of(study),
+        tracking_uri,
+        out,
+        as_json=as_json,
+        paper=options["paper"],
+        memory_limit=options["memory_limit"],
+        margin=options["margin"],
+        accuracy_margin=options["accuracy_margin"],
+    )
+
+
+@cli.command()
+@click.argument("study_a")
+@click.argument("study_b")
+@_option("--tracking-uri", metavar="URI", help="MLflow tracking store (of A).")
+@_option("--tracking-uri-b", metavar="URI", help="Tracking store of B, if another.")
+@_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
+def compare(study_a: str, study_b: str, tracking_uri: str | None, tracking_uri_b: str | None, as_json: bool) -> None:
+    """Compare the same cells of two studies: machines, versions or dates."""
+    from pipeline.reporting import compare as compare_studies
+
+    compare_studies(study_a, study_b, tracking_uri, tracking_uri_b, as_json=as_json)
+
+
+@cli.command()
 @_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def sync(tracking_uri: str | None, as_json: bool) -> None:

@@ -1,0 +1,39 @@
+# Two commands do everything: `make grid` and `make test`. Both set up .venv from requirements.lock first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# OpenMP threads that spin while they wait slow everything else on a small machine
+export OMP_WAIT_POLICY := passive
+
+.PHONY: grid test slow lint types lock clean
+
+$(VENV)/.ready: requirements.lock setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+grid: $(VENV)/.ready
+	$(BIN)/ablate grid --study quickstart
+	@echo "open MLflow's interface on these runs: $(BIN)/ablate ui"
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.ready
+	$(BIN)/python -m pytest -m slow --timeout 1200
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+lock:
+	$(BIN)/python -m pip install --quiet uv
+	echo "torch>=2.14" | $(BIN)/uv pip compile setup.cfg --extra test --extra dev -c - --universal \
+		--python-version 3.11 --no-header --index-strategy unsafe-best-match -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
