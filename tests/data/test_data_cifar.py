@@ -131,7 +131,7 @@ def test_codec_calls_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     # _codecs.encode is how Python 3 writes bytes under protocol 2; other codecs are not for data
     bad = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R."
     make(monkeypatch, tmp_path, changes={"data_batch_1": bad})
-    with pytest.raises(InputError, match=r"codec"):
+    with pytest.raises(InputError, match=r"codec 'rot13'"):
         prepare("cifar10", tmp_path, image_size=32)
 
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,11 @@ def _truncate(place: Path) -> None:
         file.truncate(1000)
 
 
+def _lengthen(place: Path) -> None:
+    with (place / "train_images.npy").open("ab") as file:
+        file.write(b"x")
+
+
 def _other_shape(place: Path) -> None:
     # same number of bytes, so that only the shape tells
     path = place / "train_images.npy"
@@ -104,13 +110,14 @@ def _other_shape(place: Path) -> None:
     "damage",
     [
         _truncate,
+        _lengthen,
         _other_shape,
         lambda place: (place / "test_labels.npy").unlink(),
         lambda place: (place / "meta.json").unlink(),
         lambda place: (place / "meta.json").write_text('{"files": '),
         lambda place: (place / "meta.json").write_text("[]"),
     ],
-    ids=["short", "shape", "missing", "no meta", "torn meta", "other meta"],
+    ids=["short", "long", "shape", "missing", "no meta", "torn meta", "other meta"],
 )
 def test_damaged_store_is_reported_and_rebuilt(damage: Any, tmp_path: Path) -> None:
     digest = open_store("digits", tmp_path).digest
@@ -242,6 +249,12 @@ def test_folder_of_mixed_sizes_is_resized_once_per_size(tmp_path: Path) -> None:
     assert verify(name, tmp_path / "data") == []
 
 
+def test_equal_oblongs_are_resized(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", sizes=((40, 30),))
+    store = open_store(f"imagefolder:{root}", tmp_path / "data", image_size=16)
+    assert not store.native and store.train_images.shape == (12, 16, 16, 3)
+
+
 def test_changed_folder_gets_a_new_store(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", endings=(".png",))
     name = f"imagefolder:{root}"
@@ -318,6 +331,14 @@ def test_every_kind_of_image_becomes_rgb(mode: str, ending: str, tmp_path: Path)
     assert decoded.shape == (3, 16, 16) and decoded.dtype == torch.uint8
     if mode in ("L", "I;16") and ending == ".png":
         assert np.array_equal(decoded[0].numpy(), np.asarray(gray)), "scaled, not clipped"
+
+
+def test_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None:
+    image = Image.linear_gradient("L").resize((16, 16)).convert("P")
+    image.save(tmp_path / "image.png", transparency=bytes([0, 128] * 100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert images.decode(tmp_path / "image.png").shape == (3, 16, 16)
 
 
 def test_store_is_readable_by_the_group(tmp_path: Path) -> None:
