@@ -68,13 +68,20 @@ def build_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates_per
 
     `warmup` is a fraction of all updates: the rising part of one-cycle, a linear ramp from 1 % before the
     others. `exponential` multiplies by `schedule_gamma` once per epoch, spread evenly over its updates.
+    One-cycle also cycles Adam's beta1, as PyTorch does; SGD's momentum stays the recipe's.
     """
     total = recipe.epochs * updates_per_epoch
     if recipe.schedule == "onecycle":
         rates = [group["lr"] for group in optimizer.param_groups]
         # one-cycle asserts that its phases are not empty: at least one rising update, one falling
         rising = min(max(recipe.warmup, 1.0 / max(total, 1)), 0.99)
-        return schedules.OneCycleLR(optimizer, rates, total_steps=max(total, 2) + 1, pct_start=rising)
+        return schedules.OneCycleLR(
+            optimizer,
+            rates,
+            total_steps=max(total, 2) + 1,
+            pct_start=rising,
+            cycle_momentum=recipe.optimizer != "sgd",
+        )
     ramp = round(recipe.warmup * total)
     main = _main_schedule(optimizer, recipe, max(total - ramp, 1), updates_per_epoch)
     if ramp == 0:
