@@ -84,7 +84,7 @@ def settings_of(study: Study, device: Device) -> tuple[list[Setting], tuple[str,
     """
     levels = levels_of(study, device)
     if study.design == "fractional":
-        return _fraction(levels)
+        return _fraction(levels, device)
     count = 1
     for values in levels.values():
         count *= len(values) + 1
@@ -95,23 +95,22 @@ def settings_of(study: Study, device: Device) -> tuple[list[Setting], tuple[str,
     return sorted(combinations, key=len), ()
 
 
-def _fraction(levels: Mapping[str, tuple[str, ...]]) -> tuple[list[Setting], tuple[str, ...]]:
+def _fraction(levels: Mapping[str, tuple[str, ...]], device: Device) -> tuple[list[Setting], tuple[str, ...]]:
     from pipeline.analysis.design import alias_structure, fractional
 
     for name, values in levels.items():
         if len(values) > 1:
             raise not_allowed(f"technique {name}", ",".join(values), "one level in a fractional design")
     rows = fractional(tuple(levels))
-    tags = {name: _tag(name, values[0], 1, None) for name, values in levels.items()}
+    tags = {name: _tag(name, values[0], 1, device) for name, values in levels.items()}
     settings = [tuple(tags[name] for name in levels if row[name]) for row in rows]
     aliases = alias_structure(rows) if len(rows) < 2 ** len(levels) else ()
     return sorted(settings, key=len), tuple(found.describe() for found in aliases)
 
 
-def _tag(name: str, value: str, levels: int, device: Device | None) -> str:
+def _tag(name: str, value: str, levels: int, device: Device) -> str:
     """`amp` at its default level, `ga=4` otherwise (also when a technique has several levels)."""
-    defaults = techniques.get(name).default
-    default = value == (defaults[device] if device else "") or value == "on"
+    default = value in (techniques.get(name).default[device], "on")
     return name if default and levels == 1 else f"{name}={value}"
 
 
