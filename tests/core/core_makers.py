@@ -1,0 +1,120 @@
+"""Small runs and their records, made by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import worker
+from pipeline.spec import End, Job, Metrics, Recipe, Record, RunSpec
+
+# what a clock or the operating system decides, and no seed
+TIMINGS = ("time/", "throughput/", "step/", "budget/", "memory/", "train/epoch_seconds", "train/images_per_second")
+
+
+def small_spec(model: str = "test_resnet", dataset: str = "digits", seed: int = 3, **recipe: Any) -> RunSpec:
+    """A run that takes well under a second; its recipe's defaults suit the tests."""
+    fields = {
+        "batch_size": 32,
+        "max_train_samples": 96,
+        "max_test_samples": 50,
+        "image_size": 16,
+        "eval_batch_size": 512,
+        **recipe,
+    }
+    return RunSpec(model=model, dataset=dataset, seed=seed, recipe=Recipe(**fields))
+
+
+def run_in_process(
+    spec: RunSpec,
+    data_dir: Path,
+    work_dir: Path,
+    checkpoint_every: int = 0,
+    watch: Callable[[Record], None] | None = None,
+) -> list[Record]:
+    """Runs a spec in this process; `watch` sees each record and may raise to interrupt the run."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    records: list[Record] = []
+
+    def emit(record: Record) -> None:
+        records.append(record)
+        if watch is not None:
+            watch(record)
+
+    job = Job(spec=spec, data_dir=str(data_dir), work_dir=str(work_dir), checkpoint_every=checkpoint_every)
+    worker.run(job, emit)
+    return records
+
+
+def end_of(records: Iterable[Record]) -> End:
+    """The one `End`, which is the last record."""
+    listed = list(records)
+    assert sum(isinstance(record, End) for record in listed) == 1
+    last = listed[-1]
+    assert isinstance(last, End)
+    return last
+
+
+def summary(records: Iterable[Record]) -> dict[str, float]:
+    """All summary metrics of a run."""
+    values: dict[str, float] = {}
+    for record in records:
+        if isinstance(record, Metrics) and record.step is None:
+            assert not set(record.values) & set(values), "a summary metric is sent once"
+            values |= record.values
+    return values
+
+
+def per_epoch(records: Iterable[Record]) -> dict[int, dict[str, float]]:
+    """Epoch -> its metrics."""
+    return {record.step: record.values for record in records if isinstance(record, Metrics) and record.step is not None}
+
+
+def reproducible(values: dict[str, float]) -> dict[str, float]:
+    """The metrics that the seed decides."""
+    return {name: value for name, value in values.items() if not name.startswith(TIMINGS)}
+
+
+class PlainCopier:
+    """The step's view of an input pipeline: batches are tensors already."""
+
+    def to_device(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """No copy."""
+        images, labels = batch
+        return images, labels
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Nothing to do."""
+        return images
+
+
+def no_mark(_phase: str) -> None:
+    """Measures nothing."""
+
+
+@dataclass
+class Batches:
+    """Random micro-batches of the sizes of a plan."""
+
+    sizes: list[int]
+    features: int = 5
+    classes: int = 3
+    dtype: torch.dtype = torch.float64
+    made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(11)
+        for size in self.sizes:
+            images = torch.randn(size, self.features, generator=generator, dtype=self.dtype)
+            self.made.append((images, torch.randint(self.classes, (size,), generator=generator)))
+
+
+def perceptron(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """A small model without BatchNorm."""
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)

@@ -1,0 +1,162 @@
+"""Identity is total: every field is in the digest, JSON keeps it, and it is the same in every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from pipeline.spec import Artifact, End, Job, Metrics, Phase, Progress, Recipe, RunSpec, Tags, parse_record
+
+SPEC = RunSpec(model="test_resnet", dataset="digits", techniques=("amp", "ga=4"), seed=5)
+# values of all kinds that fields take; each field is moved to the first one that it accepts and does not have
+VALUES: tuple[Any, ...] = (True, False, 1, 2, 9, 64, 0.25, 0.5, ("pm",), "cuda", "other", {"epochs": 7})
+
+
+def moved(base: BaseModel, field: str) -> BaseModel:
+    """A copy of `base` with another valid value of `field`."""
+    kind = type(base)
+    literals = [arg for arg in getattr(kind.model_fields[field].annotation, "__args__", ()) if isinstance(arg, str)]
+    for value in (*literals, *VALUES):
+        try:
+            copy = kind.model_validate({**base.model_dump(), field: value})
+        except ValidationError:
+            continue
+        if copy != base:
+            return copy
+    raise AssertionError(f"no other value for {field}: add one to VALUES")
+
+
+@pytest.mark.parametrize("field", list(Recipe.model_fields))
+def test_every_recipe_field_alters_both_digests(field: str) -> None:
+    recipe = moved(Recipe(), field)
+    assert isinstance(recipe, Recipe)
+    assert recipe.digest != Recipe().digest
+    assert SPEC.model_copy(update={"recipe": recipe}).digest != SPEC.digest
+
+
+@pytest.mark.parametrize("field", list(RunSpec.model_fields))
+def test_every_run_field_alters_the_digest(field: str) -> None:
+    other = moved(SPEC, field)
+    assert isinstance(other, RunSpec) and other.digest != SPEC.digest
+
+
+def test_digests_of_single_changes_are_all_different() -> None:
+    recipes = [moved(Recipe(), field) for field in Recipe.model_fields]
+    specs = [moved(SPEC, field) for field in RunSpec.model_fields]
+    digests = [made.digest for made in (*recipes, *specs) if isinstance(made, Recipe | RunSpec)]
+    assert len(set(digests)) == len(Recipe.model_fields) + len(RunSpec.model_fields)
+
+
+def test_copies_do_not_keep_a_stale_digest() -> None:
+    before = SPEC.digest
+    assert SPEC.model_copy(update={"seed": 6}).digest != before
+    assert SPEC.model_copy().digest == before
+    recipe = SPEC.recipe
+    assert recipe.digest != recipe.model_copy(update={"epochs": 3}).digest
+
+
+@pytest.mark.parametrize("field", list(Recipe.model_fields))
+def test_json_round_trip_keeps_spec_and_digest(field: str) -> None:
+    spec = SPEC.model_copy(update={"recipe": moved(Recipe(learning_rate=0.1 + 0.2), field)})
+    back = RunSpec.model_validate_json(spec.model_dump_json())
+    assert back == spec and back.digest == spec.digest
+    job = Job(spec=spec, data_dir="data", work_dir="work")
+    assert Job.model_validate_json(job.model_dump_json()) == job
+
+
+def test_digest_is_the_same_in_every_process() -> None:
+    code = "from pipeline.spec import RunSpec; import sys; print(RunSpec.model_validate_json(sys.stdin.read()).digest)"
+    for hash_seed in ("1", "2"):
+        found = subprocess.run(
+            [sys.executable, "-c", code],
+            input=SPEC.model_dump_json(),
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found.stdout.strip() == SPEC.digest
+
+
+def test_equal_numbers_have_one_digest() -> None:
+    assert Recipe(weight_decay=0).digest == Recipe(weight_decay=0.0).digest
+    assert Recipe.model_validate({"epochs": "3"}).digest == Recipe(epochs=3).digest
+
+
+@pytest.mark.parametrize(
+    ("techniques", "name"),
+    [
+        ((), "test_resnet/digits/baseline/s5"),
+        (("ga", "amp"), "test_resnet/digits/ga+amp/s5"),
+        (("ga=4",), "test_resnet/digits/ga4/s5"),
+    ],
+)
+def test_run_names(techniques: tuple[str, ...], name: str) -> None:
+    spec = SPEC.model_copy(update={"techniques": techniques})
+    assert spec.name == name
+    assert spec.model_copy(update={"repeat": 2}).name == f"{name}/r2"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": 0},
+        {"epochs": -1},
+        {"batch_size": 2.5},
+        {"learning_rate": 0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
+        {"precision": "fp8"},
+        {"clip_norm": 0},
+        {"warmup": 1.0},
+        {"validation_fraction": 0.95},
+        {"epoch": 3},
+        {"num_workers": -1},
+        {"compile": True},
+    ],
+)
+def test_recipes_that_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(fields)
+
+
+def test_values_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        SPEC.seed = 9  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        SPEC.recipe.epochs = 9  # type: ignore[misc]
+
+
+def test_records_round_trip() -> None:
+    for record in (
+        Phase(time=1.5, name="train"),
+        Progress(time=1.5, epoch=1, epochs=2, update=3, updates=9, images_per_second=10.0, loss=float("nan")),
+        Metrics(time=1.5, step=3, values={"train/loss": 0.1 + 0.2}),
+        Tags(time=1.5, values={"env.cpu": "a \u2603"}),
+        Artifact(time=1.5, path="confusion.png", folder="figures"),
+        End(time=1.5, outcome="oom", error="out of memory"),
+    ):
+        back = parse_record(record.model_dump_json())
+        assert type(back) is type(record) and back.model_dump_json() == record.model_dump_json()
+
+
+def test_records_keep_what_is_no_finite_number() -> None:
+    record = Metrics(time=1.0, values={"a": float("nan"), "b": float("inf")})
+    back = parse_record(record.model_dump_json())
+    assert isinstance(back, Metrics) and back.values["a"] != back.values["a"] and back.values["b"] == float("inf")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"type": "spec"}', '{"type": "end", "time": 1}', "nonsense", "3"])
+def test_what_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_record(text)
+
+
+def test_digest_covers_json_of_all_fields() -> None:
+    assert set(json.loads(SPEC.model_dump_json())) == set(RunSpec.model_fields)

@@ -1,0 +1,239 @@
+"""The window planner and the optimizer step: exact gradients, exact order, schedule steps that follow updates."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from core_makers import Batches, PlainCopier, no_mark, perceptron
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pipeline import precision as precision_module
+from pipeline.optim import build_optimizer
+from pipeline.precision import Precision
+from pipeline.spec import Recipe
+from pipeline.step import Learner, Window, optimizer_step, plan_windows
+
+CPU = torch.device("cpu")
+
+
+@given(samples=st.integers(1, 5000), micro=st.integers(1, 300), factor=st.integers(1, 40))
+def test_windows_hold_every_sample_once(samples: int, micro: int, factor: int) -> None:
+    windows = plan_windows(samples, micro, factor)
+    sizes = [size for window in windows for size in window.sizes]
+    assert sum(sizes) == sum(window.total for window in windows) == samples
+    assert all(size == micro for size in sizes[:-1]) and 1 <= sizes[-1] <= micro
+    assert all(len(window.sizes) == factor for window in windows[:-1]) and 1 <= len(windows[-1].sizes) <= factor
+    assert len(windows) == math.ceil(math.ceil(samples / micro) / factor)
+    for window in windows:
+        assert math.isclose(sum(window.shares), 1.0, rel_tol=1e-12)
+        assert window.shares == tuple(size / window.total for size in window.sizes)
+
+
+def test_windows_of_cifar_in_the_paper() -> None:
+    windows = plan_windows(50_000, 128, 4)  # 391 batches, the last of 80
+    assert len(windows) == 98 and windows[-1].sizes == (128, 128, 80) and windows[0].sizes == (128,) * 4
+    windows = plan_windows(50_000, 64, 8)  # 782 batches, the last of 16
+    assert len(windows) == 98 and windows[-1].sizes == (64,) * 5 + (16,)
+
+
+@pytest.mark.parametrize("arguments", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (-3, 4, 2)])
+def test_windows_refuse_what_is_below_one(arguments: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        plan_windows(*arguments)
+
+
+def learner_of(recipe: Recipe, model: nn.Module, updates: int = 100) -> Learner:
+    optimizer = build_optimizer(model, "test_resnet", recipe)
+    precision = Precision(recipe, CPU)
+    precision.watch(optimizer)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=updates)
+    loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    return Learner(model, loss, optimizer, schedule, precision, recipe.clip_norm)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("batches", "micro", "last", "factor"),
+    [(391, 3, 3, 4), (391, 3, 1, 4), (781, 2, 2, 8), (781, 2, 1, 8), (10, 4, 3, 1), (7, 4, 1, 7), (1, 4, 2, 4)],
+)
+def test_accumulated_gradient_is_the_concatenated_batchs(
+    batches: int, micro: int, last: int, factor: int, label_smoothing: float
+) -> None:
+    windows = plan_windows((batches - 1) * micro + last, micro, factor)
+    assert sum(len(window.sizes) for window in windows) == batches
+    data = Batches([size for window in windows for size in window.sizes]).made
+    model = perceptron()
+    learner = learner_of(Recipe(optimizer="sgd", learning_rate=0.1, label_smoothing=label_smoothing), model)
+    seen: list[list[Tensor]] = []
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: seen.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    )
+    stream = iter(data)
+    place = 0
+    for window in windows:
+        parts = data[place : place + len(window.sizes)]
+        place += len(parts)
+        images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        whole = learner.criterion(model(images), labels)
+        expected = torch.autograd.grad(whole, list(model.parameters()))
+        loss = optimizer_step(learner, window, stream, PlainCopier(), no_mark)
+        torch.testing.assert_close(seen[-1], list(expected), rtol=1e-11, atol=1e-14)
+        torch.testing.assert_close(loss, whole.detach(), rtol=1e-12, atol=0)
+        assert not loss.requires_grad and loss.shape == ()
+    assert len(seen) == len(windows) and next(stream, None) is None
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Recorder:
+    """Notes the calls of one optimizer step, in order, and whether autocast was on."""
+
+    def __init__(self, learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.autocast: dict[str, set[bool]] = {}
+        scaler = learner.precision.scaler
+        for name in ("scale", "unscale_", "step", "update"):
+            if scaler is not None:
+                self._spy(monkeypatch, scaler, name, f"scaler.{name}")
+        self._spy(monkeypatch, torch.Tensor, "backward", "backward")
+        self._spy(monkeypatch, precision_module.nn.utils, "clip_grad_norm_", "clip")
+        self._spy(monkeypatch, learner.schedule, "step", "schedule.step")
+        self._spy(monkeypatch, learner.optimizer, "zero_grad", "zero_grad")
+        learner.optimizer.register_step_pre_hook(lambda *_: self.note("optimizer.step"))
+        learner.model.register_forward_pre_hook(lambda *_: self.note("forward"))
+        for parameter in learner.model.parameters():
+            parameter.register_hook(lambda _grad: self._note_autocast("gradient"))
+
+    def _spy(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, label: str) -> None:
+        original = getattr(owner, name)
+
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            self.note(label)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    def note(self, label: str) -> None:
+        """Appends a call."""
+        self.calls.append(label)
+        self._note_autocast(label)
+
+    def _note_autocast(self, label: str) -> None:
+        self.autocast.setdefault(label, set()).add(torch.is_autocast_enabled("cpu"))
+
+
+def one_step(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    model = perceptron(torch.float32)
+    learner = learner_of(recipe, model)
+    recorder = Recorder(learner, monkeypatch)
+    data = Batches([4, 2], dtype=torch.float32)
+    optimizer_step(learner, Window((4, 2)), iter(data.made), PlainCopier(), no_mark)
+    return recorder
+
+
+FORWARDS = ["forward", "scaler.scale", "backward"] * 2
+
+
+def test_order_of_an_fp16_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = one_step(Recipe(precision="fp16", clip_norm=1.0, scaler_init_scale=128.0), monkeypatch)
+    assert recorder.calls == [
+        *FORWARDS,
+        "scaler.unscale_",
+        "clip",
+        "scaler.step",
+        "optimizer.step",
+        "scaler.update",
+        "zero_grad",
+        "schedule.step",
+    ]
+    assert recorder.autocast.pop("forward") == {True}
+    assert set(map(tuple, recorder.autocast.values())) == {(False,)}, "only the forward pass runs under autocast"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "tf32"])
+def test_order_without_a_scaler(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = one_step(Recipe(precision=precision, clip_norm=1.0), monkeypatch)
+    plain = [call for call in FORWARDS if call != "scaler.scale"]
+    assert recorder.calls == [*plain, "clip", "optimizer.step", "zero_grad", "schedule.step"]
+    assert recorder.autocast.pop("forward") == {precision == "bf16"}
+    assert set(map(tuple, recorder.autocast.values())) == {(False,)}
+
+
+def test_only_fp16_has_a_scaler() -> None:
+    for precision in ("fp32", "tf32", "bf16"):
+        made = Precision(Recipe(precision=precision), CPU)
+        assert made.scaler is None and made.metrics() == {}
+    assert Precision(Recipe(precision="fp16"), CPU).scaler is not None
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_clipping_sees_unscaled_gradients(precision: str, fused: bool) -> None:
+    model = perceptron(torch.float32)
+    clip = 1e-3
+    recipe = Recipe(precision=precision, clip_norm=clip, fused_optimizer=fused, scaler_init_scale=1024.0)
+    learner = learner_of(recipe, model)
+    norms: list[float] = []
+    learner.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(float(nn.utils.get_total_norm([p.grad for p in model.parameters()])))
+    )
+    data = Batches([6], dtype=torch.float32)
+    optimizer_step(learner, Window((6,)), iter(data.made), PlainCopier(), no_mark)
+    assert norms == [pytest.approx(clip, rel=1e-2)]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_schedule_follows_real_updates(optimizer: str, fused: bool, clip_norm: float | None) -> None:
+    recipe = Recipe(
+        precision="fp16",
+        optimizer=optimizer,
+        fused_optimizer=fused,
+        clip_norm=clip_norm,
+        scaler_init_scale=256.0,
+        learning_rate=0.1,
+    )
+    model = perceptron(torch.float32)
+    learner = learner_of(recipe, model)
+    overflow = itertools.cycle([False, True, False, False, True, True])
+    skip = False
+    model[0].weight.register_hook(lambda grad: grad * math.inf if skip else None)
+    steps, skipped = 12, 0
+    for update in range(steps):
+        skip = next(overflow)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        rate = learner.optimizer.param_groups[0]["lr"]
+        optimizer_step(learner, Window((4, 3)), iter(Batches([4, 3], dtype=torch.float32).made), PlainCopier(), no_mark)
+        skipped += skip
+        same = all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+        assert same == skip, f"update {update}"
+        assert learner.precision.skipped == skipped
+        assert learner.schedule.last_epoch == update + 1 - skipped
+        assert (learner.optimizer.param_groups[0]["lr"] == rate) == skip
+    assert skipped == 6
+    figures = learner.precision.metrics()
+    assert figures == {"amp/skipped_steps": 6.0, "amp/final_scale": 256.0 / 2**6}
+
+
+def test_a_scale_that_overflows_is_backed_off_until_updates_are_made() -> None:
+    learner = learner_of(Recipe(precision="fp16", scaler_init_scale=2.0**24), perceptron(torch.float32))
+    for _ in range(30):
+        optimizer_step(learner, Window((4,)), iter(Batches([4], dtype=torch.float32).made), PlainCopier(), no_mark)
+    assert 0 < learner.precision.skipped < 30
+    assert learner.schedule.last_epoch == 30 - learner.precision.skipped
+
+
+def test_phases_are_marked_in_order() -> None:
+    marks: list[str] = []
+    learner = learner_of(Recipe(), perceptron(torch.float32))
+    optimizer_step(
+        learner, Window((4, 2)), iter(Batches([4, 2], dtype=torch.float32).made), PlainCopier(), marks.append
+    )
+    micro = ["data_wait", "h2d", "data_wait", "forward", "backward"]
+    assert marks == [*micro, *micro, "optimizer"]
