@@ -33,30 +33,31 @@ class Form:
     side: int
 
 
-def choose_form(listing: FolderListing, image_size: int, report: Report) -> Form:
-    """Reads all headers and chooses the form: native when all images are squares of one size, and it fits.
+class MixedSizesError(Exception):
+    """An image is not of the size that the form `native` assumes."""
+
+
+def forms(listing: FolderListing, image_size: int) -> list[Form]:
+    """The forms to try in turn: native if the first image is a square and all would fit; resized or files.
+
+    That all images are of the first one's size shows only when they are decoded; reading all headers first
+    would nearly double the time.
 
     Raises:
-        InputError: a file is no image.
+        InputError: the first file is no image.
     """
-    files = [listing.root / name for split in (listing.train, listing.test) for name in split.names]
-    sizes: set[tuple[int, int]] = set()
-    for start in range(0, len(files), _CHUNK):
-        # no threads: this is Python under the interpreter lock
-        sizes.update(header_size(file) for file in files[start : start + _CHUNK])
-        report("reading image headers", min(start + _CHUNK, len(files)), len(files))
-    height, width = next(iter(sizes))
-    if len(sizes) == 1 and height == width and _fits(len(files), height):
-        return Form("native", height)
-    return Form("resized" if _fits(len(files), image_size) else "files", image_size)
-
-
-def _tell(report: Report, before: int, total: int, done: int) -> None:
-    report("decoding images", before + done, total)
+    count = len(listing.train.names) + len(listing.test.names)
+    height, width = header_size(listing.root / listing.train.names[0])
+    other = Form("resized" if _fits(count, image_size) else "files", image_size)
+    return [Form("native", height), other] if height == width and _fits(count, height) else [other]
 
 
 def _fits(count: int, side: int) -> bool:
     return count * side * side * 3 <= MAX_STORE_BYTES
+
+
+def _tell(report: Report, before: int, total: int, done: int) -> None:
+    report("decoding images", before + done, total)
 
 
 def build(listing: FolderListing, form: Form, work: Path, report: Report) -> Built:
@@ -64,6 +65,7 @@ def build(listing: FolderListing, form: Form, work: Path, report: Report) -> Bui
 
     Raises:
         InputError: an image cannot be decoded; names the file.
+        MixedSizesError: the form is `native` and the images are not all of that size.
     """
     files: dict[str, dict[str, Any]] = {}
     total = len(listing.train.names) + len(listing.test.names)
@@ -91,6 +93,8 @@ def _decoded(
         image = decode(root / name)
         if form.kind == "files":
             return None
+        if form.kind == "native" and image.shape[-2:] != (form.side, form.side):
+            raise MixedSizesError
         fitted = fit(image, form.side, InterpolationMode.BICUBIC)
         return np.asarray(fitted.permute(1, 2, 0))
 

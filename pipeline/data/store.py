@@ -8,8 +8,9 @@ its final name is always whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -148,15 +149,19 @@ def _prepare_folder(dataset: str, data_dir: Path, image_size: int, report: Repor
     listing = _scan(dataset)
     stores = data_dir / "stores"
     # the form depends on the images, so look for each that this folder may have been given
-    forms = ("native", f"{image_size}px", f"{image_size}px-files")
-    places = [stores / f"imagefolder-{listing.stamp}-{form}-v{VERSION}" for form in forms]
-    with _lock_unless_ready(dataset, places, listing, stores / f"imagefolder-{listing.stamp}") as found:
+    suffixes = {"native": "native", "resized": f"{image_size}px", "files": f"{image_size}px-files"}
+    places = {
+        kind: stores / f"imagefolder-{listing.stamp}-{suffix}-v{VERSION}" for kind, suffix in suffixes.items()
+    }
+    lock = stores / f"imagefolder-{listing.stamp}"
+    with _lock_unless_ready(dataset, [*places.values()], listing, lock) as found:
         if found is not None:
             return found
-        form = folder.choose_form(listing, image_size, report)
-        place = places[("native", "resized", "files").index(form.kind)]
-        arrays.build(place, lambda work: folder.build(listing, form, work, report))
-        made = _open_any(dataset, [place], listing)
+        for form in folder.forms(listing, image_size):
+            with suppress(folder.MixedSizesError):
+                arrays.build(places[form.kind], partial(folder.build, listing, form, report=report))
+                break
+        made = _open_any(dataset, [*places.values()], listing)
     if made is None:
         raise OutsideError(f"data directory {str(data_dir)!r}: the store just written cannot be read back")
     return made

@@ -249,6 +249,14 @@ def test_folder_of_mixed_sizes_is_resized_once_per_size(tmp_path: Path) -> None:
     assert verify(name, tmp_path / "data") == []
 
 
+def test_one_odd_image_at_the_end_makes_a_resized_store(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    Image.new("RGB", (48, 48)).save(root / "test" / "dog" / "zzz.png")
+    store = open_store(f"imagefolder:{root}", tmp_path / "data", image_size=32)
+    assert not store.native and store.test_images.shape == (7, 32, 32, 3)
+    assert not list((tmp_path / "data" / "stores").glob("*native*")), "nothing is left of the first try"
+
+
 def test_equal_oblongs_are_resized(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", sizes=((40, 30),))
     store = open_store(f"imagefolder:{root}", tmp_path / "data", image_size=16)
