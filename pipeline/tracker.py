@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, OutsideError, not_allowed
-from pipeline.journal import Entry
+from pipeline.journal import Entry, well_formed
+from pipeline.ownership import alive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 KEY_TAG = "ablate.key"
 OWNER_TAG = "ablate.owner"
+CLAIM_TAG = "ablate.claim"
 HEARTBEAT_TAG = "ablate.heartbeat."
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
@@ -46,6 +48,8 @@ class Attempt:
     parent: str = ""
     start_time: int = 0
     command: str = ""
+    claim: str = ""
+    heartbeats: tuple[tuple[str, str], ...] = ()
 
 
 class UndeliverableError(Exception):
@@ -157,6 +161,9 @@ class Tracker:
         waiting: dict[str, list[Entry]] = {}
         for entry in entries:
             key = str(entry.get("key", ""))
+            if not well_formed(entry):
+                self.problems.append(f"an entry of kind {str(entry.get('kind'))[:40]!r} that cannot be read")
+                continue
             if entry.get("kind") in ("metrics", "tags"):
                 waiting.setdefault(key, []).append(entry)
                 continue
@@ -208,20 +215,38 @@ class Tracker:
         run_id = self.run_id(key)
         tags = {str(name): str(value) for name, value in entry["tags"].items()}
         if run_id is None:
-            tags |= {KEY_TAG: key}
+            tags |= {KEY_TAG: key, "mlflow.source.name": "ablate", "mlflow.source.type": "LOCAL"}
             parent = entry.get("parent")
             if parent:
                 tags["mlflow.parentRunId"] = self._known(str(parent))
-            run = self.client.create_run(self._experiment_id, int(entry["time"]), tags, str(entry["name"]))
-            run_id = self._ids[key] = run.info.run_id
+            self.client.create_run(self._experiment_id, int(entry["time"]), tags, str(entry["name"]))
+            run_id = self._only_one(key)
         elif not entry.get("parent"):
             self.client.update_run(run_id, status="RUNNING")
         self._log(run_id, params=entry.get("params", {}), tags=tags)
 
+    def _only_one(self, key: str) -> str:
+        """The run just made; MLflow's client makes a second one where the answer to its first request got lost."""
+        found = self.client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{_quoted(key)}'")
+        ids = sorted(run.info.run_id for run in found)
+        for extra in ids[1:]:
+            self.client.delete_run(extra)
+        self._ids[key] = ids[0]
+        return ids[0]
+
     def _close_run(self, entry: Entry) -> None:
         run_id = self._known(str(entry["key"]))
+        if entry.get("orphan") and not self._orphaned(run_id):
+            return
         self._log(run_id, tags=entry.get("tags", {}))
         self.client.set_terminated(run_id, str(entry["status"]), int(entry["time"]))
+
+    def _orphaned(self, run_id: str) -> bool:
+        """Whether a row is open and none of the controllers registered on it lives."""
+        run = self.client.get_run(run_id)
+        beats = heartbeats_of(run.data.tags)
+        living = any(alive(name, int(value) / 1000 if value.isdigit() else None) for name, value in beats)
+        return run.info.status == "RUNNING" and not living
 
     def _withdraw(self, entry: Entry) -> None:
         run_id = self.run_id(str(entry["key"]))
@@ -262,12 +287,43 @@ class Tracker:
         named = [Param(str(name), str(value)[:6000]) for name, value in (params or {}).items()]
         marks = [RunTag(str(name), str(value)[:8000]) for name, value in (tags or {}).items()]
         while values or named or marks:
-            self.client.log_batch(run_id, values[:800], named[:100], marks[:100], synchronous=True)
+            self._log_batch(run_id, values[:800], named[:100], marks[:100])
             values, named, marks = values[800:], named[100:], marks[100:]
 
+    def _log_batch(self, run_id: str, values: list[Any], named: list[Any], marks: list[Any]) -> None:
+        """Logs a batch; if the store refuses it for good, all of it but what is refused alone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.log_batch(run_id, values, named, marks, synchronous=True)
+        except MlflowException as error:
+            if error.error_code not in _PERMANENT:
+                raise
+            alone = len(values) + len(named) + len(marks) == 1
+            if alone or self.client.get_run(run_id).info.lifecycle_stage != "active":
+                self.problems.append(_first_line(error))
+                return
+            for part in (values, named, marks):
+                half = (len(part) + 1) // 2
+                for some in (part[:half], part[half:]):
+                    if some:
+                        mine = (some if part is values else [], some if part is named else [])
+                        self._log_batch(run_id, *mine, some if part is marks else [])
+
+    def known_id(self, key: str) -> str | None:
+        """MLflow's id of a run that this process has seen; asks nobody."""
+        return self._ids.get(key)
+
     def set_tag(self, key: str, name: str, value: str) -> None:
-        """Sets a tag of the run with this key (heartbeats; not journaled)."""
+        """Sets a tag of the run with this key (claims; not journaled)."""
         self.client.set_tag(self._known(key), name, value)
+
+    def beat(self, key: str, name: str, value: str) -> None:
+        """Sets a heartbeat tag on a parent run, and opens it again where another controller has closed it."""
+        run_id = self._known(key)
+        self.client.set_tag(run_id, name, value)
+        if self.client.get_run(run_id).info.status != "RUNNING":
+            self.client.update_run(run_id, status="RUNNING")
 
     def tags(self, key: str) -> dict[str, str]:
         """Tags of the run with this key; empty when there is none."""
@@ -348,7 +404,14 @@ def _attempt(run: Any) -> Attempt:
         parent=tags.get("mlflow.parentRunId", ""),
         start_time=int(run.info.start_time or 0),
         command=tags.get("ablate.command", ""),
+        claim=tags.get(CLAIM_TAG, ""),
+        heartbeats=heartbeats_of(tags),
     )
+
+
+def heartbeats_of(tags: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """Controllers that have registered on a parent run, each with its last heartbeat."""
+    return tuple((name.removeprefix(HEARTBEAT_TAG), v) for name, v in tags.items() if name.startswith(HEARTBEAT_TAG))
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:

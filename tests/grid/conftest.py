@@ -1,0 +1,19 @@
+"""One small but whole grid (48 cells, quickstart's design on few images), shared by the tests of this folder."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from grid_makers import SMALL, FinishedGrid
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> FinishedGrid:
+    folder = tmp_path_factory.mktemp("grid")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
+    environment = {**kept, "ABLATE_DATA_DIR": str(folder / "data"), "OMP_WAIT_POLICY": "passive"}
+    made = FinishedGrid(folder, environment, "")
+    done = made.ablate("grid", "--study", "quickstart", "--device", "cpu", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return FinishedGrid(folder, environment, done.stdout)
