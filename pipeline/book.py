@@ -7,22 +7,22 @@ the tracking store.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import journal
-from pipeline.delivery import Delivery, delivered_offset, replay
+from pipeline.delivery import Delivery, replay
 from pipeline.environment import host_provenance, without_credentials
 from pipeline.errors import OutsideError
-from pipeline.ownership import LocalClaims, alive, owner, settle
+from pipeline.history import FINAL, PARENTS, History
+from pipeline.ownership import ENDED, Liveness, LocalClaims, exclusive, owner, settle
 from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import Artifact, End, Metrics, Outcome, Record, Tags
-from pipeline.tracker import HEARTBEAT_TAG, OWNER_TAG, Attempt, Tracker
+from pipeline.tracker import CLAIM_TAG, HEARTBEAT_TAG, OWNER_TAG, Attempt, Tracker, heartbeats_of
 
 STATUS: dict[str, str] = {
     "finished": "FINISHED",
@@ -32,6 +32,8 @@ STATUS: dict[str, str] = {
     "interrupted": "KILLED",
 }
 STORE_PATIENCE = 8.0
+PARENT_PATIENCE = 60.0
+OUTCOME_TAG = "ablate.outcome"
 
 
 def now_ms(seconds: float | None = None) -> int:
@@ -63,132 +65,164 @@ class Book:
     def __init__(self, tracker: Tracker, state_dir: Path) -> None:
         self.tracker = tracker
         self.owner = owner()
+        self.parent = ""
         self._folder = state_dir / "journal"
         self._uri = without_credentials(tracker.uri)
-        self._lock = threading.Lock()
-        self._claims = LocalClaims(self._folder / "claims" / tracker.experiment)
-        self.parent = ""
+        self._claims = LocalClaims(self._folder / "claims")
+        self._history = History(self._folder, self._uri, tracker.experiment)
+        self._liveness = Liveness()
         self._store_seen = False
-        self._index: dict[Path, tuple[int, bool, dict[str, Attempt]]] = {}
+        self._parent_open = False
+        self._open_rows: set[str] = set()
         path = self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{self.owner}-{uuid.uuid4().hex[:8]}.journal"
         try:
             self._journal = journal.Journal(path)
+            self._delivery = Delivery(path, tracker, self._beat)
             self._append({"kind": "journal", "uri": self._uri, "experiment": tracker.experiment, "owner": self.owner})
         except OSError as error:
             raise OutsideError(
                 f"journal {path.parent}: cannot be written ({error.strerror}); free space or access"
             ) from None
-        self._delivery = Delivery(path, tracker, self._beat)
-        self._delivery.notify(self._journal.end)
 
     def start(self) -> None:
         """Delivers what dead controllers left, then starts the background delivery."""
-        for path in self.undelivered():
+        for path in self._of_this_store():
             with contextlib.suppress(Exception):  # an absent store is told later; `ablate sync` delivers then
                 replay(path, self.tracker)
         self._delivery.start()
 
-    def undelivered(self) -> list[Path]:
-        """Journals of dead controllers for this store and experiment that are not wholly delivered."""
+    def _of_this_store(self) -> list[Path]:
+        """The other journals of this store and experiment."""
         found = []
         for path in sorted(self._folder.glob("*.journal")):
             head = next(journal.read(path), None)
-            if head is None or path == self._journal.path or alive(str(head[0].get("owner", "")), None):
+            if head is None or path == self._journal.path:
                 continue
-            same = (head[0].get("uri"), head[0].get("experiment")) == (self._uri, self.tracker.experiment)
-            if same and delivered_offset(path) < journal.valid_end(path):
+            if (head[0].get("uri"), head[0].get("experiment")) == (self._uri, self.tracker.experiment):
                 found.append(path)
         return found
 
     def _append(self, *entries: journal.Entry) -> int:
         end = self._journal.append(*entries)
-        if hasattr(self, "_delivery"):
-            self._delivery.notify(end)
+        self._delivery.notify(end)
         return end
 
     def _beat(self) -> None:
-        if self.parent:
-            self.tracker.set_tag(self.parent, HEARTBEAT_TAG + self.owner, str(now_ms()))
+        """Shows other hosts that this controller lives, and that the study is at work."""
+        if self.parent and self._parent_open:
+            with contextlib.suppress(Exception):  # whether the store is away is what delivery finds out
+                self.tracker.beat(self.parent, HEARTBEAT_TAG + self.owner, str(now_ms()))
 
     # -- what is known -----------------------------------------------------------------------------------------
 
     def attempts(self, digest: str | None = None) -> list[Attempt]:
-        """All tries of this experiment that store and journals know; the journals know better what has ended."""
-        found: dict[str, Attempt] = {}
-        if self._delivery.error is None:
+        """All tries of this experiment (or at one cell) that store and journals know.
+
+        Raises:
+            OutsideError: the store has never answered.
+        """
+        delivered = self._history.delivered()
+        stored: list[Attempt] | None = None
+        if self._delivery.error is None or not self._store_seen:
             try:
-                found = {attempt.key: attempt for attempt in self.tracker.attempts(digest)}
+                stored = self.tracker.attempts(digest)
                 self._store_seen = True
-            except Exception:
+            except Exception as error:  # MLflow, drivers and sockets each have their own
                 if not self._store_seen:
-                    raise
-        for path in self._folder.glob("*.journal"):
-            for attempt in self._journaled(path):
-                known = found.get(attempt.key)
-                if digest is None or attempt.digest == digest:
-                    found[attempt.key] = replace(attempt, run_id=known.run_id if known else "")
-        return list(found.values())
+                    raise OutsideError(f"tracking store {self._uri}: {str(error).strip()[:300]}") from error
+        if stored is not None and digest is None:
+            self._see(beat for attempt in stored for beat in attempt.heartbeats)
+        return self._history.merge(stored, delivered, digest)
 
-    def _journaled(self, path: Path) -> Iterable[Attempt]:
-        """A journal's attempts; only what was appended since the last look is read."""
-        offset, mine, found = self._index.get(path, (0, True, {}))
-        for entry, end in journal.read(path, offset):
-            offset = end
-            kind, key = entry.get("kind"), str(entry.get("key", ""))
-            if kind == "journal":
-                mine = (entry.get("uri"), entry.get("experiment")) == (self._uri, self.tracker.experiment)
-            elif kind == "open":
-                found[key] = _journaled_attempt(key, entry)
-            elif kind == "close" and key in found:
-                found[key] = replace(found[key], outcome=str(entry.get("outcome", "failed")))
-            elif kind == "withdraw":
-                found.pop(key, None)
-        self._index[path] = (offset, mine, found)
-        return list(found.values()) if mine else ()
+    def _see(self, heartbeats: Iterable[tuple[str, str]]) -> None:
+        """Takes note of heartbeats; a controller that has registered on several parents ended when its last did."""
+        newest: dict[str, str] = {}
+        for name, value in heartbeats:
+            if newest.get(name, ENDED) == ENDED or (value != ENDED and value > newest[name]):
+                newest[name] = value
+        self._liveness.see(newest)
 
-    def _heartbeats(self) -> dict[str, float]:
-        try:
-            tags = self.tracker.tags(self.parent) if self.parent else {}
-        except Exception:
-            return {}
-        beats = {name.removeprefix(HEARTBEAT_TAG): value for name, value in tags.items() if HEARTBEAT_TAG in name}
-        return {name: int(value) / 1000 for name, value in beats.items() if value.isdigit()}
-
-    def living(self, attempt: Attempt, beats: dict[str, float] | None = None) -> bool:
-        """Whether an open attempt's controller lives."""
-        beats = self._heartbeats() if beats is None else beats
-        return not attempt.outcome and alive(attempt.owner, beats.get(attempt.owner))
+    def living(self, attempt: Attempt) -> bool:
+        """Whether an open attempt's controller may still be at work on it."""
+        if attempt.outcome:
+            return False
+        if attempt.kind in PARENTS:
+            return any(self._liveness.alive(name) for name in (attempt.owner, *dict(attempt.heartbeats)))
+        return self._liveness.alive(attempt.owner)
 
     def close_dead(self, attempts: Iterable[Attempt]) -> int:
         """Closes open rows of dead controllers as interrupted; returns how many."""
-        beats = self._heartbeats()
-        dead = [
-            a
-            for a in attempts
-            if not a.outcome and a.kind in ("run", "sentinel", "trial") and not self.living(a, beats)
-        ]
+        dead = [attempt for attempt in attempts if not attempt.outcome and not self.living(attempt)]
+        tags = {OUTCOME_TAG: "interrupted", "ablate.error": "its controller died"}
         for attempt in dead:
-            tags = {"ablate.outcome": "interrupted", "ablate.error": "its controller died"}
-            self._append(_close(attempt.key, "interrupted", tags))
+            if attempt.key != self.parent:
+                self._append(_close(attempt.key, "interrupted", tags))
         return len(dead)
+
+    def _company(self) -> bool:
+        """Whether controllers of other folders may be at work on this study; only the store keeps them apart."""
+        return bool(set(self._liveness.living()) - self._history.owners())
 
     # -- the parent run ------------------------------------------------------------------------------------------
 
+    def join(self, name: str, tags: dict[str, str], *, new: bool) -> list[Attempt]:
+        """Joins the study's youngest parent run, or opens one; closes what dead controllers left open.
+
+        Controllers that start together on an empty store agree on one parent: those of one folder through a lock,
+        others as for a cell (see `settle`).
+
+        Args:
+            name: of a new parent.
+            tags: of the parent; `ablate.command` tells grids from single runs.
+            new: open one in any case.
+
+        Returns:
+            All attempts that were known before.
+
+        Raises:
+            OutsideError: the store does not answer.
+        """
+        with exclusive(self._folder / "claims" / "parent", PARENT_PATIENCE):
+            deadline = time.monotonic() + PARENT_PATIENCE
+            while True:
+                attempts = self.attempts()
+                parent = None if new else _youngest(attempts, tags["ablate.command"])
+                if parent is not None:
+                    self.open_parent(name, tags, key=parent.key)
+                elif new:
+                    self.open_parent(name, tags)
+                elif not self._found_parent(name, tags):
+                    if time.monotonic() > deadline:
+                        raise OutsideError("another controller is opening this study's parent run; try again")
+                    time.sleep(0.5)
+                    continue
+                self.close_dead(attempts)
+                return attempts
+
+    def _found_parent(self, name: str, tags: dict[str, str]) -> bool:
+        """Opens a first parent; False (and withdrawn) when another controller's becomes the study's."""
+        key = self.open_parent(name, {**tags, CLAIM_TAG: "pending"})
+
+        def others() -> list[tuple[str, str]]:
+            rivals = [a for a in self.attempts() if a.key != key and a.kind == "grid" and self.living(a)]
+            return [(a.key, a.claim or "held") for a in rivals if a.command == tags["ablate.command"]]
+
+        if not self._delivery.wait(self._journal.end, PARENT_PATIENCE):
+            raise OutsideError(f"tracking store {self._uri}: {self._delivery.error or 'does not answer'}")
+        if settle(key, others, lambda: self.tracker.set_tag(key, CLAIM_TAG, "held")):
+            self._append({"kind": "tags", "key": key, "values": {CLAIM_TAG: "held"}})
+            return True
+        self._append({"kind": "withdraw", "key": key, "time": now_ms()})
+        self.parent, self._parent_open = "", False
+        return False
+
     def open_parent(self, name: str, tags: dict[str, str], *, key: str = "") -> str:
         """Opens (or, given its key, opens again) the parent run."""
-        self.parent = key or uuid.uuid4().hex
+        self.parent, self._parent_open = key or uuid.uuid4().hex, True
         tags = {"ablate.kind": "grid", **tags, **host_provenance(), "env.tracking_uri": self._uri}
-        self._append(
-            {
-                "kind": "open",
-                "key": self.parent,
-                "parent": None,
-                "name": name,
-                "time": now_ms(),
-                "tags": {**tags, OWNER_TAG: self.owner},
-                "params": {},
-            }
-        )
+        tags |= {OWNER_TAG: self.owner, HEARTBEAT_TAG + self.owner: str(now_ms())}
+        entry = {"kind": "open", "key": self.parent, "parent": None, "name": name, "time": now_ms()}
+        self._append({**entry, "tags": tags, "params": {}})
         return self.parent
 
     def parent_values(self, values: dict[str, float], tags: dict[str, str]) -> None:
@@ -204,8 +238,21 @@ class Book:
         self._append({"kind": "artifact", "key": self.parent, "path": str(path.resolve()), "folder": folder})
 
     def close_parent(self, outcome: Outcome) -> None:
-        """Closes the parent run."""
-        self._append(_close(self.parent, outcome, {"ablate.outcome": outcome}))
+        """Leaves the parent run, and closes it unless other controllers are at work on it; the last one does."""
+        with exclusive(self._folder / "claims" / "parent", STORE_PATIENCE):
+            self._parent_open = False
+            ended = {HEARTBEAT_TAG + self.owner: ENDED}
+            end = self._append({"kind": "tags", "key": self.parent, "values": ended})
+            if not (self._delivery.wait(end, STORE_PATIENCE) and self._others_at_work()):
+                self._append(_close(self.parent, outcome, {OUTCOME_TAG: outcome}))
+
+    def _others_at_work(self) -> bool:
+        try:
+            heartbeats = dict(heartbeats_of(self.tracker.tags(self.parent)))
+        except Exception:  # the store is away: whoever goes on opens the parent again
+            return False
+        self._see(heartbeats.items())
+        return any(self._liveness.alive(name) for name in heartbeats if name != self.owner)
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
@@ -216,11 +263,13 @@ class Book:
             return None
         opened: Opened | None = None
         try:
-            if self._settled_elsewhere(digest, ""):
+            if self._taken(digest):
                 return None
             key = uuid.uuid4().hex
+            self._open_rows.add(key)
             end = self._append(_open(key, self.parent, run, plan, self.owner))
-            if self._delivery.wait(end, STORE_PATIENCE) and not self._settle(key, digest):
+            if not self._settle(key, digest, end):
+                self._open_rows.discard(key)
                 self._append({"kind": "withdraw", "key": key, "time": now_ms()})
                 return None
             opened = Opened(key, run, work_dir)
@@ -229,36 +278,41 @@ class Book:
             if opened is None:
                 self._claims.release(digest)
 
-    def _rivals(self, digest: str, mine: str) -> list[Attempt]:
-        """Finished (or out-of-memory) and living tries of a cell under this parent, but mine."""
-        beats = self._heartbeats()
-        parents = {self.parent, self.tracker.run_id(self.parent) or ""}
-        found = [a for a in self.tracker.attempts(digest) if a.key != mine and a.parent in parents]
-        return [a for a in found if a.outcome in ("finished", "oom") or self.living(a, beats)]
+    def _rivals(self, digest: str, mine: str = "") -> list[Attempt]:
+        """Finished (or out-of-memory) and living tries at a cell under this parent, but mine."""
+        found = [a for a in self.attempts(digest) if a.key != mine and self.under_parent(a)]
+        return [a for a in found if a.outcome in FINAL or self.living(a)]
 
-    def _settled_elsewhere(self, digest: str, mine: str) -> bool:
-        """Whether the cell is finished, by the journals of this folder or the store."""
-        if self._delivery.error is not None:
-            found = [a for a in self.attempts(digest) if a.key != mine and a.parent == self.parent]
-            return any(a.outcome in ("finished", "oom") for a in found)
-        try:
-            parents = {self.parent, self.tracker.run_id(self.parent) or ""}
-            return any(a.outcome in ("finished", "oom") and a.parent in parents for a in self.attempts(digest))
-        except Exception:
-            return False
+    def under_parent(self, attempt: Attempt) -> bool:
+        """Whether an attempt belongs to this grid's parent run."""
+        return attempt.parent in (self.parent, self.tracker.known_id(self.parent))
 
-    def _settle(self, key: str, digest: str) -> bool:
+    def _taken(self, digest: str) -> bool:
+        """Whether a cell is finished or being run, or may be run by somebody who cannot be asked at the moment."""
+        return (self._delivery.error is not None and self._company()) or bool(self._rivals(digest))
+
+    def _settle(self, key: str, digest: str, end: int) -> bool:
+        """Whether an opened row may be run. While the store is away only controllers of this folder are kept apart
+        (by the local claim); if there are others, the cell has to wait.
+        """
+
         def others() -> list[tuple[str, str]]:
-            claims = []
-            for attempt in self._rivals(digest, key):
-                state = "held" if attempt.outcome else self.tracker.tags(attempt.key).get("ablate.claim", "held")
-                claims.append((attempt.key, state))
-            return claims
+            self._see(heartbeats_of(self.tracker.tags(self.parent)))
+            stored = [a for a in self.tracker.attempts(digest) if a.key != key and self.under_parent(a)]
+            return [(a.key, "held" if a.outcome in FINAL else a.claim or "held") for a in stored if self._counts(a)]
 
-        try:
-            return settle(key, others, lambda: self.tracker.set_tag(key, "ablate.claim", "held"))
-        except Exception:  # the store went away meanwhile: the local lock stands
-            return True
+        deadline = time.monotonic() + STORE_PATIENCE
+        while self._delivery.wait(end, STORE_PATIENCE):
+            try:
+                return settle(key, others, lambda: self.tracker.set_tag(key, CLAIM_TAG, "held"))
+            except Exception:  # one lost answer is no reason to hold
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.3)
+        return not self._company()
+
+    def _counts(self, attempt: Attempt) -> bool:
+        return attempt.outcome in FINAL or self.living(attempt)
 
     def record(self, opened: Opened, record: Record) -> None:
         """Journals a record of a run; phases and progress are for the display only."""
@@ -274,12 +328,27 @@ class Book:
             self._append({"kind": "artifact", "key": opened.key, "path": str(path), "folder": record.folder})
 
     def close(self, opened: Opened, end: End) -> None:
-        """Closes a run with its outcome and gives the claim back."""
-        tags = {"ablate.outcome": end.outcome, **({"ablate.error": end.error} if end.error else {})}
-        offset = self._append(_close(opened.key, end.outcome, tags, end.time))
-        # another controller may look as soon as the claim is free: the end should be in the store by then
-        self._delivery.wait(offset, STORE_PATIENCE)
-        self._claims.release(opened.run.spec.digest)
+        """Closes a run with its outcome and gives the claim back.
+
+        Until this is delivered the store shows the row as open and its owner as alive: nobody takes the cell.
+        """
+        tags = {OUTCOME_TAG: end.outcome, **({"ablate.error": end.error} if end.error else {})}
+        try:
+            self._append(_close(opened.key, end.outcome, tags, end.time))
+            self._open_rows.discard(opened.key)
+        finally:
+            self._claims.release(opened.run.spec.digest)
+
+    def abandon(self) -> None:
+        """The journal refuses: closes what is open in the store itself, as far as it answers. The next call finds
+        in the journal what it had taken.
+        """
+        tags = {OUTCOME_TAG: "interrupted", "ablate.error": "the journal could not be written"}
+        rows = [*self._open_rows, self.parent]
+        with contextlib.suppress(Exception):
+            self.tracker.apply([{**_close(key, "interrupted", tags), "orphan": key == self.parent} for key in rows])
+        self._delivery.stop(0.0)
+        self._journal.close()
 
     def finish(self, timeout: float) -> bool:
         """Delivers what is left and closes the journal; False when `ablate sync` has to do the rest."""
@@ -293,18 +362,10 @@ class Book:
         return self._delivery.error
 
 
-def _journaled_attempt(key: str, entry: journal.Entry) -> Attempt:
-    tags = entry.get("tags", {})
-    return Attempt(
-        key=key,
-        digest=str(tags.get("ablate.digest", "")),
-        outcome="",
-        owner=str(tags.get(OWNER_TAG, "")),
-        kind=str(tags.get("ablate.kind", "")),
-        parent=str(entry.get("parent") or ""),
-        start_time=int(entry.get("time", 0)),
-        command=str(tags.get("ablate.command", "")),
-    )
+def _youngest(attempts: Iterable[Attempt], command: str) -> Attempt | None:
+    """The youngest parent run of a command; not those that nobody has settled on."""
+    parents = [a for a in attempts if a.kind == "grid" and a.command == command and a.claim != "pending"]
+    return max(parents, key=lambda attempt: (attempt.start_time, attempt.key), default=None)
 
 
 def _close(key: str, outcome: str, tags: dict[str, str], seconds: float | None = None) -> journal.Entry:
@@ -330,7 +391,8 @@ def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str) -
         "ablate.digest": spec.digest,
         "ablate.block": str(run.block),
         "ablate.position": str(run.position),
-        "ablate.claim": "pending",
+        **({"ablate.tainted": run.tainted} if run.tainted else {}),
+        CLAIM_TAG: "pending",
         OWNER_TAG: owner_name,
         **host_provenance(),
     }

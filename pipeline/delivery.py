@@ -134,7 +134,10 @@ class Delivery:
     def _deliver(self) -> None:
         entries: list[Entry] = []
         end = self._offset
+        target = self._target
         for entry, offset in journal.read(self._path, self._offset):
+            if offset > target:
+                break  # still being written: a group that the disk refuses half-way is taken back
             entries.append(entry)
             end = offset
             if len(entries) >= BATCH:
@@ -145,39 +148,62 @@ class Delivery:
                 self._offset = end
                 self._changed.notify_all()
             save_offset(self._path, end)
-        elif self._offset < self._target:
+        elif self._offset < target:
             with self._changed:
-                self._offset = self._target  # unreadable tail: nothing more can come from it
+                self._offset = target  # damaged on the disk: nothing more can come from it
 
     def _beat(self) -> None:
         now = time.monotonic()
         if now >= self._next_beat:
             self._next_beat = now + HEARTBEAT_SECONDS
-            if self._heartbeat is not None:
+            if self._heartbeat is not None and self._offset >= self._target:
+                # only with everything delivered: a fresh heartbeat tells others that they see all claims
                 self._heartbeat()
 
 
 def replay(path: Path, store: Store) -> int:
-    """Applies everything of a journal that is not delivered yet (`ablate sync`).
+    """Applies everything of a dead controller's journal that is not delivered yet (`ablate sync`).
+
+    Rows that it had left open are closed as interrupted, where nobody has done so yet.
 
     Returns:
-        How many entries were applied.
+        How many entries were applied; 0 when the journal's writer lives or another process replays it.
 
     Raises:
         Exception: as the store does when it is away; what was applied before is remembered.
     """
-    count = 0
-    entries: list[Entry] = []
-    end = delivered_offset(path)
-    for entry, offset in journal.read(path, end):
-        entries.append(entry)
-        end = offset
-        if len(entries) >= BATCH:
-            store.apply(entries)
-            save_offset(path, end)
-            count += len(entries)
-            entries = []
-    if entries:
-        store.apply(entries)
-        save_offset(path, end)
-    return count + len(entries)
+    with journal.abandoned(path) as free:
+        if not free or delivered_offset(path) >= journal.valid_end(path):
+            return 0
+        count = 0
+        start = delivered_offset(path)
+        rows: dict[str, bool] = {}
+        entries: list[Entry] = []
+        for entry, end in journal.read(path):
+            _note(entry, rows)
+            if end <= start:
+                continue
+            entries.append(entry)
+            if len(entries) >= BATCH:
+                store.apply(entries)
+                save_offset(path, end)
+                count += len(entries)
+                entries = []
+        store.apply([*entries, *_orphans(rows)])
+        save_offset(path, journal.valid_end(path))
+        return count + len(entries)
+
+
+def _note(entry: Entry, rows: dict[str, bool]) -> None:
+    """Keeps track of a journal's open rows, as key -> whether it is a parent."""
+    key = str(entry.get("key", ""))
+    if entry.get("kind") == "open":
+        rows[key] = not entry.get("parent")
+    elif entry.get("kind") in ("close", "withdraw"):
+        rows.pop(key, None)
+
+
+def _orphans(rows: dict[str, bool]) -> list[Entry]:
+    tags = {"ablate.outcome": "interrupted", "ablate.error": "its controller died"}
+    close = {"kind": "close", "time": int(time.time() * 1000), "status": "KILLED", "tags": tags, "orphan": True}
+    return [{**close, "key": key} for key in sorted(rows, key=lambda key: rows[key])]

@@ -113,6 +113,7 @@ class Grid:
         self._elsewhere: list[PlannedRun] = []
         self._outcomes: dict[str, str] = {}
         self._values: dict[str, dict[str, float]] = {}
+        self._fresh = False
         self._stop = threading.Event()
         self.broken: str | None = None
 
@@ -125,18 +126,15 @@ class Grid:
             fresh: start a new parent and run everything.
             alone: a parent of its own (a single run), never shared with a grid.
         """
-        attempts = self.book.attempts()
-        self.book.close_dead(attempts)
-        command = "run" if alone else "grid"
-        parents = [a for a in attempts if a.kind == "grid" and a.command == command]
-        parent = max(parents, key=lambda a: a.start_time, default=None)
-        if fresh or alone:
-            parent = None
-        total = len(self.plan.runs)
-        tags = {**tags, "ablate.command": command, "ablate.cells": str(len(self.plan.cells))}
-        key = self.book.open_parent(name, tags, key=parent.key if parent else "")
-        mine = {key, parent.run_id if parent else key}
-        tried = _by_digest(a for a in attempts if a.parent in mine and a.kind != "grid")
+        tags = {
+            **tags,
+            "ablate.command": "run" if alone else "grid",
+            "ablate.cells": str(len(self.plan.cells)),
+        }
+        attempts = self.book.join(name, tags, new=fresh or alone)
+        self._fresh = fresh
+        key, total = self.book.parent, len(self.plan.runs)
+        tried = _by_digest(a for a in attempts if self.book.under_parent(a))
         for run in self.plan.runs:
             self._sort(run, tried.get(run.spec.digest, []))
         self._write_plan(key)
@@ -198,6 +196,8 @@ class Grid:
                     with self._lock:
                         self._elsewhere.append(run)
                 else:
+                    if self._fresh:  # a checkpoint of an earlier grid's try would save the work that is asked for
+                        (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
                     self._follow(opened)
         except OSError as error:  # the journal refuses: without it nothing more may be run
             self.broken = f"journal: {error.strerror or error}"
@@ -215,11 +215,13 @@ class Grid:
                     return self._queue.popleft()
                 if not self._elsewhere:
                     return None
+            began = time.monotonic()
             self._look_elsewhere()
             with self._lock:
                 if not self._queue and not self._elsewhere:
                     return None
-            self._stop.wait(1.0)
+            # a look reads the whole study: on a large one it must not be all that the store does
+            self._stop.wait(max(1.0, 5 * (time.monotonic() - began)))
         return None
 
     def _look_elsewhere(self) -> None:
@@ -271,10 +273,16 @@ class Grid:
         found = results.tables(results_of())
         values = {f"cells/{outcome}": float(count) for outcome, count in tally.outcomes.items()}
         values |= {"cells/total": float(tally.cells), "grid/wall_seconds": seconds, **results.aggregates(found)}
-        self.book.parent_values(values, {"mlflow.note.content": results.markdown(found)})
         outcome: Outcome = "interrupted" if tally.interrupted else "finished" if tally.complete else "failed"
-        self.book.close_parent(outcome)
-        tally.delivered = self.book.finish(DELIVERY_PATIENCE)
+        try:
+            self.book.parent_values(values, {"mlflow.note.content": results.markdown(found)})
+            self.book.close_parent(outcome)
+        except OSError as error:  # the disk is full, or gone
+            tally.broken = tally.broken or f"journal: {error.strerror or error}"
+            tally.delivered = False
+            self.book.abandon()
+        else:
+            tally.delivered = self.book.finish(DELIVERY_PATIENCE)
 
     def results(self) -> list[results.CellResult]:
         """All cells' values: the store's for earlier calls and other controllers, this call's own on top."""

@@ -7,12 +7,15 @@ writes a file; any may read it while it grows.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +33,38 @@ class Journal:
         path: the file; made with its folders when absent. A damaged tail is cut off.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or another process writes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._closed = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        end = valid_end(path) if path.exists() else 0
-        if end == 0 and path.exists() and path.stat().st_size:
-            path.replace(path.with_name(f"{path.name}.damaged"))  # not even the first bytes are ours: keep it
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._end = self._prepare()
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def _prepare(self) -> int:
+        """Locks the file for this process's life, which shows others that it lives; cuts a damaged tail off."""
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        end = valid_end(self.path)
+        if end == 0 and os.fstat(self._file).st_size:  # not even the first bytes are ours: keep a copy
+            shutil.copyfile(self.path, self.path.with_name(f"{self.path.name}.damaged"))
         os.ftruncate(self._file, end)
         if end == 0:
             _write_all(self._file, MAGIC, 0)
             end = len(MAGIC)
-        self._end = end
-        self._closed = False
+        os.fsync(self._file)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's name must survive a power cut, too
+        finally:
+            os.close(folder)
+        return end
 
     @property
     def end(self) -> int:
@@ -133,9 +151,29 @@ def _read_frame(stream: Any) -> tuple[Entry | None, int]:
         return None, 0
     try:
         entry = json.loads(payload.decode("utf-8", "surrogatepass"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, 0
     return (entry, _HEADER.size + length) if isinstance(entry, dict) else (None, 0)
+
+
+_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "journal": {},
+    "open": {"key": str, "time": int, "name": str, "tags": dict, "params": dict},
+    "close": {"key": str, "time": int, "status": str, "tags": dict},
+    "withdraw": {"key": str, "time": int},
+    "artifact": {"key": str, "path": str},
+    "metrics": {"key": str, "time": int, "values": dict},
+    "tags": {"key": str, "values": dict},
+}
+
+
+def well_formed(entry: Entry) -> bool:
+    """Whether an entry has the fields of its kind; kinds of later versions have none that this one could check."""
+    fields = _FIELDS.get(str(entry.get("kind")))
+    if fields is None or not all(isinstance(entry.get(name), kind) for name, kind in fields.items()):
+        return False
+    numbers = entry["values"].values() if entry["kind"] == "metrics" else ()
+    return isinstance(entry.get("step", 0), int) and all(isinstance(number, int | float) for number in numbers)
 
 
 def valid_end(path: Path) -> int:
@@ -149,3 +187,25 @@ def valid_end(path: Path) -> int:
     for _, offset in read(path):
         end = offset
     return end
+
+
+@contextmanager
+def abandoned(path: Path) -> Iterator[bool]:
+    """Keeps a journal for this process alone while the block runs; yields False when its writer (or another
+    reader who replays it) lives.
+    """
+    try:
+        # network file systems lock exclusively only what is open for writing
+        file = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(file)

@@ -7,15 +7,19 @@ process dies. Controllers that share only a tracking store exclude each other wi
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 HEARTBEAT_LIFETIME = 60.0
+ENDED = "ended"
 
 
 def _start_ticks(pid: int) -> str | None:
@@ -30,7 +34,13 @@ def _start_ticks(pid: int) -> str | None:
 
 @lru_cache(maxsize=1)
 def _me() -> tuple[str, str]:
-    host = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "host"
+    """This host and this process's start. Containers may share a host name: boot and pid namespace tell them apart."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "host"
+    try:
+        place = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        place = ""
+    host = f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
     return host, _start_ticks(os.getpid()) or str(int(time.time()))
 
 
@@ -40,17 +50,70 @@ def owner() -> str:
     return f"{host}.{os.getpid()}.{start}"
 
 
-def alive(name: str, heartbeat: float | None) -> bool:
-    """Whether a controller lives: exactly on this host, by its last heartbeat (seconds since the epoch) elsewhere."""
+def _alive_here(name: str) -> bool | None:
+    """Whether a controller of this host lives; None for one of another host."""
     host, _, rest = name.partition(".")
     pid, _, start = rest.partition(".")
-    if host == _me()[0] and pid.isdigit():
-        return _start_ticks(int(pid)) == start
-    return heartbeat is not None and time.time() - heartbeat < HEARTBEAT_LIFETIME
+    return _start_ticks(int(pid)) == start if host == _me()[0] and pid.isdigit() else None
+
+
+def alive(name: str, heartbeat: float | None) -> bool:
+    """Whether a controller seems to live: exactly on this host, by its last heartbeat (seconds since the epoch)
+    elsewhere. Good enough to be shown; decisions are `Liveness`'s.
+    """
+    here = _alive_here(name)
+    return here if here is not None else heartbeat is not None and time.time() - heartbeat < HEARTBEAT_LIFETIME
+
+
+class Liveness:
+    """Judges controllers of other hosts by whether their heartbeats move while this process watches.
+
+    Clocks of hosts differ, and after an outage of the store everybody's last heartbeat is old: neither may make a
+    living controller look dead, for then its cells would be run twice.
+
+    Args:
+        lifetime: seconds without a new heartbeat, watched, after which a controller counts as dead.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, lifetime: float = HEARTBEAT_LIFETIME, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lifetime = lifetime
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._last_look: float | None = None
+
+    def see(self, heartbeats: Mapping[str, str]) -> None:
+        """Takes note of heartbeats just read from the store."""
+        with self._lock:
+            now = self._clock()
+            if self._last_look is not None and now - self._last_look > self._lifetime / 2:
+                # nobody watched for a while (outage, pause): every living controller gets its full time again
+                self._seen = {name: (value, now) for name, (value, _) in self._seen.items()}
+            self._last_look = now
+            for name, value in heartbeats.items():
+                if self._seen.get(name, (None, 0.0))[0] != value:
+                    self._seen[name] = (value, now)
+
+    def alive(self, name: str) -> bool:
+        """Whether a controller may still be at work."""
+        here = _alive_here(name)
+        if here is not None:
+            return here
+        with self._lock:
+            value, since = self._seen.setdefault(name, ("", self._clock()))
+            return value != ENDED and (self._last_look or since) - since < self._lifetime
+
+    def living(self) -> list[str]:
+        """All controllers seen that may still be at work."""
+        with self._lock:
+            ended = {name for name, (value, _) in self._seen.items() if value == ENDED}
+            names = list(self._seen)
+        return [name for name in names if name not in ended and self.alive(name)]
 
 
 class LocalClaims:
-    """Claims by locked files in one folder."""
+    """Claims by locked files in one folder, shared by all stores and experiments: a cell has one work folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -75,6 +138,27 @@ class LocalClaims:
             os.close(file)
 
 
+@contextmanager
+def exclusive(path: Path, patience: float) -> Iterator[bool]:
+    """Holds a lock file; yields whether it was got within `patience` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + patience
+    got = False
+    try:
+        while not got:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                got = True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)  # polled: a blocking call would keep signals waiting
+        yield got
+    finally:
+        os.close(file)
+
+
 def settle(
     mine: str,
     others: Callable[[], list[tuple[str, str]]],
@@ -86,26 +170,29 @@ def settle(
 
     Every controller first creates its own claim as `pending`, then reads the others'. It gives way to one that is
     `held` and to a pending one with a smaller key; it waits for pending ones with a larger key, which give way
-    in turn unless they had read before this claim existed. So two can never hold at once: of two claims the one
-    created later is read by nobody but its owner too late, and its owner sees the other (Lamport's bakery
-    algorithm, Commun. ACM 17(8), 1974, with the key as the number).
+    in turn unless they had read before this claim existed. Two can never hold at once: of two claims, the owner of
+    the one with the larger key holds only if it read before the other was created; then the other's owner, who
+    reads later, sees it, and does not hold while it stands (after Lamport's bakery algorithm, Commun. ACM 17(8),
+    1974, with the key as the number). Nobody holds because of a time-out: a rival that is slow may still go on.
 
     Args:
         mine: key of this controller's pending claim, already in the store.
         others: reads the other live claims, as (key, state).
         hold: marks this claim as held.
         pause: seconds between readings while waiting.
-        patience: seconds after which a pending claim that does not move is taken for dead.
+        patience: seconds after which this claim gives way to a live one that does not move.
 
     Returns:
-        Whether this controller holds the cell.
+        Whether this controller holds the cell. If not, it withdraws its claim and may try again later.
     """
     deadline = time.monotonic() + patience
     while True:
         found = others()
         if any(state == "held" or key < mine for key, state in found):
             return False
-        if not found or time.monotonic() > deadline:
+        if not found:
             hold()
             return True
+        if time.monotonic() > deadline:
+            return False
         time.sleep(pause)

@@ -80,10 +80,11 @@ def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]
     trackers: dict[str, Tracker] = {}
     for path in sorted((state_dir / "journal").glob("*.journal")):
         head = next(journal.read(path), None)
-        if head is None or head[0].get("uri") != shown or alive(str(head[0].get("owner", "")), None):
+        if head is None or head[0].get("uri") != shown or delivered_offset(path) >= journal.valid_end(path):
             continue
-        if delivered_offset(path) >= journal.valid_end(path):
-            continue
+        with journal.abandoned(path) as free:
+            if not free:  # its controller lives and delivers itself
+                continue
         experiment = str(head[0].get("experiment"))
         try:
             if experiment not in trackers:

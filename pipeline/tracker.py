@@ -228,7 +228,7 @@ class Tracker:
     def _only_one(self, key: str) -> str:
         """The run just made; MLflow's client makes a second one where the answer to its first request got lost."""
         found = self.client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{_quoted(key)}'")
-        ids = sorted(run.info.run_id for run in found)
+        ids = sorted(str(run.info.run_id) for run in found)
         for extra in ids[1:]:
             self.client.delete_run(extra)
         self._ids[key] = ids[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import signal
@@ -58,6 +59,7 @@ def check(payloads: list[str], records: Connection, lifeline: Connection, log_pa
 def _enter(lifeline: Connection, log_path: str) -> None:
     """Own process group (signals of the terminal are the parent's), log file, stack dumps, watch on the parent."""
     os.setsid()
+    _die_with_server()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -67,6 +69,15 @@ def _enter(lifeline: Connection, log_path: str) -> None:
     faulthandler.enable(file=sys.stderr)
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
     threading.Thread(target=_watch, args=(lifeline,), daemon=True, name="lifeline").start()
+
+
+def _die_with_server() -> None:
+    """Asks the kernel for SIGKILL when the fork server ends (it ends with the parent): a worker that hangs in native
+    code with the interpreter's lock held cannot watch its lifeline.
+    """
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
 
 
 def _watch(lifeline: Connection) -> None:

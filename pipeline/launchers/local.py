@@ -7,7 +7,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -131,7 +131,7 @@ class LocalLauncher:
             yield Artifact(time=time.time(), path="log.txt")
         yield end
 
-    def _follow(self, process: ForkServerProcess, records: Connection) -> Iterator[Record]:
+    def _follow(self, process: ForkServerProcess, records: Connection) -> Generator[Record, None, End | None]:
         """Yields records up to the last one, which is the generator's return value; None when it never came."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
@@ -196,6 +196,7 @@ def _dump_and_stop(process: ForkServerProcess) -> None:
     """Asks for a dump of all stacks into the log, then kills."""
     if process.pid is not None:
         try:
+            os.kill(process.pid, signal.SIGCONT)  # a stopped process would not answer
             os.kill(process.pid, signal.SIGUSR1)
             time.sleep(0.5)
         except ProcessLookupError:
