@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +190,14 @@ def prepare_data(names: tuple[str, ...], data_dir: str | None) -> None:
                 name,
                 _data_dir(data_dir),
                 image_size=32,
-                report=lambda text, done, total, bar=bar, task=task: bar.update(
-                    task, description=text, completed=done, total=total
-                ),
+                report=partial(_advance, bar, task),
             )
         train, test = len(source.train_labels), len(source.test_labels)
         print(f"{name}: {train} training and {test} test images, {len(source.class_names)} classes")
+
+
+def _advance(bar: Any, task: Any, text: str, done: int, total: int) -> None:
+    bar.update(task, description=text, completed=done, total=total)
 
 
 def verify_data(names: tuple[str, ...], data_dir: str | None) -> int:

@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ class CudaClock:
 
     @staticmethod
     def _event() -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)
+        event: torch.cuda.Event = cast(Any, torch.cuda.Event)(enable_timing=True)
         event.record()
         return event
 

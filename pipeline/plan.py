@@ -28,13 +28,15 @@ Setting = tuple[str, ...]
 class PlannedRun:
     """A cell with its place in the design: `block` (0-based) and `position` (0-based run order).
 
-    `kind` is `run` for the design's cells and `sentinel` for the baselines repeated at a block's ends.
+    `kind` is `run` for the design's cells and `sentinel` for the baselines repeated at a block's ends. `tainted`
+    says why its measurement is to be doubted (see `gates`); empty when nothing is known against it.
     """
 
     spec: RunSpec
     block: int
     position: int
     kind: str = "run"
+    tainted: str = ""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def build(study: Study, device: Device, extra: Mapping[str, Any] | None = None, 
     """
     settings, alias = settings_of(study, device)
     blocks = range(study.seeds) if blocks is None else blocks
-    total = len(study.models) * len(study.datasets) * len(settings) * len(blocks)
+    variants = list(itertools.product(*study.variants.values()))
+    total = len(study.models) * len(study.datasets) * len(settings) * len(variants) * len(blocks)
     if total > MAX_CELLS:
         raise InputError(f"study {study.name}: {total} cells are not allowed; allowed: at most {MAX_CELLS}")
     cells = list(_cells(study, device, settings, extra))
@@ -158,20 +161,20 @@ def build(study: Study, device: Device, extra: Mapping[str, Any] | None = None, 
 def _cells(study: Study, device: Device, settings: list[Setting], extra: Mapping[str, Any] | None) -> Iterator[RunSpec]:
     """The design's cells with seed 0; recipes are shared between blocks, which keeps large plans small."""
     digests = {dataset: _data_digest(dataset) for dataset in study.datasets}
-    for model in study.models:
-        catalog.model(model)
-        for dataset in study.datasets:
-            baseline = _with_weights(study.recipe_for(model, dataset, extra))
-            check_recipe(model, baseline)
-            for setting in settings:
-                yield RunSpec(
-                    model=model,
-                    dataset=dataset,
-                    techniques=setting,
-                    device=device,
-                    data_digest=digests[dataset],
-                    recipe=apply(baseline, setting, device),
-                )
+    crossed = itertools.product(*study.variants.values())
+    variants = [dict(zip(study.variants, values, strict=True)) for values in crossed]
+    for model, dataset, variant in itertools.product(study.models, study.datasets, variants):
+        baseline = _with_weights(study.recipe_for(model, dataset, {**variant, **(extra or {})}))
+        check_recipe(model, baseline)
+        for setting in settings:
+            yield RunSpec(
+                model=model,
+                dataset=dataset,
+                techniques=setting,
+                device=device,
+                data_digest=digests[dataset],
+                recipe=apply(baseline, setting, device),
+            )
 
 
 def _block(cells: list[RunSpec], seed: int, block: int, start: int, sentinels: bool) -> list[PlannedRun]:

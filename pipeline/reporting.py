@@ -45,7 +45,7 @@ def load(name: str, tracking_uri: str | None, *, curves: bool) -> tuple[Any, Tra
 
 
 def _children(runs: Any) -> tuple[Any, str]:
-    kind = runs["tags.ablate.kind"] if "tags.ablate.kind" in runs else None
+    kind = runs.get("tags.ablate.kind")
     if kind is None:
         return runs, ""
     rows = runs[kind.isin(("run", "sentinel"))]

@@ -40,6 +40,8 @@ class Study(Frozen):
         techniques: technique -> levels; an empty list stands for its default level on the device.
         seeds: number of blocks; block i uses the seed `base_seed + i`.
         order_seed: decides the order of blocks' cells.
+        variants: recipe field -> values that are crossed with everything else (not a technique: no effect is
+            estimated for it, but those of the techniques are estimated within each value).
         sentinels: run the baselines again at the start and at the end of every block, to see drift.
         design: `full` factorial, or `fractional` (a resolution-IV fraction).
         accuracy_margin_points: how much accuracy, in percentage points, may be given up for speed.
@@ -54,6 +56,7 @@ class Study(Frozen):
     base_seed: Annotated[int, Field(ge=0, lt=2**30)] = 0
     order_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     sentinels: bool = False
+    variants: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     design: Annotated[str, Field(pattern="^(full|fractional)$")] = "full"
     accuracy_margin_points: Annotated[float, Field(gt=0, le=100)] = 0.5
     recipe: Overrides = Field(default_factory=dict)
@@ -188,12 +191,29 @@ def load(name_or_file: str) -> Study:
         InputError: there is none, or it is not valid.
     """
     path = _find(name_or_file)
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise InputError(f"study file {path}: not a mapping; allowed: a mapping of {', '.join(Study.model_fields)}")
+    content = _extended(read_yaml(path), path, depth=0)
     study = validated(Study, {"name": path.stem, **content}, f"study file {path}")
     check(study, f"study file {path}")
     return study
+
+
+def _extended(content: Any, path: Path, depth: int) -> dict[str, Any]:
+    """Puts the keys of a study over those of the study that it `extends`; whole keys, nothing is merged inside.
+
+    Raises:
+        InputError: no mapping, or a chain of more than four studies.
+    """
+    if not isinstance(content, dict):
+        raise InputError(f"study file {path}: not a mapping; allowed: a mapping of {', '.join(Study.model_fields)}")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or depth > 3:
+        raise not_allowed(f"study file {path}: extends", base, "the name of a study, at most four in a chain")
+    found = _find(base)
+    below = _extended(read_yaml(found), found, depth + 1)
+    below.pop("name", None)
+    return {**below, **content}
 
 
 def _find(name_or_file: str) -> Path:
@@ -227,6 +247,11 @@ def check(study: Study, where: str) -> None:
                 raise not_allowed("overrides: dataset", override.dataset, ", ".join(study.datasets))
     except AblateError as error:
         raise type(error)(f"{where}: {error}") from None
+    for field, values in study.variants.items():
+        if field not in Recipe.model_fields:
+            raise not_allowed(f"{where}: variants: field", field, suggest(field, sorted(Recipe.model_fields), 60))
+        for value in values:
+            validated(Recipe, {field: value}, f"{where}: variants")
     for model in study.models:
         for dataset in study.datasets:
             study.recipe_for(model, dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Result:
 
 def train(
     spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, checkpoints: Checkpoints | None = None
-) -> Iterator[Record]:
+) -> Generator[Record, None, Result]:
     """Trains, evaluates and tests one run.
 
     Args:
@@ -90,7 +90,7 @@ class _Run:
         self.inputs = inputs
         self.device = device
         layout = torch.channels_last if recipe.channels_last else torch.preserve_format
-        self.model = model.to(device, memory_format=layout)
+        self.model = model.to(device).to(memory_format=layout)
         self.windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
         optimizer = build_optimizer(self.model, spec.model, recipe)
         self.precision = Precision(recipe, device)
@@ -115,7 +115,7 @@ class _Run:
             self.learner.model, self.model, self.recipe, self.precision, sizes, self.device
         )
 
-    def train_epoch(self, epoch: int) -> Iterator[Record]:
+    def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
         """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
         sizes = [size for window in self.windows for size in window.sizes]
         losses = torch.zeros(len(self.windows), device=self.device)

@@ -125,16 +125,12 @@ def _cell_numbers(effects: Effects, claim: Claim) -> list[dict[str, Any]]:
     together = "+".join(f.term(f.levels[-1]) for f in effects.study.factors if f.levels)
     column, scale = ("accuracy", 1.0) if claim.quantity == "accuracy" else ("train_seconds", 1 / 3600)
     found = []
-    for (model, cell), part in runs[runs["cell"].isin([BASELINE, together])].groupby(
-        ["model", "cell"], sort=False
-    ):
+    for (model, cell), part in runs[runs["cell"].isin([BASELINE, together])].groupby(["model", "cell"], sort=False):
         values = part[column].dropna() * scale
         if len(values):
             half = math.nan
             if len(values) > 1:
-                half = float(
-                    stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-                )
+                half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
             mean = float(values.mean())
             numbers = {"estimate": mean, "low": mean - half, "high": mean + half, "blocks": len(values)}
             found.append({"model": model, "cell": cell, **numbers})
@@ -147,15 +143,10 @@ def _finding(effects: Effects, claim: Claim) -> Finding:
     if claim.quantity in ("accuracy", "hours"):
         ours = _cell_numbers(effects, claim)
         unit = "" if claim.quantity == "accuracy" else " h"
-        words = [
-            f"{o['model']} {o['cell']}: {o['estimate']:.4g}{unit}{_span(o)}, {o['blocks']} blocks"
-            for o in ours
-        ]
+        words = [f"{o['model']} {o['cell']}: {o['estimate']:.4g}{unit}{_span(o)}, {o['blocks']} blocks" for o in ours]
     else:
         kind = "combined" if claim.quantity == "combined" else "simple"
-        rows = table[
-            table["response"].eq("train_seconds") & table["kind"].eq(kind) & table["estimate"].notna()
-        ]
+        rows = table[table["response"].eq("train_seconds") & table["kind"].eq(kind) & table["estimate"].notna()]
         pooled = rows[rows["model"].eq(ALL) & rows["dataset"].eq(ALL)]
         ours = [_number(row) for row in (pooled if len(pooled) else rows).itertuples()]
         words = [_ratio_words(o) for o in ours]
@@ -172,9 +163,7 @@ def _span(numbers: dict[str, Any]) -> str:
     return "" if math.isnan(numbers["low"]) else f" [{numbers['low']:.4g}, {numbers['high']:.4g}]"
 
 
-def _select(
-    effects: Effects, term: str, responses: tuple[str, ...], kind: str = "main"
-) -> list[dict[str, Any]]:
+def _select(effects: Effects, term: str, responses: tuple[str, ...], kind: str = "main") -> list[dict[str, Any]]:
     """Take the effects of one technique (all its levels), per model and dataset and pooled."""
     table = effects.table
     if table.empty:
@@ -189,10 +178,7 @@ def _q1(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
     runs = effects.study.runs
     raw = pd.Series(text(study.runs, "params.recipe.batch_size").to_numpy(), index=text(study.runs, "run_id"))
     sizes = (
-        runs["run_id"]
-        .map(raw[~raw.index.duplicated()])
-        .groupby(runs["model"])
-        .agg(lambda v: ", ".join(sorted(set(v))))
+        runs["run_id"].map(raw[~raw.index.duplicated()]).groupby(runs["model"]).agg(lambda v: ", ".join(sorted(set(v))))
     )
     return [{**row, "batch_size": sizes.get(row["model"], "")} for row in rows]
 
@@ -211,9 +197,7 @@ def _c1(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
     """Mean and standard deviation over five seeds or more of EfficientNet on CIFAR-10."""
     del study
     runs = effects.study.runs
-    mine = runs[
-        runs["model"].str.lower().str.contains("efficientnet", regex=False) & runs["dataset"].eq("cifar10")
-    ]
+    mine = runs[runs["model"].str.lower().str.contains("efficientnet", regex=False) & runs["dataset"].eq("cifar10")]
     return _spread(mine[mine["outcome"].eq("finished")], ("accuracy", "train_seconds"), least=5)
 
 
@@ -233,9 +217,7 @@ def _spread(runs: pd.DataFrame, columns: tuple[str, ...], least: int) -> list[di
                     "sd": sd,
                     "seeds": len(values),
                 }
-                found.append(
-                    {"model": model, "dataset": dataset, "response": column, "term": cell, **numbers}
-                )
+                found.append({"model": model, "dataset": dataset, "response": column, "term": cell, **numbers})
     return found
 
 
@@ -244,9 +226,7 @@ def _c2(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
     table = effects.table
     if table.empty:
         return []
-    rows = table[
-        table["response"].eq("train_seconds") & table["kind"].isin(["simple", "combined", "synergy"])
-    ]
+    rows = table[table["response"].eq("train_seconds") & table["kind"].isin(["simple", "combined", "synergy"])]
     return [_number(row) for row in rows[rows["estimate"].notna()].itertuples()]
 
 
@@ -256,8 +236,7 @@ def _c3(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
     known = ("resnet", "efficientnet", "vit")
     plain = runs["model"].str.lower()
     other = runs[
-        ~plain.map(lambda m: any(k in m for k in known) and "mobile" not in m)
-        & runs["outcome"].eq("finished")
+        ~plain.map(lambda m: any(k in m for k in known) and "mobile" not in m) & runs["outcome"].eq("finished")
     ]
     if study.history.empty or "key" not in study.history or other.empty:
         return []
@@ -268,44 +247,41 @@ def _c3(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
 
 
 _Answer = Callable[[Effects, StudyData], list[dict[str, Any]]]
-_PAPER = " && ablate report paper --paper"
 _OPEN: tuple[tuple[str, str, str, _Answer], ...] = (
     (
         "Q1",
         "How do the gains of gradient accumulation vary over architectures and batch sizes?",
-        "for b in 32 64 128 256; do ablate grid --study paper --techniques ga --seeds 3 --set batch_size=$b; "
-        "done" + _PAPER,
+        "ablate grid --study paper-q1 && ablate report paper-q1 --paper",
         _q1,
     ),
     (
         "Q2",
         "What does AMP trade between accuracy and speed, over datasets?",
-        "ablate grid --study paper --datasets all --techniques amp --seeds 5" + _PAPER,
+        "ablate grid --study paper-q2 && ablate report paper-q2 --paper",
         _q2,
     ),
     (
         "Q3",
         "How does pinned memory behave for datasets with other memory-access patterns?",
-        "for p in loader gather device; do ablate grid --study paper --techniques pm --seeds 3 "
-        "--set input_pipeline=$p; done" + _PAPER,
+        "ablate grid --study paper-q3 && ablate report paper-q3 --paper",
         _q3,
     ),
     (
         "C1",
         "Five seeds with standard deviations for EfficientNet on CIFAR-10.",
-        "ablate grid --study paper --models efficientnet_b0 --datasets cifar10 --seeds 5" + _PAPER,
+        "ablate grid --study paper-c1 && ablate report paper-c1 --paper",
         _c1,
     ),
     (
         "C2",
         "Each technique alone against the combination: is there synergy?",
-        "ablate grid --study paper --models all --datasets all --techniques all --seeds 3" + _PAPER,
+        "ablate grid --study paper-c2 && ablate report paper-c2 --paper",
         _c2,
     ),
     (
         "C3",
         "A held-out architecture (MobileNet) on a held-out validation split.",
-        "ablate grid --study paper --models timm:mobilenetv3_small_100 --datasets all --seeds 3" + _PAPER,
+        "ablate grid --study heldout && ablate report heldout --paper",
         _c3,
     ),
 )
