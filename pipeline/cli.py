@@ -64,6 +64,10 @@ def cli() -> None:
 @_option("--models", metavar="all|A,B", help="Models: the study's, names, or timm:NAME.")
 @_option("--datasets", metavar="all|A,B", help="Data sets: the study's, names, or imagefolder:DIR.")
 @_option("--techniques", metavar="all|A,B", help="Techniques that make the factorial design.")
+@_option("--until-decided", is_flag=True, envvar=None, help="Add blocks until every interval is narrow enough.")
+@_option("--precision", type=click.FloatRange(0, 1, min_open=True), default=0.02, help="How narrow, as a fraction.")
+@_option("--max-blocks", type=click.IntRange(1, 100_000), default=20, help="Where --until-decided gives up.")
+@_option("--rerun-tainted", is_flag=True, envvar=None, help="Measure cells again that something disturbed.")
 @_option("--design", type=click.Choice(["full", "fractional"]), help="Full factorial or resolution-IV fraction.")
 @_run_options
 def grid(as_json: bool, dry_run: bool, launcher: str, **options: Any) -> None:

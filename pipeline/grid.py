@@ -11,12 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from pipeline import results
 from pipeline.book import Book, Opened
+from pipeline.gates import Gate
 from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import End, Metrics, Outcome, Progress, Record, RunSpec
 from pipeline.tracker import Attempt
@@ -97,10 +98,19 @@ class Grid:
         listener: shows it.
         retries: how often, over all calls, a failed or timed-out cell is tried again.
         state_dir: `mlruns`; the plan's list of cells is kept there.
+        gate: looks for reasons to doubt a run before it starts, or None.
     """
 
     def __init__(
-        self, plan: Plan, launcher: Launcher, book: Book, listener: Listener, *, retries: int, state_dir: Path
+        self,
+        plan: Plan,
+        launcher: Launcher,
+        book: Book,
+        listener: Listener,
+        *,
+        retries: int,
+        state_dir: Path,
+        gate: Gate | None = None,
     ) -> None:
         self.plan = plan
         self.launcher = launcher
@@ -108,12 +118,15 @@ class Grid:
         self.listener = listener
         self.retries = retries
         self._state_dir = state_dir
+        self._gate = gate
+        self._running = 0
         self._lock = threading.Lock()
         self._queue: deque[PlannedRun] = deque()
         self._elsewhere: list[PlannedRun] = []
         self._outcomes: dict[str, str] = {}
         self._values: dict[str, dict[str, float]] = {}
         self._fresh = False
+        self._warned: set[int] = set()
         self._stop = threading.Event()
         self.broken: str | None = None
 
@@ -191,7 +204,7 @@ class Grid:
                 run = self._next()
                 if run is None:
                     return
-                opened = self.book.claim(run, self.plan, self.launcher.work_dir(run.spec))
+                opened = self.book.claim(self._looked_at(run), self.plan, self.launcher.work_dir(run.spec))
                 if opened is None:
                     with self._lock:
                         self._elsewhere.append(run)
@@ -206,6 +219,29 @@ class Grid:
             self.broken = f"{type(error).__name__}: {error}"
             self.stop()
             raise
+
+    def _looked_at(self, run: PlannedRun) -> PlannedRun:
+        """The run with the reasons to doubt it, if the machine is not quiet."""
+        if self._gate is None:
+            return run
+        with self._lock:
+            reasons = self._gate.look(run.block, alone=self._running == 0)
+        if reasons and run.block not in self._warned:
+            self._warned.add(run.block)
+            self.listener.note(f"block {run.block} is tainted: {'; '.join(reasons)}")
+        return replace(run, tainted="; ".join(reasons))
+
+    def extend(self, more: Plan) -> None:
+        """Adds the runs of a further block (or of a rerun), behind those there are."""
+        first = len(self.plan.runs)
+        runs = [replace(run, position=first + index) for index, run in enumerate(more.runs)]
+        tried = _by_digest(a for a in self.book.attempts() if self.book.under_parent(a))
+        self.plan = replace(self.plan, runs=(*self.plan.runs, *runs))
+        done = len(self._outcomes)
+        for run in runs:
+            self._sort(run, tried.get(run.spec.digest, []))
+        self._write_plan(self.book.parent)
+        self.listener.begin(len(self.plan.runs), done)
 
     def _next(self) -> PlannedRun | None:
         """The next cell: first unclaimed ones, then those that another controller has taken and may drop."""
@@ -244,6 +280,8 @@ class Grid:
 
     def _follow(self, opened: Opened) -> None:
         run = opened.run
+        with self._lock:
+            self._running += 1
         self.listener.started(run)
         end = End(time=time.time(), outcome="failed", error="the launcher ended without a last record")
         for record in self.launcher.launch(run.spec):
@@ -255,6 +293,7 @@ class Grid:
             self.book.record(opened, record)
         self.book.close(opened, end)
         with self._lock:
+            self._running -= 1
             self._outcomes[run.spec.digest] = end.outcome
             self._values[run.spec.digest] = opened.values
         self.listener.ended(run, end, opened.values)

@@ -9,15 +9,16 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline import catalog, nvml, study, techniques
 from pipeline.errors import InputError, OutsideError, not_allowed
+from pipeline.gates import Gate
 from pipeline.grid import Grid, Listener, Tally
 from pipeline.plan import Plan, build
-from pipeline.spec import Device, RunSpec
+from pipeline.spec import RERUNS_FROM, Device, RunSpec
 from pipeline.study import Study
 
 STATE_DIR = Path("mlruns")
@@ -43,6 +44,10 @@ class Flags:
     timeout: float | None = None
     retries: int = 2
     checkpoint_every: int = 0
+    until_decided: bool = False
+    precision: float = 0.02
+    max_blocks: int = 20
+    rerun_tainted: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,7 @@ def choose(flags: Flags, single: bool = False) -> Choice:
     name = flags.study or ("paper" if device == "cuda" else "quickstart")
     chosen = _with_flags(study.load(name), flags, device)
     study.check(chosen, "command line")
-    extra = study.parse_settings(flags.settings)
-    plan = build(chosen, device, extra)
+    plan = build(chosen, device, study_settings(flags))
     if single:
         plan = _only(plan, chosen)
     why = "" if flags.study else _why(name, device)
@@ -212,16 +216,63 @@ class Session:
             self.launcher.preflight(_distinct(self.plan), self.listener.note)
             connected.result()
             book = Book(self.tracker, self._state_dir)
+            if self.flags.rerun_tainted:
+                self.plan = _with_reruns(self.plan, self.tracker.tainted())
             self.grid = Grid(
-                self.plan, self.launcher, book, self.listener, retries=self.flags.retries, state_dir=self._state_dir
+                self.plan,
+                self.launcher,
+                book,
+                self.listener,
+                retries=self.flags.retries,
+                state_dir=self._state_dir,
+                gate=Gate(self.plan.device),
             )
             book.start()
             name = f"{self.plan.study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
             tags = {"ablate.study": self.plan.study.name, "ablate.techniques": ",".join(self.plan.study.techniques)}
             self.grid.resume(name, tags, fresh=self.flags.fresh, alone=alone)
-            tally = self.grid.run()
+            tally = self._until_decided(self.grid, self.grid.run())
             self.grid.close(tally, self.grid.results, time.time() - self.began)
             return tally
+
+    def _until_decided(self, grid: Grid, tally: Tally) -> Tally:
+        """Adds blocks until every main effect on the training time is known to `--precision`."""
+        from pipeline.reading import undecided
+
+        study = self.plan.study
+        blocks = study.seeds
+        while self.flags.until_decided and not tally.interrupted and tally.broken is None:
+            left = undecided(self.tracker, study.name, tuple(study.techniques), self.flags.precision)
+            if not left:
+                self.listener.note(
+                    f"decided after {blocks} blocks: every interval is within {self.flags.precision:.1%}"
+                )
+                break
+            if blocks >= self.flags.max_blocks:
+                self.listener.note(f"not decided after {blocks} blocks (--max-blocks): {'; '.join(left[:3])}")
+                break
+            self.listener.note(f"block {blocks}: {len(left)} effects undecided, widest: {left[0]}")
+            grid.extend(build(study, self.plan.device, study_settings(self.flags), range(blocks, blocks + 1)))
+            blocks += 1
+            tally = grid.run()
+        self.plan = grid.plan
+        return tally
+
+
+def study_settings(flags: Flags) -> dict[str, Any]:
+    """The recipe fields of `--set`."""
+    return study.parse_settings(flags.settings)
+
+
+def _with_reruns(plan: Plan, tainted: set[str]) -> Plan:
+    """Replaces tainted cells by a further measurement of the same cell, which has a digest of its own."""
+    runs = []
+    for run in plan.runs:
+        spec = run.spec
+        while spec.digest in tainted:
+            spec = spec.model_copy(update={"repeat": max(spec.repeat + 1, RERUNS_FROM)})
+        runs.append(replace(run, spec=spec))
+    return replace(plan, runs=tuple(runs))
 
 
 class _Background:

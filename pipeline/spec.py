@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+RERUNS_FROM = 100
 Outcome = Literal["finished", "oom", "failed", "timeout", "interrupted"]
 OUTCOMES: tuple[Outcome, ...] = ("finished", "oom", "failed", "timeout", "interrupted")
 Device = Literal["cpu", "cuda"]
@@ -113,6 +114,8 @@ class Recipe(Frozen):
 class RunSpec(Frozen):
     """One cell of a design in one replicate: all that can change its result, and nothing else.
 
+    `repeat` from `RERUNS_FROM` on counts measurements that were made again because something spoiled the first.
+
     `techniques` lists those that are on, as `NAME` or `NAME=VALUE`, in canonical order. `repeat` tells apart
     deliberate repetitions of the same cell with the same seed (sentinel baselines). `data_digest` identifies
     the content of data sets that can change on disk (image folders); it is empty for the fixed ones.
@@ -148,8 +151,8 @@ class RunSpec(Frozen):
 
     @property
     def name(self) -> str:
-        """Run name of the contract: `MODEL/DATASET/TECHNIQUES/sSEED`."""
-        suffix = f"/r{self.repeat}" if self.repeat else ""
+        """Run name of the contract: `MODEL/DATASET/TECHNIQUES/sSEED`; sentinels have their number behind it."""
+        suffix = f"/r{self.repeat}" if 0 < self.repeat < RERUNS_FROM else ""
         return f"{self.model}/{self.dataset}/{self.label}/s{self.seed}{suffix}"
 
 

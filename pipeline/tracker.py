@@ -355,6 +355,11 @@ class Tracker:
             run.data.tags["ablate.digest"]: dict(run.data.metrics) for run in runs if "ablate.digest" in run.data.tags
         }
 
+    def tainted(self) -> set[str]:
+        """Digests of finished runs whose measurement is to be doubted."""
+        runs = self._search("attributes.status = 'FINISHED'")
+        return {run.data.tags["ablate.digest"] for run in runs if run.data.tags.get("ablate.tainted")}
+
     def frame(self) -> pd.DataFrame:
         """The experiment's runs with the column names of `mlflow.search_runs` (`params.`, `metrics.`, `tags.`)."""
         import pandas as pd

@@ -63,9 +63,7 @@ def draw(question: Question) -> Drawing | None:
     alt = "; ".join(spoken)
     caption = f"{question.key}: estimates with 95 % intervals."
     if len(names) > len(labels):
-        caption += (
-            f" The first {len(labels)} of {len(names)} rows; audit_{question.key.lower()}.csv has them all."
-        )
+        caption += f" The first {len(labels)} of {len(names)} rows; audit_{question.key.lower()}.csv has them all."
     return Drawing(key, title, svg.render(fig, key, title, alt), alt, caption)
 
 

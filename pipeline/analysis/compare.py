@@ -115,9 +115,7 @@ def _cell_stats(effects: Effects) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _finish(
-    frame: pd.DataFrame, change: pd.Series, se: pd.Series, dof: pd.Series, confidence: float
-) -> pd.DataFrame:
+def _finish(frame: pd.DataFrame, change: pd.Series, se: pd.Series, dof: pd.Series, confidence: float) -> pd.DataFrame:
     """Add ratio, low, high and unit, back on the scale that people read."""
     half = verdicts.half_widths(se, dof, confidence)
     ratio = np.array([BY_NAME[str(r)].unit == RATIO for r in frame["response"]], dtype=bool)

@@ -99,9 +99,7 @@ class _Builder:
             note,
         )
 
-    def needing(
-        self, term: str, kind: str, techniques: tuple[str, ...], parts: Mapping[Cell, float]
-    ) -> Contrast:
+    def needing(self, term: str, kind: str, techniques: tuple[str, ...], parts: Mapping[Cell, float]) -> Contrast:
         """Build a contrast from explicit cells, all of which it needs."""
         absent = [label(c, self.factors) for c in parts if c not in self.index]
         if absent:

@@ -37,9 +37,7 @@ class AliasSet:
 
 def full(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
     """List all 2^k settings of k techniques, baseline first."""
-    return tuple(
-        dict(zip(techniques, on, strict=True)) for on in product((False, True), repeat=len(techniques))
-    )
+    return tuple(dict(zip(techniques, on, strict=True)) for on in product((False, True), repeat=len(techniques)))
 
 
 def fractional(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
@@ -69,9 +67,7 @@ def fractional(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
     signs = fracfact_by_res(len(names), RESOLUTION)
     low = signs.sum(axis=1).argmin()
     signs = signs * (-signs[low])  # turn the columns so that this row, and with it some row, is all off
-    rows = sorted(
-        (tuple(bool(v > 0) for v in row) for row in signs), key=lambda r: (sum(r), [not v for v in r])
-    )
+    rows = sorted((tuple(bool(v > 0) for v in row) for row in signs), key=lambda r: (sum(r), [not v for v in r]))
     return tuple(dict(zip(names, row, strict=True)) for row in rows)
 
 

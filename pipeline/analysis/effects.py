@@ -114,9 +114,7 @@ class _Layout:
     lenth_basis: Floats | None
 
 
-def _lenth_basis(
-    cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor], runs: int
-) -> Floats | None:
+def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor], runs: int) -> Floats | None:
     """Give the orthonormal contrasts of an unreplicated, complete design; None where Lenth's method does not
     apply.
     """
@@ -127,8 +125,7 @@ def _lenth_basis(
         full = linear.orthonormal_basis(sizes)
         ranks = {f.name: {v: i for i, v in enumerate((OFF, *f.levels))} for f in factors}
         place = [
-            int(np.ravel_multi_index([ranks[f.name][v] for f, v in zip(factors, c, strict=True)], sizes))
-            for c in cells
+            int(np.ravel_multi_index([ranks[f.name][v] for f, v in zip(factors, c, strict=True)], sizes)) for c in cells
         ]
         return full[:, place]
     groups = contrasts.aliases_of(planned, factors)
@@ -136,14 +133,10 @@ def _lenth_basis(
         return None
     signs = np.array([[1.0 if v != OFF else -1.0 for v in cell] for cell in cells])
     names = [f.name for f in factors]
-    return np.array([signs[:, [names.index(n) for n in g.lead]].prod(axis=1) for g in groups]) / math.sqrt(
-        len(cells)
-    )
+    return np.array([signs[:, [names.index(n) for n in g.lead]].prod(axis=1) for g in groups]) / math.sqrt(len(cells))
 
 
-def _layout(
-    index: NDArray[np.intp], blocks: NDArray[np.intp], planned: list[Cell], factors: list[Factor]
-) -> _Layout:
+def _layout(index: NDArray[np.intp], blocks: NDArray[np.intp], planned: list[Cell], factors: list[Factor]) -> _Layout:
     """Build what the runs of one pattern need: ``index`` (n,) points into ``planned``, ``blocks`` (n,) are
     codes.
     """
@@ -311,9 +304,7 @@ def _decide(rows: pd.DataFrame, options: Options, controls: frozenset[str]) -> p
     rows["p"] = verdicts.p_values(estimate, se, dof)
     pooled = rows["model"].eq(ALL) | rows["dataset"].eq(ALL)
     family = [rows["response"], rows["kind"], pooled]
-    rows["p_adjusted"] = rows.groupby(family, sort=False)["p"].transform(
-        lambda p: verdicts.holm(p.to_numpy())
-    )
+    rows["p_adjusted"] = rows.groupby(family, sort=False)["p"].transform(lambda p: verdicts.holm(p.to_numpy()))
     up = [r.higher_is_better for r in responses]
     adjusted = rows["p_adjusted"].to_numpy(dtype=float)
     rows["verdict"] = verdicts.verdicts(estimate, se, dof, adjusted, margin, up, options.alpha)
@@ -325,9 +316,7 @@ def _decide(rows: pd.DataFrame, options: Options, controls: frozenset[str]) -> p
     rows["unit"] = [r.unit for r in responses]
     raw = rows["p"].to_numpy(dtype=float)
     penalty = np.divide(adjusted, raw, out=np.ones_like(raw), where=raw > 0)
-    plan = verdicts.further_blocks(
-        estimate, se, dof, rows["blocks"].to_numpy(), margin, penalty, options.alpha
-    )
+    plan = verdicts.further_blocks(estimate, se, dof, rows["blocks"].to_numpy(), margin, penalty, options.alpha)
     rows["further_blocks"] = np.where(rows["verdict"].eq(verdicts.UNDECIDED), plan, np.nan)
     lower = estimate - verdicts.half_widths(se, dof, 1 - 2 * options.alpha)
     judged = ~(ratio | np.isnan(lower))
@@ -370,9 +359,7 @@ def _cell_table(decided: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     if not parts:
         return pd.DataFrame(columns=["model", "dataset", "cell", "mean", "cell_runs", "response", *names])
     against = decided[["model", "dataset", "response", "term", *names]].rename(columns={"term": "cell"})
-    return pd.concat(parts, ignore_index=True).merge(
-        against, on=["model", "dataset", "response", "cell"], how="left"
-    )
+    return pd.concat(parts, ignore_index=True).merge(against, on=["model", "dataset", "response", "cell"], how="left")
 
 
 def _alias_lines(runs: pd.DataFrame, factors: Sequence[Factor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -387,9 +374,7 @@ def _alias_lines(runs: pd.DataFrame, factors: Sequence[Factor]) -> tuple[tuple[s
         if sets:
             rows = [{f.name: v != OFF for f, v in zip(active, c, strict=True)} for c in planned]
             degree = resolution(rows)
-            notes[
-                f"Fractional design of resolution {degree}: {len(planned)} of {2 ** len(active)} cells."
-            ] = None
+            notes[f"Fractional design of resolution {degree}: {len(planned)} of {2 ** len(active)} cells."] = None
     return tuple(equations), tuple(notes)
 
 
@@ -402,22 +387,14 @@ def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[st
             "effects are small. Run more blocks (--seeds) for errors from replication."
         )
     if (rows["method"].eq("none") & rows["estimable"]).any():
-        notes.append(
-            "Some groups have neither replicates nor a complete design: their effects have no interval."
-        )
+        notes.append("Some groups have neither replicates nor a complete design: their effects have no interval.")
     if study.superseded:
-        notes.append(
-            f"{study.superseded} runs were set aside: a later run repeated the same cell of the same block."
-        )
+        notes.append(f"{study.superseded} runs were set aside: a later run repeated the same cell of the same block.")
     if study.strata:
         fields = ", ".join(study.strata)
-        notes.append(
-            f"Recipe fields differ within cells ({fields}); each setting is analysed as a model of its own."
-        )
+        notes.append(f"Recipe fields differ within cells ({fields}); each setting is analysed as a model of its own.")
     for name in sorted(controls):
-        notes.append(
-            f"{name} does nothing on this device: its runs are A/A controls, its true effect is none."
-        )
+        notes.append(f"{name} does nothing on this device: its runs are A/A controls, its true effect is none.")
     return tuple(notes)
 
 
@@ -458,9 +435,7 @@ def estimate(
     aliases, alias_notes = _alias_lines(data.runs, data.factors)
     if not found:
         empty = pd.DataFrame(columns=COLUMNS)
-        cells = pd.DataFrame(
-            columns=["model", "dataset", "cell", "response", "mean", "estimate", "low", "high"]
-        )
+        cells = pd.DataFrame(columns=["model", "dataset", "cell", "response", "mean", "estimate", "low", "high"])
         note = ("No finished run has a measured response: there is nothing to estimate yet.",)
         return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, controls, options)
     rows = pd.DataFrame(found)

@@ -40,9 +40,7 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
     return max(low / 1.03, 0.05), min(high * 1.03, 20.0)
 
 
-def forest_of(
-    key: str, title: str, rows: pd.DataFrame, labels: Sequence[str], caption: str
-) -> Drawing | None:
+def forest_of(key: str, title: str, rows: pd.DataFrame, labels: Sequence[str], caption: str) -> Drawing | None:
     """Draw effects on time as speed-ups (1 / ratio) with intervals, one row each."""
     rows = rows.assign(label=list(labels))
     rows = rows[rows["estimate"].notna()]
@@ -145,9 +143,7 @@ def interactions(effects: Effects) -> Drawing | None:
                 color=SERIES[i % 8],
                 label=plain(name),
             )
-            words.append(
-                f"{name}: " + ", ".join(f"{a.name} {s} {v:.3f}" for s, v in zip(steps, values, strict=True))
-            )
+            words.append(f"{name}: " + ", ".join(f"{a.name} {s} {v:.3f}" for s, v in zip(steps, values, strict=True)))
         ax.set_xticks(range(len(steps)), [plain(f"{a.name} {s}") for s in steps])
         ax.set_xlim(-0.25, len(steps) - 0.75)
         ax.grid(axis="y", color=GRID, linewidth=0.5)
@@ -156,9 +152,7 @@ def interactions(effects: Effects) -> Drawing | None:
         ax.set_visible(False)
     axes[0].set_ylabel("time / block mean")
     alt = "Training time relative to the block mean. " + "; ".join(words)
-    caption = (
-        "Parallel lines: the two techniques multiply without interacting. Averaged over models and datasets."
-    )
+    caption = "Parallel lines: the two techniques multiply without interacting. Averaged over models and datasets."
     title = "Interactions"
     return Drawing("interactions", title, svg.render(fig, "interactions", title, alt), alt, caption)
 
@@ -184,9 +178,7 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
         if width.any():
             hatch = ("", "//", "", "\\\\", "", "..")[i]
             # One collection per phase: hundreds of single bars would be most of the report's time.
-            corners = np.array(
-                [[edge, edge + width, edge + width, edge], [y - 0.4, y - 0.4, y + 0.4, y + 0.4]]
-            )
+            corners = np.array([[edge, edge + width, edge + width, edge], [y - 0.4, y - 0.4, y + 0.4, y + 0.4]])
             bars = PolyCollection(
                 list(corners.transpose(2, 1, 0)),
                 facecolors=SERIES[i],
@@ -203,9 +195,7 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
     ax.set_xlim(0, 1.03 * float(edge.max()))
     ax.set_xlabel("time of a step, baseline = 1")
     svg.legend(fig, loc="lower center", ncols=6)
-    alt = "; ".join(
-        f"{b.cell} of {b.model} / {b.dataset}: bound by {b.bound}, {b.bound_share:.0%}" for b in shown
-    )
+    alt = "; ".join(f"{b.cell} of {b.model} / {b.dataset}: bound by {b.bound}, {b.bound_share:.0%}" for b in shown)
     caption = "Where the time of a step goes, per cell."
     if len(budgets) > len(shown):
         caption += f" The first {len(shown)} of {len(budgets)} cells."
@@ -267,9 +257,7 @@ def pareto(effects: Effects) -> Drawing | None:
     handles, names = axes[0].get_legend_handles_labels()
     svg.legend(fig, handles=handles, labels=names, loc="lower center", ncols=2)
     alt = "Not dominated: " + ", ".join(best)
-    caption = (
-        "Left is faster. Ringed cells: no other cell of their model and dataset is better in every respect."
-    )
+    caption = "Left is faster. Ringed cells: no other cell of their model and dataset is better in every respect."
     if len(groups) > len(shown):
         caption += f" The first {len(shown)} of {len(groups)} groups."
     title = "Time, accuracy, memory"
@@ -328,16 +316,12 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
         ax.set_visible(False)
     axes[0].set_ylabel(key)
     found = dict(kv for ax in axes for kv in zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    svg.legend(
-        fig, handles=list(found.values()), labels=[plain(n) for n in found], loc="lower center", ncols=4
-    )
+    svg.legend(fig, handles=list(found.values()), labels=[plain(n) for n in found], loc="lower center", ncols=4)
     alt = f"Last values of {key}. " + "; ".join(ends)
     caption = f"{key} by epoch, mean over blocks."
     if len(groups) > len(shown):
         caption += f" The first {len(shown)} of {len(groups)} groups."
-    return Drawing(
-        "curves", "Learning curves", svg.render(fig, "curves", "Learning curves", alt), alt, caption
-    )
+    return Drawing("curves", "Learning curves", svg.render(fig, "curves", "Learning curves", alt), alt, caption)
 
 
 def run_order(trust: Trust) -> Drawing | None:
@@ -357,9 +341,7 @@ def run_order(trust: Trust) -> Drawing | None:
             ax.plot(place[at] + 1, percent[at], label=label, **look)
     bad = order["tainted"].ne("").to_numpy()
     if bad.any():
-        ax.plot(
-            place[bad] + 1, percent[bad], "x", color=svg.BAD, markersize=9, label="tainted", linestyle="none"
-        )
+        ax.plot(place[bad] + 1, percent[bad], "x", color=svg.BAD, markersize=9, label="tainted", linestyle="none")
     ax.axhline(0, color=FG, linewidth=0.8)
     ax.grid(axis="y", color=GRID, linewidth=0.5)
     ax.set_xlabel("run, in the order of the runs")

@@ -125,9 +125,7 @@ def _square_trace(design: Design, q: Floats) -> Floats:
         total[t] += float(np.sum(inner * inner.T))
         by_block = np.zeros((len(design.sizes), design.centred.shape[1]))
         np.add.at(by_block, design.blocks, weighted)
-        total[t] += 2.0 * float(
-            np.einsum("bc,cd,bd,b->", by_block, design.inverse, by_block, 1.0 / design.sizes)
-        )
+        total[t] += 2.0 * float(np.einsum("bc,cd,bd,b->", by_block, design.inverse, by_block, 1.0 / design.sizes))
     return total
 
 

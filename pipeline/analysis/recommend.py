@@ -65,18 +65,11 @@ def _set_line(group: pd.DataFrame, known: dict[str, dict[str, str]], cell: str) 
     return " ".join([f"--techniques {shlex.quote(','.join(names))}", *levels])
 
 
-def _eligible(
-    cells: pd.DataFrame, options_margin: float, memory_limit_mib: float | None
-) -> tuple[pd.DataFrame, str]:
+def _eligible(cells: pd.DataFrame, options_margin: float, memory_limit_mib: float | None) -> tuple[pd.DataFrame, str]:
     """Keep the cells shown faster, shown non-inferior and within memory; say what was left out and why."""
     slow, accuracy, memory = (
-        {
-            row[0]: row[1:]
-            for row in part[["cell", "high", "mean", "non_inferior"]].itertuples(index=False, name=None)
-        }
-        for part in (
-            cells[cells["response"].eq(r)] for r in ("train_seconds", "accuracy", "gpu_peak_allocated_mib")
-        )
+        {row[0]: row[1:] for row in part[["cell", "high", "mean", "non_inferior"]].itertuples(index=False, name=None)}
+        for part in (cells[cells["response"].eq(r)] for r in ("train_seconds", "accuracy", "gpu_peak_allocated_mib"))
     )
     keep, dropped = [], {"accuracy": 0, "memory": 0}
     for cell, (high, _, _) in slow.items():
@@ -90,18 +83,14 @@ def _eligible(
             keep.append(cell)
     said = []
     if dropped["accuracy"]:
-        said.append(
-            f"{dropped['accuracy']} faster cells not shown to be within {options_margin:g} points of accuracy"
-        )
+        said.append(f"{dropped['accuracy']} faster cells not shown to be within {options_margin:g} points of accuracy")
     if dropped["memory"]:
         said.append(f"{dropped['memory']} faster cells over the memory limit of {memory_limit_mib:g} MiB")
     time = cells[cells["response"].eq("train_seconds") & cells["cell"].isin(keep)]
     return time.sort_values("estimate"), "; left out: " + ", ".join(said) if said else ""
 
 
-def recommend(
-    effects: Effects, study: StudyData, memory_limit_mib: float | None = None
-) -> list[Recommendation]:
+def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None = None) -> list[Recommendation]:
     """Recommend one cell per model and dataset.
 
     A cell is eligible when its whole interval of the training time lies below the baseline's, its accuracy is
@@ -142,7 +131,5 @@ def recommend(
         reason = f"The fastest eligible cell: training takes {share} of the baseline's time, {tail}"
         line = _set_line(finished.get_group(key), known, str(best["cell"]))
         numbers = (float(best["estimate"]), float(best["low"]), float(best["high"]))
-        found.append(
-            Recommendation(model, dataset, str(best["cell"]), line, *numbers, reason + left_out + ".")
-        )
+        found.append(Recommendation(model, dataset, str(best["cell"]), line, *numbers, reason + left_out + "."))
     return found

@@ -85,16 +85,14 @@ def _tables(report: Report) -> dict[str, Any]:
     """Select the rows of each table."""
     rows = report.data["effects"]
     main = [r for r in rows if r["kind"] == "main"]
-    joint = [
-        r for r in rows if r["kind"] in ("simple", "combined", "synergy") and r["response"] == "train_seconds"
-    ]
+    joint = [r for r in rows if r["kind"] in ("simple", "combined", "synergy") and r["response"] == "train_seconds"]
     crossed = [r for r in rows if r["kind"] == "interaction" and r["response"] == "train_seconds"]
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in report.data["cells"]:
         key = (row["model"], row["dataset"], row["cell"])
-        cells.setdefault(key, {"model": key[0], "dataset": key[1], "cell": key[2], "of": {}})["of"][
-            row["response"]
-        ] = row
+        cells.setdefault(key, {"model": key[0], "dataset": key[1], "cell": key[2], "of": {}})["of"][row["response"]] = (
+            row
+        )
     measured = [name for name in BY_NAME if any(name in c["of"] for c in cells.values())]
     broken = [o for o in report.data["outcomes"] if o["finished"] < o["runs"]]
     tables = {

@@ -262,11 +262,7 @@ def headline(row: dict[str, Any], control: bool, further: float | None) -> str:
         said += " (an A/A control here: any effect would be noise)"
     elif row["verdict"] == "undecided":
         known = further is not None and not math.isnan(further)
-        said += (
-            f"; about {further:.0f} more blocks would decide it"
-            if known
-            else "; more blocks will hardly decide it"
-        )
+        said += f"; about {further:.0f} more blocks would decide it" if known else "; more blocks will hardly decide it"
     return said + "."
 
 

@@ -174,9 +174,7 @@ def control_pairs(study: Tidy, controls: frozenset[str]) -> NDArray[np.float64]:
 def _sentinels(study: Tidy) -> tuple[Estimate | None, float]:
     """Compare the last sentinel with the first within each model, dataset and block; and their spread."""
     runs = study.sentinels
-    runs = runs[runs["outcome"].eq("finished") & runs["train_seconds"].gt(0)].sort_values(
-        ["start", "position"]
-    )
+    runs = runs[runs["outcome"].eq("finished") & runs["train_seconds"].gt(0)].sort_values(["start", "position"])
     if runs.empty:
         return None, math.nan
     logs = np.log(runs["train_seconds"]).groupby([runs[k] for k in ("model", "dataset", "block")], sort=False)
@@ -193,9 +191,7 @@ def percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %"
 
 
-def _alarms(
-    overall: Estimate | None, control: Estimate | None, sentinel: Estimate | None, tainted: int
-) -> list[str]:
+def _alarms(overall: Estimate | None, control: Estimate | None, sentinel: Estimate | None, tainted: int) -> list[str]:
     """Say in plain words what should make a reader careful."""
     found = []
     if overall is not None and (overall.low > 1 or overall.high < 1) and abs(overall.value - 1) > 0.01:
@@ -209,9 +205,7 @@ def _alarms(
             "effects of this size cannot be trusted."
         )
     if sentinel is not None and (sentinel.low > 1 or sentinel.high < 1):
-        found.append(
-            f"Sentinel baselines change by {percent(sentinel.value)} from the start to the end of a block."
-        )
+        found.append(f"Sentinel baselines change by {percent(sentinel.value)} from the start to the end of a block.")
     if tainted:
         found.append(f"{tainted} tainted runs are part of the estimates; --rerun-tainted repeats them.")
     return found

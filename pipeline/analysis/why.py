@@ -158,9 +158,7 @@ def _measured(row: Mapping[Any, Any]) -> str:
     return f"measured: it {word} {abs(change):.1f} % of the time ({span})"
 
 
-def _sentence(
-    technique: str, term: str, limit: float | None, control: bool, row: Mapping[Any, Any] | None
-) -> str:
+def _sentence(technique: str, term: str, limit: float | None, control: bool, row: Mapping[Any, Any] | None) -> str:
     """Write the one plain sentence about a technique in one model and dataset."""
     tail = f"; {_measured(row)}" if row is not None and not math.isnan(float(row["estimate"])) else ""
     if control:
@@ -169,15 +167,9 @@ def _sentence(
         return f"{term}: no time budget says how much it could save{tail}."
     phases = CEILINGS[technique]
     if not phases:
-        return (
-            f"{term}: it leaves the work of a step as it is, so it cannot save time; it lowers memory{tail}."
-        )
+        return f"{term}: it leaves the work of a step as it is, so it cannot save time; it lowers memory{tail}."
     words = " and ".join(_PHASE_WORDS[p] for p in phases if p != "idle" or len(phases) == 1)
-    verb = (
-        "is"
-        if len(phases) - ("idle" in phases and len(phases) > 1) == 1 and words.startswith("the")
-        else "are"
-    )
+    verb = "is" if len(phases) - ("idle" in phases and len(phases) > 1) == 1 and words.startswith("the") else "are"
     if technique == "ga":
         return f"{term}: fewer optimizer steps can save {_pct(limit)} of the step at most here{tail}."
     if "idle" in phases:

@@ -148,9 +148,7 @@ def write_array(
 
 def write_arrays(work: Path, class_names: tuple[str, ...], values: dict[str, npt.NDArray[Any]]) -> Built:
     """Writes whole arrays; see `write_array`."""
-    files = {
-        name: write_array(work, name, value.shape, value.dtype, [value]) for name, value in values.items()
-    }
+    files = {name: write_array(work, name, value.shape, value.dtype, [value]) for name, value in values.items()}
     return Built(class_names, files)
 
 

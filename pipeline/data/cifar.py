@@ -204,16 +204,10 @@ def _in_range(labels: list[Any], classes: int) -> bool:
     return all(isinstance(label, (int, np.integer)) and 0 <= label < classes for label in labels)
 
 
-def _class_names(
-    dataset: str, kind: type[CIFAR10], archive: Path, files: dict[str, bytes]
-) -> tuple[str, ...]:
+def _class_names(dataset: str, kind: type[CIFAR10], archive: Path, files: dict[str, bytes]) -> tuple[str, ...]:
     where = f"{kind.meta['filename']} in {str(archive)!r}"
     names = load_restricted(files[kind.meta["filename"]], where).get(kind.meta["key"])
     classes = catalog.DATASETS[dataset].classes
-    if (
-        not isinstance(names, list)
-        or len(names) != classes
-        or not all(isinstance(name, str) for name in names)
-    ):
+    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
         raise InputError(f"dataset: {where} has no list of {classes} class names")
     return tuple(names)

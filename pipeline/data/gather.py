@@ -99,9 +99,7 @@ class GatherTrain(_Prepared):
             # mode="clip" skips the bounce buffer that "raise" needs with `out`; the rows are in range
             np.take(self._images, rows[start:stop], axis=0, out=self._views[slot][:size], mode="clip")
             batch_labels = labels[start:stop]
-            yield HostBatch(
-                self._ring[slot][:size], batch_labels.pin_memory() if self._pin else batch_labels, slot
-            )
+            yield HostBatch(self._ring[slot][:size], batch_labels.pin_memory() if self._pin else batch_labels, slot)
             start = stop
 
     def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -123,9 +123,7 @@ def build(spec: RunSpec, source: Store | FolderSource, device: torch.device) -> 
     """
     recipe = spec.recipe
     labels = source.train_labels
-    train, validation = split.train_validation(
-        labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples
-    )
+    train, validation = split.train_validation(labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples)
     test = split.subset(source.test_labels, recipe.max_test_samples, _TEST_SEED)
     return Inputs(
         len(source.class_names),
@@ -136,9 +134,7 @@ def build(spec: RunSpec, source: Store | FolderSource, device: torch.device) -> 
     )
 
 
-def _train(
-    spec: RunSpec, source: Store | FolderSource, rows: split.Indices, device: torch.device
-) -> TrainInput:
+def _train(spec: RunSpec, source: Store | FolderSource, rows: split.Indices, device: torch.device) -> TrainInput:
     recipe = spec.recipe
     if recipe.input_pipeline == "loader":
         samples = Samples.of(source, "train", recipe, augment=True, seed=spec.seed)
@@ -159,8 +155,6 @@ def _evaluation(
         samples = Samples.of(source, part, recipe, augment=False, seed=0)
         return LoaderEval(samples, rows, recipe, device)
     images, labels = (
-        (source.train_images, source.train_labels)
-        if part == "train"
-        else (source.test_images, source.test_labels)
+        (source.train_images, source.train_labels) if part == "train" else (source.test_images, source.test_labels)
     )
     return StoreEval(images, labels, rows, recipe, source.name, device)

@@ -137,9 +137,7 @@ def _entries(root: Path, folder: Path, where: str) -> Iterator[tuple[str, bool, 
             if entry.is_symlink():
                 target = Path(os.path.realpath(entry.path))
                 if not target.is_relative_to(root) or not target.exists():
-                    raise _refused(
-                        where, Path(entry.path), "link out of the folder or to nothing", "files inside it"
-                    )
+                    raise _refused(where, Path(entry.path), "link out of the folder or to nothing", "files inside it")
             yield entry.name, entry.is_dir(), entry
 
 

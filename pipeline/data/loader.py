@@ -38,18 +38,14 @@ class Samples(Dataset[tuple[torch.Tensor, int]]):
     learn of a new epoch otherwise.
     """
 
-    def __init__(
-        self, read: Callable[[int], torch.Tensor], labels: Labels, transform: Any, seed: int | None
-    ) -> None:
+    def __init__(self, read: Callable[[int], torch.Tensor], labels: Labels, transform: Any, seed: int | None) -> None:
         self.labels = labels
         self._read = read
         self._transform = transform
         self._seed = seed
 
     @classmethod
-    def of(
-        cls, source: Store | FolderSource, part: str, recipe: Recipe, *, augment: bool, seed: int
-    ) -> Samples:
+    def of(cls, source: Store | FolderSource, part: str, recipe: Recipe, *, augment: bool, seed: int) -> Samples:
         """Builds the samples of `part`, `train` or `test`."""
         labels: Labels = np.asarray(source.train_labels if part == "train" else source.test_labels)
         native = source.train_images.shape[1] if isinstance(source, Store) and source.native else 0
@@ -120,9 +116,7 @@ class _Schedule(Sampler[_Batch]):
 class LoaderTrain:
     """`loader`: a DataLoader with persistent workers, driven by the planner's batch sizes."""
 
-    def __init__(
-        self, samples: Samples, rows: Indices, recipe: Recipe, seed: int, device: torch.device
-    ) -> None:
+    def __init__(self, samples: Samples, rows: Indices, recipe: Recipe, seed: int, device: torch.device) -> None:
         self.num_samples = len(rows)
         self._rows = rows
         self._seed = seed
@@ -223,6 +217,4 @@ def _plain_errors(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch
     try:
         yield from loader
     except InputError as error:
-        raise InputError(
-            str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.InputError: ")
-        ) from None
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.InputError: ")) from None

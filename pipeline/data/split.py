@@ -39,9 +39,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def train_validation(
-    labels: Labels, fraction: float, seed: int, max_samples: int | None
-) -> tuple[Indices, Indices]:
+def train_validation(labels: Labels, fraction: float, seed: int, max_samples: int | None) -> tuple[Indices, Indices]:
     """Splits the training images into those to train on and those to validate on, stratified.
 
     Stratified by largest remainders with at least one image of every class in each part; scikit-learn's
@@ -114,8 +112,7 @@ def _stratified(labels: Labels, total: int, seed: int, *, least: int = 1, spare:
     by_class = order[np.argsort(inverse[order], kind="stable")]
     ends = np.cumsum(counts)
     parts = [
-        by_class[end - count : end - count + share]
-        for end, count, share in zip(ends, counts, shares, strict=True)
+        by_class[end - count : end - count + share] for end, count, share in zip(ends, counts, shares, strict=True)
     ]
     return np.sort(np.concatenate(parts)).astype(np.int64)
 

@@ -150,9 +150,7 @@ def _prepare_folder(dataset: str, data_dir: Path, image_size: int, report: Repor
     stores = data_dir / "stores"
     # the form depends on the images, so look for each that this folder may have been given
     suffixes = {"native": "native", "resized": f"{image_size}px", "files": f"{image_size}px-files"}
-    places = {
-        kind: stores / f"imagefolder-{listing.stamp}-{suffix}-v{VERSION}" for kind, suffix in suffixes.items()
-    }
+    places = {kind: stores / f"imagefolder-{listing.stamp}-{suffix}-v{VERSION}" for kind, suffix in suffixes.items()}
     lock = stores / f"imagefolder-{listing.stamp}"
     with _lock_unless_ready(dataset, [*places.values()], listing, lock) as found:
         if found is not None:

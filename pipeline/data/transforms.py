@@ -104,9 +104,7 @@ class BatchTransform:
         shape = (1, 3, 1, 1)
         # (x / 255 - mean) / std in one pass over the batch
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(shape)
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(
-            shape
-        )
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(shape)
         self._augmentation = recipe.augmentation if augment else "none"
         self._side = recipe.image_size
         self._interpolation = INTERPOLATION[recipe.interpolation]
@@ -189,9 +187,7 @@ def resize(x: torch.Tensor, side: int, interpolation: v2.InterpolationMode) -> t
 def _weights(native: int, side: int, interpolation: v2.InterpolationMode) -> torch.Tensor:
     """The resize as a matrix (side, native): what it makes of each unit vector."""
     unit = torch.eye(native)[None]
-    weights: torch.Tensor = vision.resize(unit, [side, native], interpolation=interpolation, antialias=True)[
-        0
-    ]
+    weights: torch.Tensor = vision.resize(unit, [side, native], interpolation=interpolation, antialias=True)[0]
     return weights
 
 

@@ -60,9 +60,7 @@ def load_restricted(content: bytes, where: str) -> dict[str, Any]:
         value = _Restricted(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:
         cause = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"dataset: {where} cannot be loaded ({cause}); allowed: arrays and plain values"
-        ) from None
+        raise InputError(f"dataset: {where} cannot be loaded ({cause}); allowed: arrays and plain values") from None
     if not isinstance(value, dict):
         raise InputError(f"dataset: {where} is a {type(value).__name__}; allowed: a dictionary")
     # numpy arrays pickled by Python 3 have bytes keys where Python 2 wrote text

@@ -1,0 +1,91 @@
+"""Studies as data frames, read from the tracking store by nothing but the names of the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError
+from pipeline.tracker import Tracker, resolve_uri
+
+if TYPE_CHECKING:
+    from pipeline.analysis.frame import StudyData
+
+CURVES = ("train/loss", "val/accuracy")
+MAX_CURVE_RUNS = 400
+
+
+def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, Tracker, str]:
+    """Reads a study: the children of its youngest grid, or all runs where no parent is tagged.
+
+    Args:
+        name: of the study's experiment.
+        tracking_uri: the flag's value.
+        state_dir: `mlruns`.
+        curves: whether per-epoch metrics are wanted too.
+
+    Returns:
+        The `StudyData`, the tracker, and the parent's run id (empty when there is none).
+
+    Raises:
+        InputError: no such study, or it has no runs.
+    """
+    from pipeline.analysis.frame import StudyData
+
+    tracker = Tracker(resolve_uri(tracking_uri), name, state_dir / "artifacts")
+    tracker.connect(create=False)
+    runs = tracker.frame()
+    if runs.empty:
+        raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
+    runs, parent = _children(runs)
+    if runs.empty:
+        raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
+    techniques = _techniques(tracker, parent)
+    wanted = runs["run_id"].tolist() if curves and len(runs) <= MAX_CURVE_RUNS else []
+    return StudyData(name, runs, tracker.history(wanted, CURVES), techniques), tracker, parent
+
+
+def _children(runs: Any) -> tuple[Any, str]:
+    kind = runs.get("tags.ablate.kind")
+    if kind is None:
+        return runs, ""
+    rows = runs[kind.isin(("run", "sentinel"))]
+    parent_of = rows.get("tags.mlflow.parentRunId")
+    parents = runs[kind == "grid"]
+    command = parents.get("tags.ablate.command")
+    if command is not None and (command == "grid").any():
+        parents = parents[command == "grid"]
+    if parents.empty or parent_of is None:
+        return rows, ""
+    parents = parents[parents["run_id"].isin(set(parent_of))]
+    if parents.empty:
+        return rows.iloc[0:0], ""
+    youngest = str(parents.sort_values("start_time")["run_id"].iloc[-1])
+    chosen = rows[parent_of == youngest]
+    # a run that is still going has no numbers yet
+    return chosen[chosen["status"] != "RUNNING"].reset_index(drop=True), youngest
+
+
+def _techniques(tracker: Tracker, parent: str) -> tuple[str, ...]:
+    if not parent:
+        return ()
+    tags = tracker.client.get_run(parent).data.tags
+    return tuple(name for name in tags.get("ablate.techniques", "").split(",") if name)
+
+
+def undecided(tracker: Tracker, study: str, techniques: tuple[str, ...], precision: float) -> list[str]:
+    """Main effects on the training time whose interval is still wider than `precision`, in words, widest first.
+
+    Args:
+        tracker: the store.
+        study: its name.
+        techniques: the study's techniques.
+        precision: largest width of an interval, as a fraction.
+    """
+    from pipeline.analysis.effects import estimate
+    from pipeline.analysis.frame import StudyData
+    from pipeline.analysis.trust import undecided as wide
+
+    runs, _ = _children(tracker.frame())
+    found = wide(estimate(StudyData(study, runs, techniques=techniques)), precision)
+    return [f"{effect.term} on {effect.model}/{effect.dataset} ({effect.width:.1%} wide)" for effect in found]
