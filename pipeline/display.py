@@ -12,6 +12,8 @@ from pipeline import results
 from pipeline.plan import PlannedRun
 from pipeline.spec import End, Metrics, Progress
 
+PREPARING_SECONDS = 10.0
+
 
 class PlainDisplay:
     """One line per event; also what the live display prints above itself.
@@ -26,12 +28,20 @@ class PlainDisplay:
         self._done = 0
         self._before = 0
         self._began = time.monotonic()
+        self._quiet_until = 0.0
         self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
         """Prints a line at once."""
         with self._lock:
             print(text, file=self._stream, flush=True)
+
+    def preparing(self, text: str) -> None:
+        """Says how far preparation is, now and then."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + PREPARING_SECONDS
+            self.line(text)
 
     def begin(self, total: int, done: int) -> None:
         """Says what is left to do."""
@@ -114,10 +124,8 @@ class LiveDisplay(PlainDisplay):
         lines = [Text(text, overflow="ellipsis", no_wrap=True) for text in list(self._running.values())]
         return Group(head, ProgressBar(total=self._total, completed=self._done, width=60), *lines)
 
-    def note(self, text: str) -> None:
-        """Shows preparation in place, later notes as lines."""
-        if self._total:
-            self.line(text)
+    def preparing(self, text: str) -> None:
+        """Shows preparation in place."""
         self._note = text
 
     def started(self, run: PlannedRun) -> None:

@@ -46,6 +46,10 @@ class Launcher(Protocol):
 class Listener(Protocol):
     """Sees what happens, to show it; called from several threads."""
 
+    def preparing(self, text: str) -> None:
+        """Data and models are being prepared; called often."""
+        ...
+
     def begin(self, total: int, done: int) -> None:
         """The grid starts: `total` cells, `done` of them finished before."""
         ...

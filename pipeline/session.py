@@ -213,7 +213,7 @@ class Session:
         with _signals(self):
             self.launcher.warm()
             connected = _Background(self.tracker.connect)
-            self.launcher.preflight(_distinct(self.plan), self.listener.note)
+            self.launcher.preflight(_distinct(self.plan), self.listener.preparing)
             connected.result()
             book = Book(self.tracker, self._state_dir)
             if self.flags.rerun_tainted:
