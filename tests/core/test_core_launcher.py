@@ -1,0 +1,201 @@
+"""Runs in processes of their own: fresh, quick to start, and ended as an outcome whatever happens to them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
+
+from pipeline.errors import InputError, OutsideError
+from pipeline.launchers import local
+from pipeline.launchers.local import LocalLauncher
+from pipeline.spec import Artifact, Metrics, Phase, Record, RunSpec
+
+
+@pytest.fixture
+def make(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes launchers; what they set in the environment is put back."""
+    for name in local.process_environment():
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+        if not os.environ[name]:
+            monkeypatch.delenv(name)
+
+    def build(**options: Any) -> LocalLauncher:
+        defaults: dict[str, Any] = {"gpus": [], "jobs": 1, "data_dir": digits_dir, "work_dir": tmp_path / "work"}
+        return LocalLauncher("cpu", **{**defaults, **options})
+
+    return build
+
+
+def worker_pid() -> int:
+    """The one worker that is running."""
+    (process,) = multiprocessing.active_children()
+    assert process.pid is not None
+    return process.pid
+
+
+def long_spec() -> RunSpec:
+    """Takes minutes unless it is stopped."""
+    return small_spec(epochs=5000)
+
+
+def until_training(records: Iterator[Record]) -> list[Record]:
+    """Reads records until the first epoch is over."""
+    seen: list[Record] = []
+    for record in records:
+        seen.append(record)
+        if isinstance(record, Metrics):
+            return seen
+    raise AssertionError(f"the run ended before: {seen[-1]}")
+
+
+def log_of(launcher: LocalLauncher, spec: RunSpec) -> str:
+    return (launcher.work_dir(spec) / "log.txt").read_text()
+
+
+def test_records_arrive_in_order_and_equal_a_run_in_process(make: Any, digits_dir: Path, tmp_path: Path) -> None:
+    spec = small_spec(epochs=3)
+    launcher = make()
+    records = list(launcher.launch(spec))
+    assert end_of(records).outcome == "finished"
+    assert [record.name for record in records if isinstance(record, Phase)] == ["setup", "train", "evaluate"]
+    assert [record.time for record in records] == sorted(record.time for record in records)
+    assert list(per_epoch(records)) == [1, 2, 3]
+    inside = run_in_process(spec, digits_dir, tmp_path / "inside")
+    assert reproducible(summary(records)) == reproducible(summary(inside)), "the process adds nothing"
+    assert (launcher.work_dir(spec) / "confusion.png").is_file()
+    assert not [record for record in records if isinstance(record, Artifact) and record.path == "log.txt"]
+    assert multiprocessing.active_children() == []
+
+
+def test_every_run_has_a_fresh_process(make: Any) -> None:
+    launcher = make()
+    pids = []
+    for seed in (1, 2, 3):
+        records = launcher.launch(small_spec(seed=seed))
+        until_training(records)
+        pids.append(worker_pid())
+        assert end_of([*records]).outcome == "finished"
+    assert len(set(pids)) == 3 and os.getpid() not in pids
+
+
+def test_a_killed_worker_is_a_failed_run_with_its_log(make: Any) -> None:
+    launcher = make()
+    spec = long_spec()
+    records = launcher.launch(spec)
+    until_training(records)
+    os.kill(worker_pid(), signal.SIGKILL)
+    rest = list(records)
+    end = end_of(rest)
+    assert (end.outcome, end.error) == ("failed", "worker ended with signal SIGKILL")
+    assert isinstance(rest[-2], Artifact) and rest[-2].path == "log.txt"
+    assert (launcher.work_dir(spec) / "log.txt").is_file()
+    assert multiprocessing.active_children() == []
+    assert end_of(launcher.launch(small_spec())).outcome == "finished", "the next run is not touched"
+
+
+def test_a_worker_that_exits_is_a_failed_run(make: Any) -> None:
+    launcher = make()
+    records = launcher.launch(long_spec())
+    until_training(records)
+    os.kill(worker_pid(), signal.SIGTERM)
+    end = end_of(list(records))
+    assert (end.outcome, end.error) == ("failed", "worker ended with signal SIGTERM")
+
+
+def test_a_run_that_raises_has_its_log(make: Any) -> None:
+    launcher = make()
+    spec = small_spec("test_vit", patch_size=5)  # 16 pixels are no multiple of 5
+    records = list(launcher.launch(spec))
+    assert end_of(records).outcome == "failed"
+    artifact = records[-2]
+    assert isinstance(artifact, Artifact) and artifact.path == "log.txt"
+    assert "Traceback (most recent call last)" in log_of(launcher, spec)
+
+
+def test_timeout_leaves_a_stack_dump(make: Any) -> None:
+    launcher = make(timeout=2.0)
+    spec = long_spec()
+    began = time.monotonic()
+    records = list(launcher.launch(spec))
+    assert 2.0 < time.monotonic() - began < 10
+    end = end_of(records)
+    assert (end.outcome, end.error) == ("timeout", "no end within 2 s")
+    assert isinstance(records[-2], Artifact) and records[-2].path == "log.txt"
+    log = log_of(launcher, spec)
+    assert "most recent call first" in log and "train_epoch" in log
+    assert multiprocessing.active_children() == []
+
+
+def test_cancelling_interrupts_the_run(make: Any) -> None:
+    launcher = make()
+    records = launcher.launch(long_spec())
+    until_training(records)
+    pid = worker_pid()
+    launcher.cancel()
+    assert end_of(list(records)).outcome == "interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_reader_that_leaves_ends_the_worker(make: Any) -> None:
+    records = make().launch(long_spec())
+    until_training(records)
+    pid = worker_pid()
+    records.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_two_jobs_run_at_once(make: Any) -> None:
+    launcher = make(jobs=2)
+    specs = [small_spec(seed=seed, epochs=2) for seed in (1, 2)]
+    found: dict[int, list[Record]] = {}
+
+    def follow(number: int) -> None:
+        found[number] = list(launcher.launch(specs[number]))
+
+    threads = [threading.Thread(target=follow, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert launcher.jobs == 2
+    assert [end_of(found[number]).outcome for number in range(2)] == ["finished"] * 2
+
+
+def test_preflight_says_what_is_wrong(make: Any, tmp_path: Path) -> None:
+    launcher = make()
+    notes: list[str] = []
+    launcher.preflight([small_spec()], notes.append)
+    assert notes and notes[0] == "preparing digits"
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no weights")
+    with pytest.raises(InputError, match=r"recipe\.weights: .*weights\.pt"):
+        launcher.preflight([small_spec(weights=str(weights))])
+    with pytest.raises(OutsideError, match="pretrained weights cannot be fetched"):
+        launcher.preflight([small_spec("resnet50", image_size=32, pretrained=True)])
+    with pytest.raises(OutsideError, match="no CUDA device"):
+        launcher.preflight([small_spec().model_copy(update={"device": "cuda"})])
+
+
+def test_from_launch_to_the_end_of_the_first_step(make: Any) -> None:
+    launcher = make()
+    spec = small_spec(max_train_samples=32, validation_fraction=0.0)  # one epoch of one step
+    seconds = []
+    for _ in range(6):
+        began = time.time()
+        records = list(launcher.launch(spec))
+        (first,) = [record for record in records if isinstance(record, Metrics) and record.step == 1]
+        seconds.append(first.time - began)
+    print("launch to end of first step:", [round(value, 3) for value in seconds])
+    assert statistics.median(seconds[1:]) < 2.0
