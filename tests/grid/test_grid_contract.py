@@ -9,7 +9,6 @@ import pytest
 from grid_makers import SMALL, FinishedGrid
 from mlflow import MlflowClient
 
-
 RECIPE_FIELDS = ["epochs", "batch_size", "accumulation_steps", "precision", "pin_memory", "non_blocking", "num_threads"]
 EPOCH_METRICS = [
     "train/loss",
@@ -56,7 +55,9 @@ def parent(everything: list[Any]) -> Any:
     return found
 
 
-def test_forty_eight_finished_children_under_one_parent(children: list[Any], parent: Any, everything: list[Any]) -> None:
+def test_forty_eight_finished_children_under_one_parent(
+    children: list[Any], parent: Any, everything: list[Any]
+) -> None:
     assert len(children) == 48
     assert len(everything) == 49
     assert {run.info.status for run in everything} == {"FINISHED"}
@@ -195,7 +196,7 @@ def test_doctor_and_sync(grid: FinishedGrid) -> None:
     assert grid.json("sync") == {"journals": 0, "entries": 0, "problems": []}
 
 
-def test_a_single_run_has_a_parent_of_its_own(grid: FinishedGrid, client: MlflowClient) -> None:
+def test_a_single_run_has_a_parent_of_its_own(grid: FinishedGrid) -> None:
     words = ["run", "--study", "quickstart", "--model", "test_resnet", "--dataset", "digits", "--techniques", "ga,pm"]
     found = grid.json(*words, "--device", "cpu", "--tracking-uri", f"sqlite:///{grid.folder}/single.db", *SMALL)
     assert found["finished"] == found["cells"] == 1
