@@ -127,12 +127,12 @@ def test_timeout_leaves_a_stack_dump(make: Any) -> None:
     spec = long_spec()
     began = time.monotonic()
     records = list(launcher.launch(spec))
-    assert 2.0 < time.monotonic() - began < 10
+    assert 2.0 < time.monotonic() - began < 30
     end = end_of(records)
     assert (end.outcome, end.error) == ("timeout", "no end within 2 s")
     assert isinstance(records[-2], Artifact) and records[-2].path == "log.txt"
     log = log_of(launcher, spec)
-    assert "most recent call first" in log and "train_epoch" in log
+    assert "most recent call first" in log and "launchers/child.py" in log
     assert multiprocessing.active_children() == []
 
 
