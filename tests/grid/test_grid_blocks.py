@@ -120,7 +120,8 @@ def burner() -> Iterator[subprocess.Popen[bytes]]:
     psutil.Process(pid).kill()
 
 
-def test_the_gate_sees_other_processes(burner: subprocess.Popen[bytes]) -> None:
+@pytest.mark.usefixtures("burner")
+def test_the_gate_sees_other_processes() -> None:
     (reason,) = gates.cpu_reasons(0.5)
     assert "other processes used" in reason
 
