@@ -125,13 +125,17 @@ def drain(simulation: Simulation, schedule: Iterator[int]) -> None:
 
 
 @pytest.mark.parametrize("keys", [["a", "b"], ["b", "a"]])
-def test_two_claimants_in_every_interleaving(keys: list[str], simulated_time: Callable[[Simulation], None]) -> None:
+@pytest.mark.parametrize("patience", [2, 10_000])
+def test_two_claimants_in_every_interleaving(
+    keys: list[str], patience: int, simulated_time: Callable[[Simulation], None]
+) -> None:
     """All orders of their first ten steps: never two holders, and exactly one when both are patient."""
     for order in itertools.product((0, 1), repeat=10):
-        simulation = Simulation(keys, patience=10_000)
+        simulation = Simulation(keys, patience)
         simulated_time(simulation)
         drain(simulation, itertools.chain(order, itertools.cycle((0, 1))))
-        assert sorted(simulation.results.values(), key=bool) == [False, True], order
+        found = sorted(simulation.results.values(), key=bool)
+        assert found == [False, True] or (patience == 2 and found == [False, False]), order
 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
