@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import journal
 from pipeline.delivery import Delivery, replay
-from pipeline.environment import host_provenance, without_credentials
+from pipeline.environment import host_provenance, scrubbed, without_credentials
 from pipeline.errors import OutsideError
 from pipeline.history import FINAL, PARENTS, History
 from pipeline.ownership import ENDED, Liveness, LocalClaims, exclusive, owner, settle
@@ -129,7 +129,7 @@ class Book:
                 self._store_seen = True
             except Exception as error:  # MLflow, drivers and sockets each have their own
                 if not self._store_seen:
-                    raise OutsideError(f"tracking store {self._uri}: {str(error).strip()[:300]}") from error
+                    raise OutsideError(f"tracking store {self._uri}: {scrubbed(str(error).strip())[:300]}") from error
         if stored is not None and digest is None:
             self._see(beat for attempt in stored for beat in attempt.heartbeats)
         return self._history.merge(stored, delivered, digest)

@@ -31,6 +31,8 @@ def run_grid(options: dict[str, Any], *, as_json: bool, dry_run: bool, single: b
     try:
         held = session.Session(flags, choice, display)
         tally = held.run(alone=single)
+    except KeyboardInterrupt:  # before the first run
+        return _interrupted()
     finally:
         display.close()
     assert held.grid is not None
@@ -47,13 +49,17 @@ def _exit_code(held: session.Session, tally: Tally) -> int:
     if tally.broken is not None:
         raise OutsideError(f"{tally.broken}; what was journaled is kept, go on with: {session.resume_command()}")
     if tally.interrupted:
-        print(f"ablate: interrupted; go on with: {session.resume_command()}", file=sys.stderr)
-        return 130
+        return _interrupted()
     if not tally.delivered:
         assert held.grid is not None
         cause = held.grid.book.error or "the store does not answer"
         raise OutsideError(f"tracking store: not everything was delivered ({cause}); `ablate sync` will deliver it")
     return 0 if tally.complete else 1
+
+
+def _interrupted() -> int:
+    print(f"ablate: interrupted; go on with: {session.resume_command()}", file=sys.stderr)
+    return 130
 
 
 def _closing(held: session.Session, tally: Tally) -> str:

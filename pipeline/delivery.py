@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline import journal
+from pipeline.environment import scrubbed
 from pipeline.journal import Entry
 
 BATCH = 500
@@ -121,7 +122,7 @@ class Delivery:
                 self._deliver()
                 self._beat()
             except Exception as error:  # the store is away: MLflow, drivers and sockets each have their own errors
-                self.error = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+                self.error = scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
                 with self._changed:
                     self._changed.notify_all()
                     if not self._stopping:

@@ -80,6 +80,11 @@ def without_credentials(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
+def scrubbed(text: str) -> str:
+    """A message without the user and password of any URI in it (errors of HTTP and database libraries quote them)."""
+    return re.sub(r"(?<=://)[^\s/]*@", "", text)
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

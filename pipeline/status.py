@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import journal
 from pipeline.delivery import delivered_offset, replay
-from pipeline.environment import without_credentials
+from pipeline.environment import scrubbed, without_credentials
 from pipeline.errors import OutsideError
 from pipeline.ownership import alive
 from pipeline.tracker import HEARTBEAT_TAG, Attempt, Tracker, resolve_uri
@@ -94,7 +94,8 @@ def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]
         except OutsideError:
             raise
         except Exception as error:
-            raise OutsideError(f"tracking store {shown}: {str(error).splitlines()[0][:200]}; try again later") from None
+            cause = scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+            raise OutsideError(f"tracking store {shown}: {cause}; try again later") from None
         journals += 1
     for tracker in trackers.values():
         problems += tracker.problems

@@ -479,5 +479,7 @@ def _shown(uri: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    from pipeline.environment import scrubbed
+
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return scrubbed(lines[0] if lines else type(error).__name__)[:300]
