@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -162,8 +163,9 @@ def read_yaml(path: Path) -> Any:
     try:
         with path.open("rb") as stream:
             raw = stream.read(MAX_STUDY_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"study file {path}: cannot be read ({error.strerror}); allowed: a readable file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        cause = getattr(error, "strerror", None) or error
+        raise not_allowed("study file", str(path), f"a readable file ({cause})") from None
     if len(raw) > MAX_STUDY_BYTES:
         raise InputError(f"study file {path}: too large; allowed: at most {MAX_STUDY_BYTES} bytes")
     try:
@@ -222,8 +224,9 @@ def _find(name_or_file: str) -> Path:
     known: list[str] = []
     for folder in study_folders():
         candidate = folder / f"{name_or_file}.yaml"
-        if "\0" not in name_or_file and candidate.is_file():
-            return candidate
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have: too long, or with a NUL
+            if candidate.is_file():
+                return candidate
         known += sorted(path.stem for path in folder.glob("*.yaml"))
     raise not_allowed("--study", name_or_file, suggest(name_or_file, list(dict.fromkeys(known))) + ", or a .yaml file")
 

@@ -78,24 +78,46 @@ def test_failed_cells_are_tried_again_up_to_retries_over_all_calls(workspace: Wo
 
 
 def test_out_of_memory_is_an_outcome_and_the_grid_goes_on(workspace: Workspace) -> None:
-    """One of two models needs more than the address space that the processes may have."""
-    workspace.file.write_text(STUDY.replace("models:\n", "models:\n  test_vit: {image_size: 1024, patch_size: 4}\n"))
-    limit = 12 * 2**30
-
-    def small() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-    words = ("--techniques", "none", "--set", "batch_size=64")
-    call = workspace.call_grid(*words, "--json", preexec_fn=small, timeout=200)
+    """One of two models needs more than the address space that its process may have."""
+    hungry = "  test_efficientnet: {image_size: 1024, batch_size: 96}\n"
+    workspace.file.write_text(STUDY.replace("models:\n", f"models:\n{hungry}").replace("samples: 96", "samples: 192"))
+    words = ("--techniques", "none")
+    process = workspace.grid(*words, "--json")
+    server = until(lambda: [pid for pid in working_in(workspace.folder) if is_server(pid)], 30, "the fork server")[0]
+    until(lambda: "pipeline.worker" in loaded(server) or workers(workspace.folder), 60, "its imports")
+    limit = address_space(server) + 2**30
+    resource.prlimit(server, resource.RLIMIT_AS, (limit, limit))
+    call = ended(process, 200)
     assert call.code == 1, call.err
     outcomes = {row.params["model"]: (row.status, row.outcome) for row in workspace.rows()}
-    assert outcomes == {"test_resnet": ("FINISHED", "finished"), "test_vit": ("FAILED", "oom")}
+    assert outcomes == {"test_resnet": ("FINISHED", "finished"), "test_efficientnet": ("FAILED", "oom")}
     (oom,) = [row for row in workspace.rows() if row.outcome == "oom"]
     assert "memory" in oom.tags["ablate.error"]
     assert "memory" in artifact_text(workspace, oom.run_id, "log.txt")
     again = workspace.call_grid(*words, "--json")
     assert document(again)["oom"] == 1, "an out-of-memory cell is not tried again"
     assert len(workspace.rows()) == 2
+
+
+def is_server(pid: int) -> bool:
+    """Whether a process is the fork server itself."""
+    try:
+        return b"forkserver import" in Path(f"/proc/{pid}/cmdline").read_bytes() and os.getsid(pid) != pid
+    except OSError:
+        return False
+
+
+def loaded(pid: int) -> str:
+    """A word for what the fork server has imported: scikit-learn's libraries come last."""
+    try:
+        return "pipeline.worker" if "sklearn" in Path(f"/proc/{pid}/maps").read_text() else ""
+    except OSError:
+        return ""
+
+
+def address_space(pid: int) -> int:
+    """Virtual memory of a process, in bytes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def test_a_killed_parent_takes_its_workers_along_and_its_rows_are_closed(workspace: Workspace) -> None:
