@@ -103,6 +103,12 @@ class Tracker:
         self._ids: dict[str, str] = {}
         self.problems: list[str] = []
 
+    @staticmethod
+    def load_library() -> None:
+        """Imports MLflow, which takes seconds, while something else goes on."""
+        _set_environment()
+        import mlflow  # noqa: F401
+
     def connect(self, create: bool = True) -> None:
         """Opens the store, makes its tables and the experiment; may be repeated.
 
@@ -128,6 +134,8 @@ class Tracker:
                 )
             database.parent.mkdir(parents=True, exist_ok=True)
         with _initialising(database):
+            if database is not None and not _filled(database):
+                _make_tables(database, self.uri)
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)
             if found is None and create:
@@ -440,6 +448,27 @@ def _initialising(database: Path | None) -> Iterator[None]:
     with database.with_name(f"{database.name}.init-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _filled(database: Path) -> bool:
+    return database.is_file() and database.stat().st_size > 0
+
+
+def _make_tables(database: Path, uri: str) -> None:
+    """Has MLflow make its tables in a file beside the database, then renames it: a process that is killed in the two
+    seconds of MLflow's migrations would leave a file that no later call can open.
+    """
+    from mlflow import MlflowClient
+
+    for leftover in database.parent.glob(f"{database.name}.new-*"):
+        leftover.unlink(missing_ok=True)  # of killed processes: whoever is here holds the lock
+    temporary = database.with_name(f"{database.name}.new-{os.getpid()}")
+    scheme = uri.partition(":///")[0]
+    client = MlflowClient(tracking_uri=f"{scheme}:///{temporary}")
+    client.search_experiments(max_results=1)
+    client._tracking_client.store.engine.dispose()
+    with contextlib.suppress(FileNotFoundError):
+        temporary.replace(database)
 
 
 def _use_wal(database: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from fault_tools import STUDY, Workspace, assert_once, document, ended, journal_entries, lines_of, until
+from fault_tools import STUDY, Workspace, assert_once, document, ended, journal_entries, kill, lines_of, until
 from server_tools import Proxy, free_port
 
 from pipeline.environment import scrubbed, without_credentials
@@ -80,6 +80,19 @@ def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path) -> None:
     assert call.code == 3, call.err
     assert len(call.lines) == 1, call.err
     assert sorted(workspace.folder.rglob("*")) == before
+
+
+def test_a_kill_while_the_store_is_made_breaks_nothing(workspace: Workspace) -> None:
+    """MLflow's migrations take seconds; cut off in the middle they leave a file that nobody can open."""
+    for pause in (0.0, 0.15, 0.4):
+        process = workspace.grid()
+        until(lambda: list(workspace.state.glob("mlflow.db*[!k]")), 60, "the store's first bytes")
+        time.sleep(pause)
+        kill(process)
+    call = workspace.call_grid("--techniques", "none")
+    assert call.code == 0, call.err
+    assert_once(workspace.rows(), 1)
+    assert not list(workspace.state.glob("*.new-*"))
 
 
 def test_a_store_that_is_no_database_is_told_in_one_line(workspace: Workspace) -> None:
