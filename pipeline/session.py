@@ -212,9 +212,10 @@ class Session:
 
         with _signals(self):
             self.launcher.warm()
-            connected = _Background(self.tracker.connect)
+            imported = _Background(self.tracker.load_library)
             self.launcher.preflight(_distinct(self.plan), self.listener.preparing)
-            connected.result()
+            imported.result()
+            self.tracker.connect()  # only now: bad input leaves no store behind
             book = Book(self.tracker, self._state_dir)
             if self.flags.rerun_tainted:
                 self.plan = _with_reruns(self.plan, self.tracker.tainted())

@@ -18,8 +18,9 @@ RERUNS_FROM = 100
 Outcome = Literal["finished", "oom", "failed", "timeout", "interrupted"]
 OUTCOMES: tuple[Outcome, ...] = ("finished", "oom", "failed", "timeout", "interrupted")
 Device = Literal["cpu", "cuda"]
-Count = Annotated[int, Field(ge=1, le=2**40)]
-Natural = Annotated[int, Field(ge=0, le=2**40)]
+# strict: YAML's `true` is not a 1, and 2.5 is no count
+Count = Annotated[int, Field(strict=True, ge=1, le=2**40)]
+Natural = Annotated[int, Field(strict=True, ge=0, le=2**40)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
@@ -70,7 +71,7 @@ class Recipe(Frozen):
     pin_memory: bool = False
     non_blocking: bool = False
     num_workers: Natural = 2
-    image_size: Annotated[int, Field(ge=8, le=4096)] = 32
+    image_size: Annotated[int, Field(strict=True, ge=8, le=4096)] = 32
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     augmentation: Literal["none", "crop_flip", "affine_flip"] = "none"
     normalization: Literal["dataset", "imagenet"] = "dataset"

@@ -211,7 +211,8 @@ class _Run:
 def mean_loss(losses: Tensor, windows: tuple[Window, ...], updated: list[bool], epoch: int) -> float:
     """Mean training loss per sample over the windows that updated the model.
 
-    A window whose update the gradient scaler skipped may have an infinite loss; any other may not.
+    A window whose update the gradient scaler skipped may have an infinite loss; any other may not. Where every
+    update was skipped (the scaler is still looking for its scale), it is the mean over all windows.
 
     Args:
         losses: each window's mean loss, on the host; shape (windows,).
@@ -220,15 +221,14 @@ def mean_loss(losses: Tensor, windows: tuple[Window, ...], updated: list[bool], 
         epoch: for the message, 1-based.
 
     Raises:
-        DivergedError: a loss is infinite or no number, or no update of the epoch was made.
+        DivergedError: a loss is infinite or no number.
     """
+    counted = updated if any(updated) else [True] * len(updated)
     total = weight = 0.0
-    for step, (loss, window, made) in enumerate(zip(losses.tolist(), windows, updated, strict=True), start=1):
+    for step, (loss, window, made) in enumerate(zip(losses.tolist(), windows, counted, strict=True), start=1):
         if made and not math.isfinite(loss):
             raise DivergedError(f"loss is {loss} in epoch {epoch}, step {step} of {len(windows)}")
         if made:
             total += loss * window.total
             weight += window.total
-    if weight == 0.0:
-        raise DivergedError(f"every update of epoch {epoch} was skipped: gradients are not finite")
     return total / weight

@@ -18,8 +18,9 @@ from pipeline import study as studies
 from pipeline import trainer, warmup, worker
 from pipeline.data import inputs as input_module
 from pipeline.data.inputs import EvalInput, Inputs, TrainInput
-from pipeline.spec import Artifact, Metrics, Phase, RunSpec, Tags
+from pipeline.spec import Artifact, Metrics, Phase, Recipe, RunSpec, Tags
 from pipeline.step import plan_windows
+from pipeline.trainer import DivergedError, mean_loss
 
 
 class Wrapped:
@@ -371,3 +372,21 @@ def test_inputs_are_closed_whatever_happens(
     monkeypatch.setattr(worker.models, "build", lambda *_: 1 / 0)
     assert end_of(run_in_process(small_spec(), digits_dir, tmp_path)).outcome == "failed"
     assert closed == [True]
+
+
+def test_an_epoch_of_skipped_updates_is_no_divergence() -> None:
+    """A scaler that starts too high skips its first updates, and finds its scale in the next epoch."""
+    windows = plan_windows(12, 4, 1)
+    losses = torch.tensor([1.0, 2.0, 3.0])
+    assert mean_loss(losses, windows, [False, False, False], 1) == pytest.approx(2.0)
+    assert mean_loss(losses, windows, [False, True, True], 1) == pytest.approx(2.5)
+    losses[1] = float("inf")
+    assert mean_loss(losses, windows, [True, False, True], 1) == pytest.approx(2.0)
+    with pytest.raises(DivergedError, match="epoch 1, step 2 of 3"):
+        mean_loss(losses, windows, [False, False, False], 1)
+
+
+@pytest.mark.parametrize("value", [True, 2.5, "3"])
+def test_counts_are_whole_numbers(value: object) -> None:
+    with pytest.raises(ValueError, match="epochs"):
+        Recipe.model_validate({"epochs": value})
