@@ -252,7 +252,8 @@ class Book:
         except Exception:  # the store is away: whoever goes on opens the parent again
             return False
         self._see(heartbeats.items())
-        return any(self._liveness.alive(name) for name in heartbeats if name != self.owner)
+        working = {name for name, value in heartbeats.items() if value != ENDED} - {self.owner}
+        return any(self._liveness.alive(name) for name in working)
 
     # -- runs ------------------------------------------------------------------------------------------------------
 

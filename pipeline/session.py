@@ -329,7 +329,8 @@ def _signals(session: Session) -> Iterator[None]:
         nonlocal seen
         seen += 1
         if seen > 1:
-            os._exit(130)  # workers notice within two seconds and stop
+            session.launcher.kill()
+            os._exit(130)
         if session.grid is None:
             raise KeyboardInterrupt
         session.grid.stop()

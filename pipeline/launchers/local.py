@@ -8,7 +8,7 @@ import queue
 import signal
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -56,6 +56,7 @@ class LocalLauncher:
             self._slots.put(place)
         self.jobs = len(places)
         self._cancelled = False
+        self._running: set[int] = set()
         os.environ.update({**process_environment(), **_kept("CUBLAS_WORKSPACE_CONFIG")})
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["pipeline.launchers.preload"])
@@ -116,6 +117,12 @@ class LocalLauncher:
         """Stops every run; their last record says `interrupted`."""
         self._cancelled = True
 
+    def kill(self) -> None:
+        """Kills all workers at once: for a controller that leaves without waiting for them."""
+        for pid in self._running - {0}:  # 0 would be this process's own group
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
     def _launch(self, job: Job) -> Iterator[Record]:
         folder = Path(job.work_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,10 +169,13 @@ class LocalLauncher:
         finally:
             sender.close()
             watched.close()
+        pid = process.pid or 0
+        self._running.add(pid)
         try:
             yield process, records
             process.join(GRACE_SECONDS)
         finally:
+            self._running.discard(pid)
             if process.is_alive():
                 _stop(process)
             process.close()
