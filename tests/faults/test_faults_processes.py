@@ -82,11 +82,11 @@ def test_out_of_memory_is_an_outcome_and_the_grid_goes_on(workspace: Workspace) 
     hungry = "  test_efficientnet: {image_size: 1024, batch_size: 96}\n"
     workspace.file.write_text(STUDY.replace("models:\n", f"models:\n{hungry}").replace("samples: 96", "samples: 192"))
     words = ("--techniques", "none")
-    process = workspace.grid(*words, "--json")
-    server = until(lambda: [pid for pid in working_in(workspace.folder) if is_server(pid)], 30, "the fork server")[0]
-    until(lambda: "pipeline.worker" in loaded(server) or workers(workspace.folder), 60, "its imports")
-    limit = address_space(server) + 2**30
-    resource.prlimit(server, resource.RLIMIT_AS, (limit, limit))
+    process = workspace.grid(*words)
+    lines_of(process, "^started +test_efficientnet")
+    (worker,) = until(lambda: workers(workspace.folder), 30, "a worker")
+    limit = address_space(worker) + 2**28
+    resource.prlimit(worker, resource.RLIMIT_AS, (limit, limit))
     call = ended(process, 200)
     assert call.code == 1, call.err
     outcomes = {row.params["model"]: (row.status, row.outcome) for row in workspace.rows()}
@@ -97,22 +97,6 @@ def test_out_of_memory_is_an_outcome_and_the_grid_goes_on(workspace: Workspace) 
     again = workspace.call_grid(*words, "--json")
     assert document(again)["oom"] == 1, "an out-of-memory cell is not tried again"
     assert len(workspace.rows()) == 2
-
-
-def is_server(pid: int) -> bool:
-    """Whether a process is the fork server itself."""
-    try:
-        return b"forkserver import" in Path(f"/proc/{pid}/cmdline").read_bytes() and os.getsid(pid) != pid
-    except OSError:
-        return False
-
-
-def loaded(pid: int) -> str:
-    """A word for what the fork server has imported: scikit-learn's libraries come last."""
-    try:
-        return "pipeline.worker" if "sklearn" in Path(f"/proc/{pid}/maps").read_text() else ""
-    except OSError:
-        return ""
 
 
 def address_space(pid: int) -> int:
