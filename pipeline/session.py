@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline import catalog, nvml, study, techniques
+from pipeline.environment import scrubbed
 from pipeline.errors import InputError, OutsideError, not_allowed
 from pipeline.gates import Gate
 from pipeline.grid import Grid, Listener, Tally
@@ -348,8 +349,8 @@ def _signals(session: Session) -> Iterator[None]:
 
 
 def resume_command(arguments: Sequence[str] | None = None) -> str:
-    """The command line that goes on where this one stopped."""
+    """The command line that goes on where this one stopped, without passwords: it ends up in logs."""
     import shlex
 
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return shlex.join(["ablate", *(word for word in words if word != "--fresh")])
+    return shlex.join(["ablate", *(scrubbed(word) for word in words if word != "--fresh")])

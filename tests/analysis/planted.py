@@ -59,11 +59,7 @@ def effect_of(on, truth):
 def _row(rng, block, position, model, dataset, on, log_time, device, gpu):
     names = "+".join(t for t, v in on.items() if v) or "baseline"
     seconds = float(np.exp(log_time))
-    start = (
-        pd.Timestamp("2026-01-01", tz="UTC")
-        + pd.Timedelta(hours=24 * block)
-        + pd.Timedelta(minutes=3 * position)
-    )
+    start = pd.Timestamp("2026-01-01", tz="UTC") + pd.Timedelta(hours=24 * block) + pd.Timedelta(minutes=3 * position)
     row = {
         "run_id": f"{model}-{dataset}-{names}-{block}",
         "status": "FINISHED",

@@ -87,9 +87,7 @@ def test_verdicts_of_a_clear_study():
     assert one(effects, term="pm", kind="main")["verdict"] == "no_effect"
     assert one(effects, term="ga:amp", kind="interaction")["verdict"] == "costs"
     assert one(effects, term="amp", kind="main", response="images_per_second")["verdict"] == "pays"
-    assert one(effects, term="amp", kind="main", response="gpu_peak_allocated_mib")[
-        "estimate"
-    ] == pytest.approx(0.6)
+    assert one(effects, term="amp", kind="main", response="gpu_peak_allocated_mib")["estimate"] == pytest.approx(0.6)
 
 
 def test_an_undecided_effect_says_how_many_blocks_would_decide_it():
@@ -171,9 +169,7 @@ def test_a_fraction_estimates_main_effects_and_prints_its_aliases():
     effects = estimate(replace(study, runs=study.runs[keep]))
     assert keep.sum() == 32
     assert len(effects.aliases) == 15
-    assert "Fractional design of resolution IV" in " ".join(effects.notes).replace(
-        "resolution 4", "resolution IV"
-    )
+    assert "Fractional design of resolution IV" in " ".join(effects.notes).replace("resolution 4", "resolution IV")
     assert one(effects, term="a", kind="main")["estimate"] == pytest.approx(0.8, rel=0.01)
     assert one(effects, term="f", kind="main")["estimate"] == pytest.approx(1.1, rel=0.01)
     assert one(effects, term="b", kind="main")["verdict"] == "no_effect"

@@ -144,10 +144,7 @@ def test_a_fraction_prints_its_aliases(tmp_path):
     names = tuple("abcdef")
     cells = [tuple(r.values()) for r in fractional(names)]
     study = planted(blocks=2, techniques=names, truth={})
-    keep = [
-        s in cells
-        for s in study.runs[[f"params.{n}" for n in names]].eq("on").itertuples(index=False, name=None)
-    ]
+    keep = [s in cells for s in study.runs[[f"params.{n}" for n in names]].eq("on").itertuples(index=False, name=None)]
     report.build(replace(study, runs=study.runs[keep])).write(tmp_path)
     assert "a:b = c:e = d:f" in (tmp_path / "report.html").read_text()
     assert "a:b = c:e = d:f" in (tmp_path / "report.md").read_text()
@@ -184,9 +181,7 @@ def test_a_cell_that_is_not_shown_faster_is_not_recommended():
 
 
 def test_a_control_is_never_recommended():
-    study = planted(
-        blocks=5, noise=0.003, device="cpu", gpu=False, truth={"pm": np.log(0.9), "amp": np.log(0.8)}
-    )
+    study = planted(blocks=5, noise=0.003, device="cpu", gpu=False, truth={"pm": np.log(0.9), "amp": np.log(0.8)})
     assert "amp" in advice(study).cell
     assert "pm" not in advice(study).cell
 
@@ -207,12 +202,8 @@ def test_the_audit_sets_every_claim_beside_a_measurement():
     found = {f["key"]: f for f in data["findings"]}
     assert found["E10"]["measured"].startswith("efficientnet_b0 baseline: 0.")
     assert found["E100"]["measured"] == "not measured in this study"
-    runs = study.runs[
-        study.runs["params.model"].eq("vit_base") & study.runs["params.techniques"].eq("baseline")
-    ]
-    assert found["V10h"]["ours"][0]["estimate"] == pytest.approx(
-        runs["metrics.time/train_seconds"].mean() / 3600
-    )
+    runs = study.runs[study.runs["params.model"].eq("vit_base") & study.runs["params.techniques"].eq("baseline")]
+    assert found["V10h"]["ours"][0]["estimate"] == pytest.approx(runs["metrics.time/train_seconds"].mean() / 3600)
     assert "pays" in found["ALL"]["measured"]
     assert len(found["EACH"]["ours"]) == 3
     questions = {q["key"]: q for q in data["questions"]}

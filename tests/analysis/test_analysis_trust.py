@@ -127,7 +127,5 @@ def test_a_control_is_said_to_be_one():
 
 def test_batchnorm_models_are_named():
     study = planted(models=("resnet", "vit"), blocks=1)
-    study.runs["tags.ablate.batchnorm"] = (
-        study.runs["params.model"].eq("resnet").map({True: "true", False: "false"})
-    )
+    study.runs["tags.ablate.batchnorm"] = study.runs["params.model"].eq("resnet").map({True: "true", False: "false"})
     assert why.batchnorm_models(estimate(study)) == ["resnet"]

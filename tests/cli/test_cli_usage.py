@@ -379,3 +379,10 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     command = f"{' '.join(executable())} grid --study quickstart --seeds 40 --dry-run --json | head -1"
     found = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout == "{\n" and "Traceback" not in found.stderr and "Broken" not in found.stderr
+
+
+def test_the_command_that_goes_on_holds_no_password() -> None:
+    from pipeline.session import resume_command
+
+    words = ["grid", "--fresh", "--tracking-uri", "postgresql://me:secret@db.example/runs", "--models", "all"]
+    assert resume_command(words) == "ablate grid --tracking-uri postgresql://db.example/runs --models all"

@@ -41,9 +41,7 @@ def epoch(
         yield train.prepare(images), labels
 
 
-def whole(
-    inputs: Inputs, number: int = 1, sizes: Sequence[int] | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def whole(inputs: Inputs, number: int = 1, sizes: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """One epoch in one piece: images and labels."""
     images, labels = zip(*epoch(inputs, number, sizes), strict=True)
     return torch.cat(images), torch.cat(labels)
@@ -112,9 +110,7 @@ def write_archive(
             tar.addfile(member)
 
 
-def trust(
-    monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], files: dict[str, bytes], archive: Path
-) -> None:
+def trust(monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], files: dict[str, bytes], archive: Path) -> None:
     """Makes torchvision's constants those of the made files."""
 
     def md5(content: bytes) -> str:

@@ -145,8 +145,7 @@ def test_affine_draws_span_their_ranges() -> None:
     shift = -(torch.linalg.inv(linear) @ draws.theta[:, :, 2:].double())[..., 0] * 20
     for values, low, high in ((scale, 0.9, 1.1), (angle, -10, 10)):
         assert (
-            low <= values.min() < low + 0.01 * (high - low)
-            and high - 0.01 * (high - low) < values.max() <= high + 1e-5
+            low <= values.min() < low + 0.01 * (high - low) and high - 0.01 * (high - low) < values.max() <= high + 1e-5
         )
         assert abs(values.mean() - (low + high) / 2) < 0.01 * (high - low)
     assert sorted(set(shift.round(decimals=3).flatten().tolist())) == list(range(-4, 5)), "whole pixels"

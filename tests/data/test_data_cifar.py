@@ -181,9 +181,7 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile
     ],
     ids=lambda member: member.name,
 )
-def test_hostile_member_is_refused(
-    member: tarfile.TarInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_hostile_member_is_refused(member: tarfile.TarInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     files = cifar_files(CIFAR10)
     archive = data_dir / CIFAR10.filename

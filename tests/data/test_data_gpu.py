@@ -22,9 +22,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip", "affine_flip"])
 @pytest.mark.parametrize("image_size", [16, 64])
 @pytest.mark.parametrize("pipeline", ["loader", "gather", "device"])
-def test_device_batches_equal_the_cpus(
-    pipeline: str, image_size: int, augmentation: str, tmp_path: Path
-) -> None:
+def test_device_batches_equal_the_cpus(pipeline: str, image_size: int, augmentation: str, tmp_path: Path) -> None:
     source = prepare("digits", tmp_path, image_size=16)
     run = spec(
         input_pipeline=pipeline,

@@ -119,9 +119,7 @@ def test_normalised_pixels_are_the_formula(normalization: str, digits: Store, bu
 
 
 def test_evaluation_is_everything_in_order_unaugmented(pictures: Store, building: Any) -> None:
-    run = spec(
-        pictures.name, image_size=32, augmentation="crop_flip", eval_batch_size=3, validation_fraction=0.25
-    )
+    run = spec(pictures.name, image_size=32, augmentation="crop_flip", eval_batch_size=3, validation_fraction=0.25)
     inputs = building(run, pictures)
     passes = [[(images.clone(), labels) for images, labels in inputs.test] for _ in range(2)]
     assert [len(labels) for _images, labels in passes[0]] == [3, 3, 2]
@@ -159,12 +157,8 @@ def test_test_images_are_the_same_for_every_seed(digits: Store, building: Any) -
 def test_any_sizes_give_the_same_samples(digits: Store, data: st.DataObject) -> None:
     pipeline = data.draw(st.sampled_from(PIPELINES))
     augmentation = data.draw(st.sampled_from(["none", "crop_flip", "affine_flip"]))
-    inputs = build(
-        spec(input_pipeline=pipeline, augmentation=augmentation, max_train_samples=40), digits, CPU
-    )
-    sizes = data.draw(
-        st.lists(st.integers(1, 12), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) <= 40)
-    )
+    inputs = build(spec(input_pipeline=pipeline, augmentation=augmentation, max_train_samples=40), digits, CPU)
+    sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) <= 40))
     reference, reference_labels = whole(inputs, 1, [40])
     batches = list(inputs.train.epoch(1, sizes)) if pipeline != "gather" else None
     if batches is not None:
@@ -345,9 +339,7 @@ def test_image_that_breaks_later_is_one_line(data_dir: Path, tmp_path: Path, bui
 def test_loader_decodes_files_and_gather_does_not(data_dir: Path, tmp_path: Path, building: Any) -> None:
     root = write_folder(tmp_path / "set", endings=(".png",))
     source = prepare(f"imagefolder:{root}", data_dir, image_size=32)
-    runs = {
-        p: building(spec(source.name, input_pipeline=p, image_size=32), source) for p in ("loader", "gather")
-    }
+    runs = {p: building(spec(source.name, input_pipeline=p, image_size=32), source) for p in ("loader", "gather")}
     before = {name: whole(inputs)[0] for name, inputs in runs.items()}
     for path in root.glob("train/*/*.png"):
         Image.new("RGB", (32, 32)).save(path)
@@ -359,9 +351,7 @@ def test_mixed_sizes_give_equal_tensors_with_bicubic(data_dir: Path, tmp_path: P
     root = write_folder(tmp_path / "set", sizes=((40, 30), (24, 48), (32, 32)))
     source = prepare(f"imagefolder:{root}", data_dir, image_size=20)
     made = [
-        whole(building(spec(source.name, input_pipeline=p, image_size=20, interpolation="bicubic"), source))[
-            0
-        ]
+        whole(building(spec(source.name, input_pipeline=p, image_size=20, interpolation="bicubic"), source))[0]
         for p in ("loader", "gather")
     ]
     torch.testing.assert_close(*made, atol=1e-5, rtol=0)

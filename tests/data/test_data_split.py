@@ -127,9 +127,7 @@ def test_epoch_order_is_a_seeded_permutation() -> None:
 
 
 def test_derived_seeds_do_not_collide() -> None:
-    seeds = {
-        derive(seed, stream, epoch) for seed in range(30) for stream in range(10) for epoch in range(100)
-    }
+    seeds = {derive(seed, stream, epoch) for seed in range(30) for stream in range(10) for epoch in range(100)}
     assert len(seeds) == 30_000 and min(seeds) >= 0 and max(seeds) < 2**63
     # torch's generator keeps 32 bits of a seed
     assert len({seed % 2**32 for seed in seeds}) > 29_980

@@ -53,9 +53,7 @@ def test_digits100_pairs_disjoint_digits(tmp_path: Path) -> None:
         pairs, labels = getattr(store, f"{split}_images"), getattr(store, f"{split}_labels")
         assert (pairs[:, :4] == 0).all() and (pairs[:, 12:] == 0).all()
         known: dict[bytes, set[int]] = {}
-        for image, label in zip(
-            getattr(single, f"{split}_images"), getattr(single, f"{split}_labels"), strict=True
-        ):
+        for image, label in zip(getattr(single, f"{split}_images"), getattr(single, f"{split}_labels"), strict=True):
             known.setdefault(image.tobytes(), set()).add(int(label))
         for image, label in zip(pairs, labels, strict=True):
             assert label // 10 in known[image[4:12, :8].tobytes()]
@@ -219,9 +217,7 @@ def test_folder_of_equal_squares_is_stored_as_it_is(tmp_path: Path) -> None:
     name = f"imagefolder:{root}"
     seen: list[tuple[str, int, int]] = []
     store = open_store(name, tmp_path / "data", report=lambda *line: seen.append(line))
-    assert (
-        store.native and store.train_images.shape == (10, 32, 32, 3) and store.class_names == ("cat", "dog")
-    )
+    assert store.native and store.train_images.shape == (10, 32, 32, 3) and store.class_names == ("cat", "dog")
     assert store.train_labels.tolist() == [0] * 5 + [1] * 5
     assert store.listing is not None
     for row, file in enumerate(store.listing.train.names):
@@ -305,9 +301,7 @@ def _bomb(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "damage", [_truncated, _text, _bomb, Path.touch], ids=["cut", "text", "bomb", "touched"]
-)
+@pytest.mark.parametrize("damage", [_truncated, _text, _bomb, Path.touch], ids=["cut", "text", "bomb", "touched"])
 @pytest.mark.parametrize("name", ["train/dog/001.jpg", "test/cat/001.jpg", "train/cat/000.png"])
 def test_unreadable_image_is_named(damage: Any, name: str, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", endings=(".png", ".jpg"))
