@@ -26,6 +26,7 @@ from fault_tools import (
     working_in,
 )
 
+pytestmark = pytest.mark.slow  # each starts several grids, and a start imports for seconds
 LONG = ("--set", "epochs=2000")
 
 

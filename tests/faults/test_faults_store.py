@@ -36,6 +36,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     until(lambda: subprocess.run(["umount", place], check=False).returncode == 0, 20, "the unmounting")
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_grid_in_one_line_and_nothing_is_lost(tmp_path: Path, small_disk: Path) -> None:
     workspace = Workspace(tmp_path / "work")
     workspace.state.mkdir()
@@ -67,6 +68,7 @@ def test_a_full_disk_ends_the_grid_in_one_line_and_nothing_is_lost(tmp_path: Pat
     assert finished == done
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path, small_disk: Path) -> None:
     workspace = Workspace(tmp_path / "work")
     workspace.state.symlink_to(small_disk)
@@ -77,6 +79,7 @@ def test_a_read_only_folder_is_told_in_one_line(tmp_path: Path, small_disk: Path
     assert "ead-only" in call.lines[0]
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_store_is_made_breaks_nothing(workspace: Workspace) -> None:
     """MLflow's migrations take seconds; cut off in the middle they leave a file that nobody can open."""
     for pause in (0.0, 0.15, 0.4):
@@ -101,6 +104,7 @@ def test_a_store_that_is_no_database_is_told_in_one_line(workspace: Workspace) -
     assert "hunter2" not in away.err + away.out
 
 
+@pytest.mark.slow
 def test_sync_brings_a_lost_tail_and_no_point_twice(workspace: Workspace) -> None:
     """The store loses what was written last (a restored backup): sync delivers from the remembered offset."""
     secret = {"AWS_SECRET_ACCESS_KEY": "verysecretvalue", "MY_TOKEN": "verysecretvalue"}
@@ -206,6 +210,7 @@ def test_a_hostile_study_file_is_one_line_and_exit_2(
     assert sorted(path.name for path in Path().iterdir()) == ["small.yaml"]
 
 
+@pytest.mark.slow
 def test_ui_listens_on_loopback_and_warns_elsewhere(workspace: Workspace) -> None:
     workspace.state.mkdir()
     sqlite3.connect(workspace.database).close()
