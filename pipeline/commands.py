@@ -64,7 +64,7 @@ def _interrupted() -> int:
 
 def _closing(held: session.Session, tally: Tally) -> str:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items()))
-    lines = [f"{tally.cells} cells: {counts}"]
+    lines = [f"{tally.cells} cell{'' if tally.cells == 1 else 's'}: {counts}"]
     for problem in held.tracker.problems[:5]:
         lines.append(f"not stored: {problem}")
     uri = held.flags.tracking_uri
