@@ -188,7 +188,7 @@ def test_a_second_signal_leaves_at_once(workspace: Workspace) -> None:
     time.sleep(0.2)  # two signals at once are one
     kill(process, signal.SIGINT)
     code = process.wait(10)  # its pipes close later, when the fork server has shut down as well
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 3
     assert code == 130
     ended(process, 30)
     until(lambda: not Path(f"/proc/{worker}").exists() or zombie(worker), 3, "the end of the worker")

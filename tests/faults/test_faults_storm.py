@@ -128,7 +128,7 @@ def test_training_does_not_feel_a_bad_server(tmp_path: Path, server: Server) -> 
     """
     proxy = Proxy(server.port)
     place = Workspace(tmp_path / "work")
-    cells, epochs, modes = 30, 60, ("healthy", "flaky", "down")
+    cells, epochs, modes = 24, 60, ("healthy", "flaky", "down")
     process = place.grid(
         "--seeds", str(cells), "--techniques", "none", "--set", f"epochs={epochs}", "--tracking-uri", proxy.uri
     )
