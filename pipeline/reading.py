@@ -11,7 +11,7 @@ from pipeline.tracker import Tracker, resolve_uri
 if TYPE_CHECKING:
     from pipeline.analysis.frame import StudyData
 
-CURVES = ("train/loss", "val/accuracy")
+CURVES = ("val/accuracy", "train/loss")
 MAX_CURVE_RUNS = 400
 
 
@@ -42,7 +42,8 @@ def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) 
         raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
     techniques = _techniques(tracker, parent)
     wanted = runs["run_id"].tolist() if curves and len(runs) <= MAX_CURVE_RUNS else []
-    return StudyData(name, runs, tracker.history(wanted, CURVES), techniques), tracker, parent
+    measured = [key for key in CURVES if f"metrics.{key}" in runs]  # the report draws the first that there is
+    return StudyData(name, runs, tracker.history(wanted, measured[:1]), techniques), tracker, parent
 
 
 def _children(runs: Any) -> tuple[Any, str]:
