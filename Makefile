@@ -32,7 +32,7 @@ types: $(VENV)/.ready
 
 lock:
 	$(BIN)/python -m pip install --quiet uv
-	echo "torch>=2.14" | $(BIN)/uv pip compile setup.cfg --extra test --extra dev -c - --universal \
+	echo "torch>=2.14" | $(BIN)/uv pip compile setup.cfg --extra test --extra dev --extra ray --extra dashboard --extra postgres -c - --universal \
 		--python-version 3.11 --no-header --index-strategy unsafe-best-match -o requirements.lock
 
 clean:
