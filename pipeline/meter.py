@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline import nvml
@@ -48,6 +49,9 @@ class HostClock:
         self.durations.append(now - self._begin)
         self._begin = now
 
+    def settle(self) -> None:
+        """Nothing is pending on the CPU."""
+
     def end_epoch(self) -> None:
         """Nothing is pending on the CPU."""
 
@@ -66,6 +70,7 @@ class CudaClock:
         self._ends: list[torch.cuda.Event] = []
         self._marks: list[list[tuple[str, torch.cuda.Event, float]]] = []
         self._count = 0
+        self._read = 0
         self._host = 0.0
         self._current: list[tuple[str, torch.cuda.Event, float]] | None = None
 
@@ -73,7 +78,7 @@ class CudaClock:
         """Starts the first window."""
         self._ends = [self._event()]
         self._marks = []
-        self._count = 0
+        self._count = self._read = 0
         self._open()
 
     def mark(self, phase: str) -> None:
@@ -87,10 +92,15 @@ class CudaClock:
         self._count += 1
         self._open()
 
+    def settle(self) -> None:
+        """Reads the durations of the windows that the device has finished; waits for nothing."""
+        while self._read < self._count and cast(Any, self._ends[self._read + 1]).query():
+            self.durations.append(self._ends[self._read].elapsed_time(self._ends[self._read + 1]) / 1e3)
+            self._read += 1
+
     def end_epoch(self) -> None:
         """Reads the events; the device has been synchronised before."""
-        pairs = itertools.pairwise(self._ends)
-        self.durations += [start.elapsed_time(end) / 1e3 for start, end in pairs]
+        self.settle()
         taken = [marks for marks in self._marks if marks and marks[-1][0] == "optimizer"]
         if taken:
             scale = self._count / len(taken)
@@ -199,12 +209,22 @@ class Meter:
         for name, value in found.items():
             self._peaks[name] = max(value, self._peaks.get(name, 0.0))
 
-    def summary(self) -> dict[str, float]:
-        """Summary metrics of the contract that this machine can measure."""
-        durations = np.asarray(self.clock.durations)
+    def steady(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
+        """Seconds and images of the measured windows without the warm-up, shapes (n,), and how many that left out."""
+        self.clock.settle()
+        durations = np.asarray(self.clock.durations, dtype=np.float64)
         images = np.asarray(self._window_images, dtype=np.float64)
         discard = min(self._warmup, max(len(durations) - 1, 0))
-        steady, steady_images = durations[discard:], images[discard:]
+        return durations[discard:], images[discard : len(durations)], discard
+
+    @property
+    def elapsed(self) -> float:
+        """Training seconds so far, inside an epoch."""
+        return self.train_seconds + time.perf_counter() - self._began
+
+    def summary(self) -> dict[str, float]:
+        """Summary metrics of the contract that this machine can measure."""
+        steady, steady_images, discard = self.steady()
         values = {"time/train_seconds": self.train_seconds, "time/eval_seconds": self.eval_seconds, **self._peaks}
         if self.compile_seconds:
             values["time/compile_seconds"] = self.compile_seconds

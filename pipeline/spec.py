@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 RERUNS_FROM = 100
 Outcome = Literal["finished", "oom", "failed", "timeout", "interrupted"]
@@ -112,6 +112,37 @@ class Recipe(Frozen):
         return content_digest(self.model_dump(mode="json"))
 
 
+class Probe(Frozen):
+    """How a measured trial differs from a full run: it may end earlier, always after a whole window, and it never
+    reads the test set.
+
+    Attributes:
+        interval: end once the 95 % interval of steady-state images/s is narrower than this share of it (then the
+            recipe's epochs are no limit; one of the maxima is needed).
+        max_windows: optimizer updates at most.
+        max_seconds: seconds of training at most (evaluation and set-up not counted).
+        max_samples: training samples at most, rounded up to a whole window.
+        target_accuracy: end at the first validation record that reaches it.
+        validate_epochs: whether the validation split is read after each epoch.
+    """
+
+    read_test: Literal[False] = False
+    interval: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_windows: Count | None = None
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_samples: Count | None = None
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    validate_epochs: bool = False
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.interval is not None and self.max_windows is None and self.max_seconds is None:
+            raise ValueError("an interval together with max_windows or max_seconds")
+        if self.target_accuracy is not None and not self.validate_epochs:
+            raise ValueError("a target accuracy together with validate_epochs")
+        return self
+
+
 class RunSpec(Frozen):
     """One cell of a design in one replicate: all that can change its result, and nothing else.
 
@@ -119,7 +150,8 @@ class RunSpec(Frozen):
 
     `techniques` lists those that are on, as `NAME` or `NAME=VALUE`, in canonical order. `repeat` tells apart
     deliberate repetitions of the same cell with the same seed (sentinel baselines). `data_digest` identifies
-    the content of data sets that can change on disk (image folders); it is empty for the fixed ones.
+    the content of data sets that can change on disk (image folders); it is empty for the fixed ones. `probe` is
+    set for the trials of a tuning, which are no full runs.
     """
 
     model: str
@@ -130,6 +162,7 @@ class RunSpec(Frozen):
     device: Device = "cpu"
     data_digest: str = ""
     recipe: Recipe = Recipe()
+    probe: Probe | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -143,7 +176,8 @@ class RunSpec(Frozen):
             self.device,
             self.data_digest,
         )
-        return content_digest([*head, self.recipe.digest])
+        measured = [] if self.probe is None else [self.probe.model_dump(mode="json")]
+        return content_digest([*head, self.recipe.digest, *measured])
 
     @property
     def label(self) -> str:

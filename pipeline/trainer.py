@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint import Checkpoints
 from pipeline.data.inputs import EvalInput, Inputs
+from pipeline.length import Length
 from pipeline.meter import Meter
 from pipeline.metrics import epoch_scores, final_scores
 from pipeline.optim import build_optimizer, build_schedule
 from pipeline.precision import Precision
-from pipeline.spec import Metrics, Phase, Progress, Recipe, Record, RunSpec
+from pipeline.spec import Metrics, Phase, Progress, Record, RunSpec
 from pipeline.step import Learner, Window, optimizer_step, plan_windows
 from pipeline.warmup import compiled, warm_up
 
@@ -40,8 +41,8 @@ class Result:
 
 def train(
     spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, checkpoints: Checkpoints | None = None
-) -> Generator[Record, None, Result]:
-    """Trains, evaluates and tests one run.
+) -> Generator[Record, None, Result | None]:
+    """Trains, evaluates and tests one run; a measured trial (`spec.probe`) may end early and is not tested.
 
     Args:
         spec: the run.
@@ -54,13 +55,14 @@ def train(
         Phases, progress about once a second, metrics per epoch, and the summary metrics.
 
     Returns:
-        A `Result` (the generator's return value).
+        A `Result` (the generator's return value); None when the test set has not been read.
 
     Raises:
         DivergedError: the loss became infinite or no number; says the epoch and the step.
     """
     run = _Run(spec, model, inputs, device)
-    epochs = spec.recipe.epochs
+    epochs = run.recipe.epochs
+    values: dict[str, float] = {}
     state = checkpoints.load() if checkpoints else None
     history: list[Metrics] = run.restore(state) if state else []
     yield from history
@@ -68,13 +70,18 @@ def train(
     run.warm_up()
     for epoch in range(state["epoch"] + 1 if state else 1, epochs + 1):
         values = yield from run.train_epoch(epoch)
-        if inputs.validation is not None and (epoch % spec.recipe.eval_every == 0 or epoch == epochs):
+        if inputs.validation is not None and run.length.validates(epoch):
             values |= run.validate(inputs.validation)
         record = Metrics(time=time.time(), step=epoch, values=values)
         history.append(record)
         yield record
         if checkpoints and checkpoints.due(epoch, epochs):
             checkpoints.save(epoch, run.state_dict(history))
+        if run.length.after_epoch(values):
+            break
+    if spec.probe is not None:
+        yield Metrics(time=time.time(), values=run.summary(None) | run.length.summary(run.meter, values))
+        return None
     yield Phase(time=time.time(), name="evaluate")
     result = run.test()
     yield Metrics(time=time.time(), values=run.summary(result))
@@ -85,8 +92,9 @@ class _Run:
     """The state of one training run."""
 
     def __init__(self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device) -> None:
-        recipe = spec.recipe
-        self.recipe: Recipe = recipe
+        self.length = Length(spec.recipe, spec.probe, inputs.train.num_samples)
+        # the schedule is defined over the run that there will be
+        recipe = self.recipe = spec.recipe.model_copy(update={"epochs": self.length.epochs})
         self.inputs = inputs
         self.device = device
         layout = torch.channels_last if recipe.channels_last else torch.preserve_format
@@ -132,13 +140,16 @@ class _Run:
             updated.append(self.precision.skipped == skipped)
             self.meter.window(window.total)
             images += window.total
+            if self.length.after_window(window.total, self.meter):
+                break
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
                 shown = now
                 yield self._progress(epoch, index + 1, images / (now - began))
         seconds = self.meter.end_training()
         self.updates += sum(updated)
-        self.last_loss = mean_loss(losses.cpu(), self.windows, updated, epoch)
+        made = len(updated)
+        self.last_loss = mean_loss(losses[:made].cpu(), self.windows[:made], updated, epoch)
         return {
             "train/loss": self.last_loss,
             "train/epoch_seconds": seconds,
@@ -180,9 +191,10 @@ class _Run:
             loss = nn.functional.cross_entropy(logits, labels)
         return float(loss), labels.cpu().numpy(), logits.cpu().numpy()
 
-    def summary(self, result: Result) -> dict[str, float]:
+    def summary(self, result: Result | None) -> dict[str, float]:
         """All summary metrics but those of the whole process (set-up and total time)."""
-        scores = {f"test/{name}": value for name, value in final_scores(result.labels, result.logits).items()}
+        found = {} if result is None else final_scores(result.labels, result.logits)
+        scores = {f"test/{name}": value for name, value in found.items()}
         return {**scores, **self.meter.summary(), **self.precision.metrics(), "updates/count": float(self.updates)}
 
     def state_dict(self, history: list[Metrics]) -> dict[str, Any]:

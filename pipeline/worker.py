@@ -75,8 +75,9 @@ def _run(job: Job, emit: Emit, began: float) -> None:
         checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
         setup = time.time() - began
         result = _drain(train(spec, model, data, device, checkpoints), emit)
-        _confusion_figure(result, data.class_names, Path(job.work_dir, "confusion.png"))
-        emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
+        if result is not None:
+            _confusion_figure(result, data.class_names, Path(job.work_dir, "confusion.png"))
+            emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
         values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began}
         if flops is not None and math.isfinite(flops) and flops > 0:
             values["model/flops_per_image"] = flops
@@ -95,14 +96,14 @@ def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[
     }
 
 
-def _drain(records: Any, emit: Emit) -> Result:
+def _drain(records: Any, emit: Emit) -> Result | None:
     """Passes a trainer's records on and returns its result."""
-    generator = cast(Generator[Record, None, Result], records)
+    generator = cast(Generator[Record, None, Result | None], records)
     while True:
         try:
             emit(next(generator))
         except StopIteration as stop:
-            return cast(Result, stop.value)
+            return cast(Result | None, stop.value)
 
 
 def _confusion_figure(result: Result, names: tuple[str, ...], path: Path) -> None:

@@ -30,6 +30,8 @@ CHILD = {
     "meter",
     "metrics",
     "warmup",
+    "length",
+    "steady",
     "checkpoint",
     "launchers.preload",
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.data.")),
@@ -126,7 +128,7 @@ def test_no_module_imports_upward() -> None:
         ("precision", {"spec"}),
         (
             "trainer",
-            {"checkpoint", "data.inputs", "meter", "metrics", "optim", "precision", "spec", "step", "warmup"},
+            {"checkpoint", "data.inputs", "length", "meter", "metrics", "optim", "precision", "spec", "step", "warmup"},
         ),
         ("launchers.child", {"errors", "spec", "worker"}),
         ("launchers.local", {"environment", "errors", "launchers.child", "spec"}),
