@@ -32,7 +32,8 @@ def _run_options(function: F) -> F:
         _option("--seeds", type=click.IntRange(1, 100_000), help="Number of blocks, each with its own seed."),
         _option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Recipe field, for every cell."),
         _option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="Where to train."),
-        _option("--launcher", type=click.Choice(["local"]), default="local", help="What runs the cells."),
+        _option("--launcher", type=click.Choice(["local", "ray"]), default="local", help="What runs the cells."),
+        _option("--address", default="auto", metavar="auto|HOST:PORT", help="Ray cluster, for --launcher ray."),
         _option("--jobs", type=click.IntRange(1, 1024), help="Runs at once (CPU: 1; GPU: one per GPU)."),
         _option("--data-dir", metavar="DIR", help="Where data sets are."),
         _option("--tracking-uri", metavar="URI", help="MLflow tracking store  [default: sqlite:///mlruns/mlflow.db]"),
@@ -70,11 +71,10 @@ def cli() -> None:
 @_option("--rerun-tainted", is_flag=True, envvar=None, help="Measure cells again that something disturbed.")
 @_option("--design", type=click.Choice(["full", "fractional"]), help="Full factorial or resolution-IV fraction.")
 @_run_options
-def grid(as_json: bool, dry_run: bool, launcher: str, **options: Any) -> None:
+def grid(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Run a designed experiment: every combination of techniques, blocked, shuffled, tracked in MLflow."""
     from pipeline.commands import run_grid
 
-    del launcher
     _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=False))
 
 
@@ -83,11 +83,10 @@ def grid(as_json: bool, dry_run: bool, launcher: str, **options: Any) -> None:
 @_option("--dataset", "datasets", required=True, metavar="D", help="Data set name, or imagefolder:DIR.")
 @_option("--techniques", default="none", metavar="none|A,B", help="Techniques that are on.")
 @_run_options
-def run(as_json: bool, dry_run: bool, launcher: str, **options: Any) -> None:
+def run(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Run one cell."""
     from pipeline.commands import run_grid
 
-    del launcher
     _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=True))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import random
@@ -136,6 +137,16 @@ def host_provenance() -> dict[str, str]:
         **_git(),
     }
     return {f"env.{name}": value for name, value in facts.items()}
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Content digest of the program's own sources: tells two working trees of one version apart."""
+    root = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def run_provenance(spec: RunSpec, device: torch.device) -> dict[str, str]:

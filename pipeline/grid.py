@@ -10,19 +10,21 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from pipeline import results
 from pipeline.book import Book, Opened
+from pipeline.errors import AblateError
 from pipeline.gates import Gate
 from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import End, Metrics, Outcome, Progress, Record, RunSpec
 from pipeline.tracker import Attempt
 
 DELIVERY_PATIENCE = 20.0
+LOST_TRIES = 5  # of a cell whose machine is lost, in one call
 
 
 class Launcher(Protocol):
@@ -40,6 +42,18 @@ class Launcher(Protocol):
 
     def cancel(self) -> None:
         """Stops all runs."""
+        ...
+
+
+class Placer(Protocol):
+    """What a launcher offers besides when it is not free in its choice: a cluster's, which keeps blocks together."""
+
+    def choose(self, runs: Sequence[PlannedRun]) -> int | None:
+        """Keeps a place for the first of `runs` that may start now, and returns its index; None when none may."""
+        ...
+
+    def release(self, run: PlannedRun) -> None:
+        """Gives the place of a chosen run back: it will not be launched."""
         ...
 
 
@@ -125,6 +139,9 @@ class Grid:
         self._gate = gate
         self._running = 0
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
+        self._placer = cast(Placer, launcher) if hasattr(launcher, "choose") else None
+        self._lost: dict[str, int] = {}
         self._queue: deque[PlannedRun] = deque()
         self._elsewhere: list[PlannedRun] = []
         self._outcomes: dict[str, str] = {}
@@ -212,12 +229,17 @@ class Grid:
                 if opened is None:
                     with self._lock:
                         self._elsewhere.append(run)
+                    if self._placer is not None:
+                        self._placer.release(run)
                 else:
                     if self._fresh:  # a checkpoint of an earlier grid's try would save the work that is asked for
                         (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
                     self._follow(opened)
         except OSError as error:  # the journal refuses: without it nothing more may be run
             self.broken = f"journal: {error.strerror or error}"
+            self.stop()
+        except AblateError as error:  # the launcher cannot go on
+            self.broken = str(error)
             self.stop()
         except Exception as error:
             self.broken = f"{type(error).__name__}: {error}"
@@ -252,7 +274,11 @@ class Grid:
         while not self._stop.is_set():
             with self._lock:
                 if self._queue:
-                    return self._queue.popleft()
+                    run = self._placed()
+                    if run is None:
+                        self._freed.wait(1.0)
+                        continue
+                    return run
                 if not self._elsewhere:
                     return None
             began = time.monotonic()
@@ -263,6 +289,17 @@ class Grid:
             # a look reads the whole study: on a large one it must not be all that the store does
             self._stop.wait(max(1.0, 5 * (time.monotonic() - began)))
         return None
+
+    def _placed(self) -> PlannedRun | None:
+        """Takes the first queued run that has a place; None when all have to wait. Called under the lock."""
+        if self._placer is None:
+            return self._queue.popleft()
+        index = self._placer.choose(self._queue)
+        if index is None:
+            return None
+        run = self._queue[index]
+        del self._queue[index]
+        return run
 
     def _look_elsewhere(self) -> None:
         """Takes outcomes of other controllers over, and queues the cells of those that died."""
@@ -298,9 +335,22 @@ class Grid:
         self.book.close(opened, end)
         with self._lock:
             self._running -= 1
+            self._freed.notify()
+            if self._again(run, end):
+                return
             self._outcomes[run.spec.digest] = end.outcome
             self._values[run.spec.digest] = opened.values
         self.listener.ended(run, end, opened.values)
+
+    def _again(self, run: PlannedRun, end: End) -> bool:
+        """Queues a cell again whose machine was lost: nobody has asked for an interruption. Called under the lock."""
+        if end.outcome != "interrupted" or self._stop.is_set():
+            return False
+        lost = self._lost[run.spec.digest] = self._lost.get(run.spec.digest, 0) + 1
+        if lost >= LOST_TRIES:
+            return False
+        self._queue.appendleft(run)
+        return True
 
     def _tally(self) -> Tally:
         tally = Tally(

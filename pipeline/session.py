@@ -7,19 +7,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline import catalog, nvml, study, techniques
-from pipeline.environment import scrubbed
+from pipeline.environment import scrubbed, without_credentials
 from pipeline.errors import InputError, OutsideError, not_allowed
 from pipeline.gates import Gate
 from pipeline.grid import Grid, Listener, Tally
 from pipeline.plan import Plan, build
-from pipeline.spec import RERUNS_FROM, Device, RunSpec
+from pipeline.spec import RERUNS_FROM, Device, RunSpec, content_digest
 from pipeline.study import Study
 
 STATE_DIR = Path("mlruns")
@@ -49,6 +49,8 @@ class Flags:
     precision: float = 0.02
     max_blocks: int = 20
     rerun_tainted: bool = False
+    launcher: str = "local"
+    address: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,56 @@ class Choice:
 
     plan: Plan
     headline: str
+
+
+def device_of(flags: Flags) -> Device:
+    """The device that the flags ask for: of this machine, or of the cluster that `--launcher ray` goes to.
+
+    Raises:
+        InputError, OutsideError: no such device, or no such cluster.
+    """
+    if flags.launcher != "ray":
+        return resolve_device(flags.device)
+    if flags.device == "auto":
+        from pipeline.launchers.cluster import has_gpus
+
+        return "cuda" if has_gpus(flags.address) else "cpu"
+    return "cuda" if flags.device == "cuda" else "cpu"
+
+
+def make_launcher(flags: Flags, device: Device, state_dir: Path, scope: str, note: Callable[[str], None]) -> Any:
+    """The launcher that the flags ask for; every command that runs cells gets its launcher here.
+
+    Args:
+        flags: from the command line.
+        device: where runs train.
+        state_dir: `mlruns`; work folders are made in it.
+        scope: names tracking store and experiment, in which blocks are numbered.
+        note: shows a line to the user.
+
+    Raises:
+        InputError: more runs at once than there are GPUs.
+    """
+    common: dict[str, Any] = {
+        "work_dir": state_dir / "work",
+        "timeout": flags.timeout,
+        "checkpoint_every": flags.checkpoint_every,
+    }
+    data_dir = Path(flags.data_dir) if flags.data_dir else None
+    if flags.launcher == "ray":
+        from pipeline.launchers.ray import RayLauncher
+
+        return RayLauncher(
+            device, address=flags.address, jobs=flags.jobs, data_dir=data_dir, scope=scope, note=note, **common
+        )
+    from pipeline.data.listing import default_data_dir
+    from pipeline.launchers.local import LocalLauncher
+
+    gpus = [gpu.uuid for gpu in nvml.gpus()] if device == "cuda" else []
+    wanted = flags.jobs or (len(gpus) if gpus else 1)
+    if gpus and wanted > len(gpus):
+        raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible")
+    return LocalLauncher(device, gpus=gpus[:wanted], jobs=wanted, data_dir=data_dir or default_data_dir(), **common)
 
 
 def resolve_device(wanted: str) -> Device:
@@ -82,7 +134,7 @@ def choose(flags: Flags, single: bool = False) -> Choice:
         InputError: anything that is not allowed, before anything runs.
         OutsideError: no such device.
     """
-    device = resolve_device(flags.device)
+    device = device_of(flags)
     name = flags.study or ("paper" if device == "cuda" else "quickstart")
     chosen = _with_flags(study.load(name), flags, device)
     study.check(chosen, "command line")
@@ -172,33 +224,20 @@ class Session:
     """
 
     def __init__(self, flags: Flags, choice: Choice, listener: Listener, state_dir: Path = STATE_DIR) -> None:
-        from pipeline.data.listing import default_data_dir
-        from pipeline.launchers.local import LocalLauncher
         from pipeline.tracker import Tracker, resolve_uri
 
         self.plan = choice.plan
         self.flags = flags
         self.listener = listener
         self._state_dir = state_dir
-        gpus = [gpu.uuid for gpu in nvml.gpus()] if self.plan.device == "cuda" else []
-        wanted = flags.jobs or (len(gpus) if gpus else 1)
-        if gpus and wanted > len(gpus):
-            raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible")
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutsideError(f"{state_dir}: cannot be made ({error.strerror})") from None
-        self.launcher = LocalLauncher(
-            self.plan.device,
-            gpus=gpus[:wanted],
-            jobs=wanted,
-            data_dir=Path(flags.data_dir) if flags.data_dir else default_data_dir(),
-            work_dir=state_dir / "work",
-            timeout=flags.timeout,
-            checkpoint_every=flags.checkpoint_every,
-        )
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.plan.study.name
         self.tracker = Tracker(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
+        scope = content_digest([without_credentials(self.tracker.uri), experiment])
+        self.launcher = make_launcher(flags, self.plan.device, state_dir, scope, listener.note)
         self.grid: Grid | None = None
         self.began = time.time()
 
@@ -227,7 +266,7 @@ class Session:
                 self.listener,
                 retries=self.flags.retries,
                 state_dir=self._state_dir,
-                gate=Gate(self.plan.device),
+                gate=Gate(self.plan.device) if self.flags.launcher == "local" else None,  # a node looks for itself
             )
             book.start()
             name = f"{self.plan.study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"

@@ -109,7 +109,7 @@ class LocalLauncher:
         """Runs `spec`; yields its records, the last one an `End` whatever happens to the process."""
         slot = self._slots.get()
         try:
-            yield from self._launch(self.job(spec, slot))
+            yield from self.launch_job(self.job(spec, slot))
         finally:
             self._slots.put(slot)
 
@@ -123,7 +123,8 @@ class LocalLauncher:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
-    def _launch(self, job: Job) -> Iterator[Record]:
+    def launch_job(self, job: Job) -> Iterator[Record]:
+        """Runs a job whose slot somebody else keeps (see `launch`)."""
         folder = Path(job.work_dir)
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"

@@ -1,0 +1,157 @@
+"""Connection to an existing Ray cluster: address, authentication, nodes, the shared table of blocks.
+
+Ray is imported only here and in the launcher, inside functions: the parent half starts without it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import InputError, OutsideError, not_allowed
+
+NAMESPACE = b"ablate"
+CONNECT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A living node as Ray describes it; `gpus` and `cpus` are all it has, used or not."""
+
+    id: str
+    name: str
+    gpus: int
+    cpus: int
+
+
+def connect(address: str) -> Any:
+    """Connects this process to the cluster at `address`; the same again does nothing.
+
+    Args:
+        address: `auto` (RAY_ADDRESS, or a cluster that runs on this machine), `HOST:PORT` of the head, or `local`
+            (starts a cluster of this machine alone, which ends with this process).
+
+    Returns:
+        The module `ray`.
+
+    Raises:
+        InputError: Ray is not installed, or the address or the authentication mode is not allowed.
+        OutsideError: no cluster answers, or it refuses.
+    """
+    # before Ray is imported: it reads these once
+    mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if mode != "token":
+        raise not_allowed("RAY_AUTH_MODE", mode, "token (a cluster without authentication runs anybody's code)")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--launcher: 'ray' is not allowed here, Ray is not installed; allowed: local, or first "
+                         "pip install 'ablate[ray]'") from None  # fmt: skip
+    if ray.is_initialized():
+        return ray
+    _check(address)
+    options: dict[str, Any] = {"num_gpus": _own_gpus()} if address == "local" else {}
+    if address == "local":
+        options["include_dashboard"] = False
+    try:
+        ray.init(
+            address=address,
+            namespace=NAMESPACE.decode(),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **options,
+        )
+    except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise OutsideError(f"Ray at {address}: {_first_line(error)}") from None
+    return ray
+
+
+def _check(address: str) -> None:
+    """Refuses what Ray would try for minutes, or end the process for."""
+    shown = address if address != "auto" else os.environ.get("RAY_ADDRESS", "auto")
+    if address != "local":
+        _check_token(shown)
+    if shown in ("auto", "local"):
+        if shown == "auto" and not _runs_here():
+            raise OutsideError(
+                "Ray at auto: no cluster runs on this machine and RAY_ADDRESS is not set; name one with --address "
+                "HOST:PORT, start one with `ray start --head`, or use --address local"
+            )
+        return
+    host, colon, port = shown.rpartition(":")
+    if not (host and colon and port.isdigit()) or "/" in host:
+        raise not_allowed("--address", shown, "auto, local, or HOST:PORT of the cluster's head")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise OutsideError(f"Ray at {shown}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _check_token(address: str) -> None:
+    default = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default)
+    if not path.is_file():
+        raise OutsideError(f"Ray at {address}: no token in {path}; set RAY_AUTH_TOKEN_PATH to the cluster's token file")
+
+
+def _runs_here() -> bool:
+    """Whether `ray start` has left the address of a cluster on this machine."""
+    from ray._common import utils
+
+    names: Any = utils
+    return Path(names.get_default_ray_temp_dir(), "ray_current_cluster").is_file()
+
+
+def _own_gpus() -> int:
+    from pipeline import nvml
+
+    return len(nvml.gpus())
+
+
+def machines(ray: Any) -> dict[str, Machine]:
+    """The nodes that live, by identifier."""
+    found = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = node["Resources"]
+            name = node.get("NodeManagerHostname") or node.get("NodeManagerAddress", "?")
+            machine = Machine(node["NodeID"], name, int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
+            found[machine.id] = machine
+    return found
+
+
+def has_gpus(address: str) -> bool:
+    """Whether some node of the cluster has a GPU (`--device auto`)."""
+    return any(machine.gpus for machine in machines(connect(address)).values())
+
+
+class SharedPins:
+    """The table of blocks in the cluster's key-value store; the first controller that writes a line wins.
+
+    Args:
+        scope: names the tracking store and experiment: other studies have other tables.
+    """
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+
+    def pin(self, block: int, turn: int, node: str) -> str:
+        """See `places.Pins.pin`."""
+        from ray.experimental import internal_kv
+
+        key = f"{self._scope}/{block}/{turn}".encode()
+        internal_kv._internal_kv_put(key, node.encode(), overwrite=False, namespace=NAMESPACE)
+        return str(internal_kv._internal_kv_get(key, namespace=NAMESPACE).decode())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
