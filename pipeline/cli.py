@@ -120,6 +120,23 @@ def doctor(data_dir: str | None, tracking_uri: str | None, as_json: bool) -> Non
 
 
 @cli.command()
+@_option("--models", metavar="A,B", help="Models to race  [default: test_resnet,resnet50]")
+@_option("--only", metavar="NAMES", help="Only these rows: over_bare, .., gather_over_loader, grid_overhead, scaling.")
+@_option("--blocks", type=click.IntRange(1, 1000), help="Fresh processes per model; the interval is over them.")
+@_option("--windows", type=click.IntRange(1, 100_000), help="Optimizer steps of one timed segment.")
+@_option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="Where to train.")
+@_option("--grid-study", metavar="NAME|FILE", default="quickstart", help="Study of grid_overhead.")
+@_option("--full", is_flag=True, envvar=None, help="The report's cost at 100,000 cells too (minutes).")
+@_option("--out", metavar="DIR", help="Folder for bench.json and bench.md; written after every part.")
+@_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
+def bench(as_json: bool, **options: Any) -> None:
+    """Measure ablate's own loop, input and overhead beside a bare loop, Accelerate, Lightning and timm."""
+    from pipeline.bench.command import bench as run_bench
+
+    run_bench(options, as_json=as_json)
+
+
+@cli.command()
 @click.argument("study", required=False)
 @_option("--out", metavar="DIR", help="Folder for the report  [default: mlruns/reports/STUDY]")
 @_option("--paper", is_flag=True, envvar=None, help="Audit of arXiv 2312.10024: its claims beside our measurement.")

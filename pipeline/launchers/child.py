@@ -9,8 +9,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.spec import Record
 
 
 def main(payload: str, began: float, records: Connection, lifeline: Connection, log_path: str) -> None:
@@ -30,8 +34,17 @@ def main(payload: str, began: float, records: Connection, lifeline: Connection, 
     job = Job.model_validate_json(payload)
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
-    worker.run(job, lambda record: records.send_bytes(record.model_dump_json().encode()), began)
+    worker.run(job, sender(records), began)
     _leave(records)
+
+
+def sender(records: Connection) -> Callable[[Record], None]:
+    """What a worker emits its records with: one JSON message each, for `parse_record`."""
+
+    def send(record: Record) -> None:
+        records.send_bytes(record.__pydantic_serializer__.to_json(record))
+
+    return send
 
 
 def check(payloads: list[str], records: Connection, lifeline: Connection, log_path: str) -> None:

@@ -1,0 +1,88 @@
+"""One block: all contenders in this process, in short segments whose order is shuffled in every round."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.bench.cases import SELF, Case
+from pipeline.bench.contenders import BUILT_IN, Contender, weights
+from pipeline.bench.peers import PEERS, silence
+from pipeline.bench.work import Work, build
+
+# of the distance that the weights have moved: far above what another order of the same sums makes, far below what
+# another learning rate, loss or batch would
+SAME_WORK = 1e-3
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one block measured.
+
+    Attributes:
+        seconds: contender -> seconds of each round's segment; the n-th of all were timed in the same round.
+        difference: contender -> distance of its weights from the bare loop's (or the first contender's) after the
+            warm-up segment, over the distance that those have moved.
+    """
+
+    seconds: dict[str, list[float]]
+    difference: dict[str, float]
+
+
+def run_block(case: Case, names: Sequence[str], number: int) -> Block:
+    """Runs a block in this process, which is to be a fresh one.
+
+    Args:
+        case: the work.
+        names: contenders; all are installed.
+        number: the block's; seeds the order.
+
+    Raises:
+        RuntimeError: a contender did not do the same work.
+    """
+    silence()
+    work = build(case)
+    contenders = {name: {**BUILT_IN, **PEERS}[name](work) for name in names}
+    try:
+        for contender in contenders.values():  # the first epoch allocates, plans convolutions, and is thrown away
+            contender.epoch(1)
+        difference = differences(work, contenders)
+        gc.collect()
+        gc.freeze()
+        return Block(_rounds(case, contenders, number), difference)
+    finally:
+        for contender in contenders.values():
+            contender.close()
+
+
+def differences(work: Work, contenders: dict[str, Contender]) -> dict[str, float]:
+    """How far each contender's weights are from the reference's, relative to how far that one has moved.
+
+    Raises:
+        RuntimeError: one is further away than rounding can explain: it has not done the same work.
+    """
+    reference = weights(contenders.get("bare", next(iter(contenders.values()))).model)
+    moved = torch.linalg.vector_norm(reference - weights(work.initial))
+    found = {
+        name: float(torch.linalg.vector_norm(weights(contender.model) - reference) / moved)
+        for name, contender in contenders.items()
+    }
+    for name, value in found.items():
+        if not value < SAME_WORK:
+            raise RuntimeError(f"{name} did not do the same work: its weights differ by {value:.2g} of their change")
+    return found
+
+
+def _rounds(case: Case, contenders: dict[str, Contender], number: int) -> dict[str, list[float]]:
+    order = random.Random(f"{case.seed}/{number}")
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for epoch in range(2, case.rounds + 2):
+        order.shuffle(names)
+        for name in names:
+            seconds[name].append(contenders[name].epoch(epoch))
+    return {name: seconds[name] for name in sorted(seconds, key=lambda name: (name != SELF, name))}

@@ -1,0 +1,102 @@
+"""Cost of planning and reporting against the size of a study. Each size is measured in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CELLS_OF_A_BLOCK = 8  # one model, one data set, 2^3 techniques
+
+
+def plan_cost(cells: int) -> dict[str, float]:
+    """Plans a study of about so many cells: ten models' and data sets' worth at most, the rest as blocks.
+
+    Returns:
+        `cells`, `seconds`, and `memory_mib`, the peak of the process.
+    """
+    from pipeline import study
+    from pipeline.plan import build
+
+    began = time.perf_counter()
+    base = study.load("quickstart")
+    blocks = max(1, round(cells / (len(base.models) * len(base.datasets) * CELLS_OF_A_BLOCK)))
+    plan = build(study.replace(base, seeds=blocks), "cpu", {})
+    digests = len({run.spec.digest for run in plan.runs})
+    seconds = time.perf_counter() - began
+    if digests != len(plan.runs):
+        raise RuntimeError(f"{len(plan.runs)} cells have {digests} identities")
+    return {"cells": float(len(plan.runs)), "seconds": seconds, "memory_mib": peak_mib()}
+
+
+def report_cost(cells: int) -> dict[str, float]:
+    """Analyses and writes the report of a simulated study of about so many finished cells.
+
+    Reading the store is not in it: that cost is per run, see `orchestration`.
+
+    Returns:
+        `cells`, `seconds` and `memory_mib`, the peak of the process.
+    """
+    from pipeline.analysis import report
+    from pipeline.analysis.frame import StudyData
+
+    runs = _simulated(max(2, round(cells / CELLS_OF_A_BLOCK)))
+    data = StudyData("simulated", runs, techniques=("ga", "amp", "pm"))
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        report.build(data).write(Path(folder))
+        seconds = time.perf_counter() - began
+    return {"cells": float(len(runs)), "seconds": seconds, "memory_mib": peak_mib()}
+
+
+def _simulated(blocks: int) -> Any:
+    """A study of one model with log-normal times, in the columns of the tracking store."""
+    import itertools
+
+    import numpy as np
+    import pandas as pd
+
+    random = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    began = pd.Timestamp("2026-01-01", tz="UTC")
+    for block, cell in itertools.product(range(blocks), itertools.product((False, True), repeat=3)):
+        on = [name for name, is_on in zip(("ga", "amp", "pm"), cell, strict=True) if is_on]
+        seconds = float(np.exp(random.normal(4.0 - 0.1 * len(on), 0.02)))
+        start = began + pd.Timedelta(minutes=3 * len(rows))
+        rows.append(
+            {
+                "run_id": f"run{len(rows)}",
+                "status": "FINISHED",
+                "start_time": start,
+                "end_time": start + pd.Timedelta(seconds=seconds),
+                "tags.ablate.kind": "run",
+                "tags.ablate.block": str(block),
+                "tags.ablate.position": str(len(rows)),
+                "tags.ablate.outcome": "finished",
+                "params.model": "test_resnet",
+                "params.dataset": "digits",
+                "params.seed": str(block),
+                "params.techniques": "+".join(on) or "baseline",
+                "params.device": "cpu",
+                **{f"params.{name}": "on" if name in on else "off" for name in ("ga", "amp", "pm")},
+                "metrics.time/train_seconds": seconds,
+                "metrics.throughput/images_per_second": 1e5 / seconds,
+                "metrics.test/accuracy": 0.9 + random.normal(0, 0.002),
+                "metrics.test/f1_macro": 0.89 + random.normal(0, 0.002),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process, in MiB (Linux counts it since the interpreter was started)."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
