@@ -34,15 +34,16 @@ CHILD = {
     "steady",
     "checkpoint",
     "launchers.preload",
+    *(f"bench.{name}" for name in ("work", "contenders", "peers", "race", "feeding", "preload")),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.data.")),
 } - {"data.listing"}
-SHARED = {"spec", "errors", "nvml", "catalog", "environment", "data.listing", "data", ""}
+SHARED = {"spec", "errors", "nvml", "catalog", "environment", "data.listing", "data", "bench", "bench.cases", ""}
 MIDDLE = {
     *("study", "plan", "techniques", "results", "grid", "book", "tracker", "delivery", "journal", "ownership"),
     *("launchers.local", "launchers.child"),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.analysis.")),
 }
-FRONT = {"cli", "commands", "session", "display", "doctor", "serve", "__main__"}
+FRONT = {"cli", "commands", "session", "display", "doctor", "serve", "bench.command", "bench.suite", "__main__"}
 
 
 class Imports(ast.NodeVisitor):
@@ -234,6 +235,8 @@ print("loaded:", code, *sorted({name.split(".")[0] for name in sys.modules}))
         ("sync", "0", {"torch", "torchvision", "timm", "mlflow"}),
         ("doctor --help", "0", HEAVY),
         ("ui --help", "0", HEAVY),
+        ("bench --help", "0", HEAVY | {"numpy", "pydantic"}),
+        ("bench --only nonsense", "2", HEAVY | {"numpy"}),
         ("data --help", "0", HEAVY),
     ],
 )

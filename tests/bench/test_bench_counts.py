@@ -1,0 +1,132 @@
+"""What costs time is counted, so that no busy machine can blur it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import journal
+from pipeline.bench import feeding, orchestration, scaling
+from pipeline.bench.cases import Case
+from pipeline.bench.contenders import Ablate, Timm
+from pipeline.bench.records import record_seconds
+from pipeline.bench.work import build
+from pipeline.plan import PlannedRun
+from pipeline.spec import Metrics, Progress
+
+
+def _case(windows: int) -> Case:
+    return Case("test_resnet", batch=4, windows=windows, rounds=1, threads=1, image_size=16)
+
+
+SYNCHRONISING = ("item", "cpu", "tolist", "numpy", "__float__", "__int__", "__bool__", "nonzero")
+
+
+def _reads(contender: Any, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often one epoch reads values back from float tensors, by method: on a device each would wait for it."""
+    found: Counter[str] = Counter()
+    with monkeypatch.context() as patch:
+        for name in SYNCHRONISING:
+            plain = getattr(torch.Tensor, name)
+
+            def counted(self: Any, *args: Any, _plain: Any = plain, _name: str = name, **options: Any) -> Any:
+                found[_name] += self.is_floating_point()
+                return _plain(self, *args, **options)
+
+            patch.setattr(torch.Tensor, name, counted)
+        contender.epoch(1)
+    return found
+
+
+def test_an_epoch_reads_from_the_device_once_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = (_reads(Ablate(build(_case(windows))), monkeypatch) for windows in (3, 12))
+    assert short == long, "nothing in a window reads from the device"
+    assert long["cpu"] == 1 and long["item"] == 0
+
+
+def test_the_counter_sees_a_loop_that_reads_every_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = (_reads(Timm(build(_case(windows))), monkeypatch) for windows in (3, 12))
+    assert (short["item"], long["item"]) == (3, 12)
+
+
+def test_synchronisations_of_the_device_stay_at_phase_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.meter import Meter
+
+    calls: list[int] = []
+    monkeypatch.setattr(Meter, "synchronize", lambda _self: calls.append(1))
+    found = []
+    for windows in (3, 12):
+        calls.clear()
+        Ablate(build(_case(windows))).epoch(1)
+        found.append(len(calls))
+    assert found == [2, 2]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A grid of twelve runs that train nothing, on a store of its own."""
+    folder = tmp_path_factory.mktemp("orchestration")
+    return orchestration.measure(12, str(folder)), folder
+
+
+def test_calls_of_mlflow_per_run(measured: tuple[dict[str, Any], Path]) -> None:
+    found = measured[0]
+    assert found["runs"] == 12
+    # opening (search, create, search, log), claim (3), values (1 to 3), closing (2); the parent's own are spread
+    assert 5 < found["mlflow_calls_per_run"] < 18, found["calls"]
+    assert 1 <= found["calls"]["create_run"] < 1.2
+    assert found["calls"]["log_batch"] < 8
+    assert found["seconds_per_run"] > 0 and found["seconds_per_record"] > 0
+
+
+def test_journal_entries_per_run(measured: tuple[dict[str, Any], Path]) -> None:
+    kinds: Counter[str] = Counter()
+    for path in (measured[1] / "journal").glob("*.journal"):
+        kinds.update(str(entry["kind"]) for entry, _ in journal.read(path))
+    # 12 runs: opened, claimed... closed once each; three epochs and one summary; tags; the parent's own are the rest
+    assert kinds["open"] == 13 and kinds["close"] == 13
+    assert kinds["metrics"] == 12 * (orchestration.EPOCHS + 1) + 1
+    assert kinds["tags"] <= 12 + 4
+
+
+def test_progress_is_never_journaled(tmp_path: Path) -> None:
+    from pipeline.book import Book, Opened
+    from pipeline.tracker import Tracker
+
+    book = Book(Tracker(f"sqlite:///{tmp_path}/x.db", "x", tmp_path), tmp_path)
+    run: PlannedRun = orchestration._plan(1).runs[0]
+    opened = Opened("key", run, tmp_path)
+    before = book._journal.end
+    values: dict[str, Any] = {"epoch": 1, "epochs": 1, "update": 1, "updates": 2, "images_per_second": 1.0}
+    book.record(opened, Progress(time=0.0, **values))
+    assert book._journal.end == before
+    book.record(opened, Metrics(time=0.0, values={"a": 1.0}))
+    assert book._journal.end > before
+
+
+def test_a_record_costs_the_training_process_microseconds() -> None:
+    # 20 is what is promised on a quiet machine; a step of the smallest model is a thousand times longer than this
+    assert 0 < record_seconds(2_000) < 400e-6
+
+
+def test_the_cost_of_a_plan_is_that_of_its_cells() -> None:
+    found = scaling.plan_cost(1_000)
+    assert found["cells"] == 1_008
+    assert 0 < found["seconds"] < 30 and found["memory_mib"] > 10
+
+
+def test_a_report_of_simulated_runs(tmp_path: Path) -> None:
+    del tmp_path
+    found = scaling.report_cost(80)
+    assert found["cells"] == 80 and found["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_gather_is_at_least_three_times_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "IMAGES", 5_000)
+    rates = feeding.rates("cpu", 3, "none")
+    assert min(rates["gather"]) > 3 * max(rates["loader"])
