@@ -1,7 +1,13 @@
-"""Checkpoints of long runs: written atomically, read back as tensors and plain values only."""
+"""Checkpoints of long runs: written atomically, read back whole, as tensors and plain values only.
+
+A file is one header line (`ablate-checkpoint VERSION SHA256`) and torch's archive. The checksum is ours because
+torch's reader does not look at the archive's: a flipped bit in a weight would come back as a weight.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import random
 from pathlib import Path
@@ -10,7 +16,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-VERSION = 1
+VERSION = 2
+MAGIC = "ablate-checkpoint"
 
 
 class Checkpoints:
@@ -33,11 +40,11 @@ class Checkpoints:
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Writes temporary file, fsync, rename: a reader sees the old state or the new one, whole."""
-        content = {"version": VERSION, "digest": self._digest, "epoch": epoch, "rng": _rng_state(), **state}
+        content = {"digest": self._digest, "epoch": epoch, "rng": _rng_state(), **state}
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as stream:
-                torch.save(content, stream)
+                stream.write(_framed(content))
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(self._path)
@@ -57,11 +64,8 @@ class Checkpoints:
         """
         if self._every <= 0 or not self._path.is_file():
             return None
-        try:
-            content: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
-        except Exception:  # torn or foreign: torch.load raises many kinds, all mean that it is of no use
-            return None
-        if not isinstance(content, dict) or (content.get("version"), content.get("digest")) != (VERSION, self._digest):
+        content = _unframed(self._path.read_bytes())
+        if content is None or content.get("digest") != self._digest:
             return None
         _restore_rng(content["rng"])
         return content
@@ -69,6 +73,25 @@ class Checkpoints:
     def discard(self) -> None:
         """Removes the file of a finished run."""
         self._path.unlink(missing_ok=True)
+
+
+def _framed(content: dict[str, Any]) -> bytes:
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    payload = archive.getvalue()
+    return f"{MAGIC} {VERSION} {hashlib.sha256(payload).hexdigest()}\n".encode() + payload
+
+
+def _unframed(raw: bytes) -> dict[str, Any] | None:
+    """The content of a file, or None when it is torn, damaged, or not of this version."""
+    header, _, payload = raw.partition(b"\n")
+    if header != f"{MAGIC} {VERSION} {hashlib.sha256(payload).hexdigest()}".encode():
+        return None
+    try:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception:  # foreign: torch.load raises many kinds, all mean that it is of no use
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _rng_state() -> dict[str, Any]:

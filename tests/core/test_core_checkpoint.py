@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import pickle
 from pathlib import Path
@@ -13,7 +15,7 @@ from core_makers import end_of, per_epoch, reproducible, run_in_process, small_s
 from torch import Tensor
 
 from pipeline import trainer, worker
-from pipeline.checkpoint import Checkpoints
+from pipeline.checkpoint import MAGIC, VERSION, Checkpoints
 from pipeline.spec import Metrics, Record, RunSpec
 
 
@@ -108,19 +110,37 @@ def _empty(file: Path, _spec: RunSpec) -> None:
 
 
 def _flipped(file: Path, _spec: RunSpec) -> None:
-    content = bytearray(file.read_bytes())
-    content[100:140] = bytes(40)
-    file.write_bytes(content)
+    """A weight of another sign, which torch's reader does not notice."""
+    content = file.read_bytes()
+    weights = next(iter(torch.load(io.BytesIO(_payload(file)), weights_only=True)["model"].values()))
+    before = weights.numpy().tobytes()
+    assert content.count(before) == 1
+    file.write_bytes(content.replace(before, (-weights).numpy().tobytes()))
+
+
+def _framed(file: Path, payload: bytes, version: int = VERSION) -> None:
+    """As this program writes it, with a checksum that is right."""
+    header = f"{MAGIC} {version} {hashlib.sha256(payload).hexdigest()}\n"
+    file.write_bytes(header.encode() + payload)
+
+
+def _saved(content: Any) -> bytes:
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    return archive.getvalue()
+
+
+def _payload(file: Path) -> bytes:
+    return file.read_bytes().partition(b"\n")[2]
 
 
 def _foreign(file: Path, _spec: RunSpec) -> None:
-    content = torch.load(file, weights_only=True)
-    torch.save({**content, "digest": "0" * 32}, file)
+    content = torch.load(io.BytesIO(_payload(file)), weights_only=True)
+    _framed(file, _saved({**content, "digest": "0" * 32}))
 
 
 def _old_version(file: Path, _spec: RunSpec) -> None:
-    content = torch.load(file, weights_only=True)
-    torch.save({**content, "version": 0}, file)
+    _framed(file, _payload(file), VERSION - 1)
 
 
 class Trap:
@@ -134,23 +154,25 @@ class Trap:
 
 
 def _with_code(file: Path, _spec: RunSpec) -> None:
-    file.write_bytes(pickle.dumps({"version": 1, "digest": Trap(file.parent / "made")}))
+    _framed(file, pickle.dumps({"digest": Trap(file.parent / "made")}))
 
 
 def _a_list(file: Path, _spec: RunSpec) -> None:
-    torch.save([1, 2], file)
+    _framed(file, _saved([1, 2]))
 
 
 @pytest.mark.parametrize("damage", [_torn, _empty, _flipped, _foreign, _old_version, _with_code, _a_list])
 def test_a_file_of_no_use_is_passed_over(damage: Any, digits_dir: Path, tmp_path: Path) -> None:
     spec = small_spec(epochs=2, max_train_samples=32)
-    expected = reproducible(summary(run_in_process(spec, digits_dir, tmp_path / "whole")))
+    whole = run_in_process(spec, digits_dir, tmp_path / "whole")
     place = tmp_path / "cut"
     run_in_process(spec, digits_dir, place, checkpoint_every=1, watch=interrupt_in(2))
     damage(place / "checkpoint.pt", spec)
     records = run_in_process(spec, digits_dir, place, checkpoint_every=1)
     assert end_of(records).outcome == "finished"
-    assert reproducible(summary(records)) == expected
+    assert reproducible(summary(records)) == reproducible(summary(whole))
+    epochs, again = per_epoch(whole), per_epoch(records)
+    assert {n: reproducible(v) for n, v in again.items()} == {n: reproducible(v) for n, v in epochs.items()}
     assert not (place / "made").exists(), "code in a checkpoint is not run"
 
 
