@@ -28,7 +28,11 @@ LOST_TRIES = 5  # of a cell whose machine is lost, in one call
 
 
 class Launcher(Protocol):
-    """What the controller needs of a launcher."""
+    """What the controller needs of a launcher.
+
+    Attributes:
+        jobs: runs at once; goes down when a device is lost, whose run then ends as `interrupted`.
+    """
 
     jobs: int
 
@@ -138,6 +142,7 @@ class Grid:
         self._state_dir = state_dir
         self._gate = gate
         self._running = 0
+        self._threads = 0
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
         self._placer = cast(Placer, launcher) if hasattr(launcher, "choose") else None
@@ -201,7 +206,8 @@ class Grid:
 
     def run(self) -> Tally:
         """Runs what is queued; returns when nothing is left, here or with another controller."""
-        threads = [threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(self.launcher.jobs)]
+        self._threads = self.launcher.jobs
+        threads = [threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(self._threads)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -235,6 +241,8 @@ class Grid:
                     if self._fresh:  # a checkpoint of an earlier grid's try would save the work that is asked for
                         (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
                     self._follow(opened)
+                    if self._surplus():
+                        return
         except OSError as error:  # the journal refuses: without it nothing more may be run
             self.broken = f"journal: {error.strerror or error}"
             self.stop()
@@ -245,6 +253,13 @@ class Grid:
             self.broken = f"{type(error).__name__}: {error}"
             self.stop()
             raise
+
+    def _surplus(self) -> bool:
+        """Whether there are more threads than places, since a device was lost: the one that asks is to end."""
+        with self._lock:
+            surplus = self._threads > self.launcher.jobs
+            self._threads -= surplus
+            return surplus
 
     def _looked_at(self, run: PlannedRun) -> PlannedRun:
         """The run with the reasons to doubt it, if the machine is not quiet."""
@@ -336,11 +351,14 @@ class Grid:
         with self._lock:
             self._running -= 1
             self._freed.notify()
-            if self._again(run, end):
-                return
-            self._outcomes[run.spec.digest] = end.outcome
-            self._values[run.spec.digest] = opened.values
+            again = self._again(run, end)
+            if not again:
+                self._outcomes[run.spec.digest] = end.outcome
+                self._values[run.spec.digest] = opened.values
         self.listener.ended(run, end, opened.values)
+        if again and self.launcher.jobs == 0:
+            self.broken = end.error or "no device is left"
+            self.stop()
 
     def _again(self, run: PlannedRun, end: End) -> bool:
         """Queues a cell again whose machine was lost: nobody has asked for an interruption. Called under the lock."""

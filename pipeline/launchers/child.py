@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,7 @@ def check(payloads: list[str], records: Connection, lifeline: Connection, log_pa
 def _enter(lifeline: Connection, log_path: str) -> None:
     """Own process group (signals of the terminal are the parent's), log file, stack dumps, watch on the parent."""
     os.setsid()
+    _leave_server()
     _die_with_server()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -82,6 +84,16 @@ def _enter(lifeline: Connection, log_path: str) -> None:
     faulthandler.enable(file=sys.stderr)
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
     threading.Thread(target=_watch, args=(lifeline,), daemon=True, name="lifeline").start()
+
+
+def _leave_server() -> None:
+    """Closes this child's end of the pipe that keeps the fork server alive: the server is to end with the parent, and
+    not to wait for a worker that hangs.
+    """
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
 
 
 def _die_with_server() -> None:

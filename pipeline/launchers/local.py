@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from pipeline import nvml
 from pipeline.environment import process_environment
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.launchers import child
@@ -46,6 +47,7 @@ class LocalLauncher:
         timeout: float | None = None,
         checkpoint_every: int = 0,
     ) -> None:
+        self._device = device
         self._data_dir = data_dir
         self._work_dir = work_dir
         self._timeout = timeout
@@ -106,12 +108,24 @@ class LocalLauncher:
                 raise OutsideError(f"preflight ended with {_death(process.exitcode)}; see {log}") from None
 
     def launch(self, spec: RunSpec) -> Iterator[Record]:
-        """Runs `spec`; yields its records, the last one an `End` whatever happens to the process."""
+        """Runs `spec`; yields its records, the last one an `End` whatever happens to the process.
+
+        A GPU that disappears under a run takes its place with it: `jobs` goes down by one, and the run is
+        `interrupted`, since nothing is known against it.
+        """
         slot = self._slots.get()
+        present = _present(slot)
         try:
-            yield from self.launch_job(self.job(spec, slot))
+            for record in self.launch_job(self.job(spec, slot)):
+                if isinstance(record, End) and record.outcome == "failed" and present and not _present(slot):
+                    text = f"GPU {slot} disappeared: {record.error}"
+                    record = record.model_copy(update={"outcome": "interrupted", "error": text})
+                    slot, self.jobs = None, self.jobs - 1
+                    present = False
+                yield record
         finally:
-            self._slots.put(slot)
+            if slot is not None or self._device == "cpu":
+                self._slots.put(slot)
 
     def cancel(self) -> None:
         """Stops every run; their last record says `interrupted`."""
@@ -182,6 +196,11 @@ class LocalLauncher:
             process.close()
             lifeline.close()
             records.close()
+
+
+def _present(slot: str | None) -> bool:
+    """Whether NVML still lists a GPU; one that has fallen off the bus is not listed any more."""
+    return slot is not None and any(gpu.uuid == slot for gpu in nvml.gpus())
 
 
 def _kept(name: str) -> dict[str, str]:

@@ -130,6 +130,25 @@ def test_a_killed_parent_takes_its_workers_along_and_its_rows_are_closed(workspa
     assert {parent.status for parent in workspace.rows("grid")} == {"FINISHED"}
 
 
+def test_a_killed_parent_takes_a_stopped_worker_along(workspace: Workspace) -> None:
+    """A worker that cannot look after itself is ended by the kernel, together with the fork server."""
+    process = workspace.grid("--techniques", "none", *LONG)
+    lines_of(process, "^started")
+    (worker,) = until(lambda: workers(workspace.folder), 30, "a worker")
+    os.kill(worker, signal.SIGSTOP)
+    kill(process)
+    until(lambda: not working_in(workspace.folder), 4, "the end of all processes")
+
+
+def test_whoever_reads_the_output_does_not_wait_for_the_fork_server(workspace: Workspace) -> None:
+    """The server holds the command's standard output open: it has to be gone when the command is."""
+    process = workspace.grid("--techniques", "none")
+    assert process.wait(120) == 0
+    began = time.monotonic()
+    ended(process, 30)
+    assert time.monotonic() - began < 1.5
+
+
 def family(leader: int) -> list[int]:
     """The processes of a worker's group."""
     found = []
