@@ -136,6 +136,9 @@ class Meter:
     Args:
         device: where it trains.
         warmup_windows: windows that steady-state figures discard.
+
+    Attributes:
+        hidden_bytes: device memory in use that the allocator does not count (the pool of recorded graphs).
     """
 
     def __init__(self, device: torch.device, warmup_windows: int) -> None:
@@ -148,6 +151,7 @@ class Meter:
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
         self.compile_seconds = 0.0
+        self.hidden_bytes = 0
         self._peaks: dict[str, float] = {}
         self._joules = 0.0
         self._handle = nvml.handle_of(str(torch.cuda.get_device_properties(device).uuid)) if self._cuda else None
@@ -201,7 +205,8 @@ class Meter:
     def _read_peaks(self) -> None:
         found = {"memory/host_peak_rss_mib": _host_peak_mib()}
         if self._cuda:
-            found["memory/gpu_peak_allocated_mib"] = torch.cuda.max_memory_allocated(self._device) / 2**20
+            allocated = torch.cuda.max_memory_allocated(self._device) + self.hidden_bytes
+            found["memory/gpu_peak_allocated_mib"] = allocated / 2**20
             found["memory/gpu_peak_reserved_mib"] = torch.cuda.max_memory_reserved(self._device) / 2**20
             used = nvml.process_memory_mib(self._handle, os.getpid())
             if used is not None:

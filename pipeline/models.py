@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from pipeline import catalog
+from pipeline import catalog, recompute
 from pipeline.errors import InputError, OutsideError, not_allowed
 from pipeline.spec import Recipe
 
@@ -21,11 +21,11 @@ def build(name: str, recipe: Recipe, classes: int) -> nn.Module:
 
     Args:
         name: catalog name or `timm:NAME`.
-        recipe: `image_size`, `patch_size`, `pretrained` and `weights` are used.
+        recipe: `image_size`, `patch_size`, `pretrained`, `weights` and `grad_checkpoint` are used.
         classes: outputs of the classifier.
 
     Raises:
-        InputError: the model cannot take the size, or the weights file does not fit.
+        InputError: the model cannot take the size or be checkpointed, or the weights file does not fit.
         OutsideError: pretrained weights cannot be fetched.
     """
     row = catalog.model(name)
@@ -39,6 +39,8 @@ def build(name: str, recipe: Recipe, classes: int) -> nn.Module:
         _use_cifar_stem(model)
     if recipe.weights is not None:
         _load_weights(model, Path(recipe.weights))
+    if recipe.grad_checkpoint:
+        recompute.switch_on(model, name)
     return model
 
 
@@ -124,11 +126,12 @@ def training_flops_per_image(name: str, recipe: Recipe, classes: int) -> float |
     """Floating-point operations of forward and backward for one image, counted by PyTorch on meta tensors.
 
     Counts matrix products, convolutions and attention (a multiply-add is two operations), as
-    `torch.utils.flop_counter` does; element-wise work is not in it. None where the model cannot run on meta.
+    `torch.utils.flop_counter` does; element-wise work and what checkpointing computes twice are not in it. None
+    where the model cannot run on meta.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    plain = recipe.model_copy(update={"pretrained": False, "weights": None})
+    plain = recipe.model_copy(update={"pretrained": False, "weights": None, "grad_checkpoint": False})
     try:
         with torch.device("meta"):
             model = build(name, plain, classes)

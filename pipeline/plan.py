@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import catalog, techniques
+from pipeline import catalog, requires, techniques
 from pipeline.errors import InputError, not_allowed
 from pipeline.spec import Device, Recipe, RunSpec
 from pipeline.study import MAX_CELLS, Study
@@ -71,7 +71,8 @@ def levels_of(study: Study, device: Device) -> dict[str, tuple[str, ...]]:
     for name, given in study.techniques.items():
         technique = techniques.get(name)
         if device not in technique.devices:
-            raise not_allowed("technique", name, f"techniques that run on {device}")
+            reason = next(need.why for need in technique.requires if device not in need.devices)
+            raise not_allowed("technique", name, f"techniques that run on {device} ({reason})")
         if len(set(given)) != len(given):
             raise not_allowed(f"technique {name}", ",".join(given), "levels without duplicates")
         found[name] = given or (technique.default[device],)
@@ -167,13 +168,15 @@ def _cells(study: Study, device: Device, settings: list[Setting], extra: Mapping
         baseline = _with_weights(study.recipe_for(model, dataset, {**variant, **(extra or {})}))
         check_recipe(model, baseline)
         for setting in settings:
+            recipe = apply(baseline, setting, device)
+            requires.check_recipe(recipe, device)
             yield RunSpec(
                 model=model,
                 dataset=dataset,
                 techniques=setting,
                 device=device,
                 data_digest=digests[dataset],
-                recipe=apply(baseline, setting, device),
+                recipe=recipe,
             )
 
 

@@ -45,6 +45,8 @@ class Precision:
             if recipe.precision == "fp16"
             else None
         )
+        # recorded graphs add to gradients at fixed addresses; otherwise dropping them saves memory and time
+        self._drop_gradients = not recipe.cuda_graph
         self.skipped = 0
         self._stepped = False
 
@@ -56,9 +58,14 @@ class Precision:
         """Sets the arithmetic of evaluation: fp32 without TF32."""
         set_matmul_precision(tf32=False)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The forward pass's context; the backward pass runs outside it, in the forward's dtypes."""
-        return torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None)
+    def autocast(self, cache: bool = True) -> AbstractContextManager[Any]:
+        """The forward pass's context; the backward pass runs outside it, in the forward's dtypes.
+
+        Args:
+            cache: whether a weight is cast once per context; the same values either way.
+        """
+        enabled = self._dtype is not None
+        return torch.autocast(self._device.type, dtype=self._dtype, enabled=enabled, cache_enabled=cache)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """Notices real updates without reading anything from the device."""
@@ -79,7 +86,7 @@ class Precision:
         if self.scaler is None:
             _clip(model, clip_norm)
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=self._drop_gradients)
         self.skipped += not updated
         return updated
 

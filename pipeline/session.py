@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import catalog, nvml, study, techniques
+from pipeline import catalog, nvml, requires, study, techniques
 from pipeline.environment import scrubbed, without_credentials
 from pipeline.errors import InputError, OutsideError, not_allowed
 from pipeline.gates import Gate
@@ -355,6 +355,7 @@ def _distinct(plan: Plan) -> list[RunSpec]:
             recipe.validation_fraction,
             recipe.max_train_samples,
             recipe.max_test_samples,
+            requires.key(recipe),
         )
         found.setdefault(key, spec)
     return list(found.values())

@@ -63,6 +63,8 @@ class Recipe(Frozen):
     scaler_growth_interval: Count = 2000
     channels_last: bool = False
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    cuda_graph: bool = False
+    grad_checkpoint: bool = False
     fused_optimizer: bool = False
     deterministic: bool = False
     num_threads: Count = 1

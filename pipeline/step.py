@@ -66,9 +66,21 @@ class Copier(Protocol):
         ...
 
 
+class Passes(Protocol):
+    """Forward and backward pass of one micro-batch in another form than eager calls (see `graphs`)."""
+
+    def forward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+        """The micro-batch's mean loss times `share`."""
+        ...
+
+    def backward(self) -> None:
+        """Adds the gradients of the micro-batch that `forward` took last."""
+        ...
+
+
 @dataclass(frozen=True)
 class Learner:
-    """What one optimizer step works on."""
+    """What one optimizer step works on; `passes` replaces eager calls of model and criterion where it is given."""
 
     model: nn.Module
     criterion: Callable[[Tensor, Tensor], Tensor]
@@ -76,6 +88,21 @@ class Learner:
     schedule: torch.optim.lr_scheduler.LRScheduler
     precision: Precision
     clip_norm: float | None
+    passes: Passes | None = None
+
+    def forward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
+        """The micro-batch's mean loss times its share of the window; shape ()."""
+        if self.passes is not None:
+            return self.passes.forward(images, labels, share)
+        with self.precision.autocast():
+            return self.criterion(self.model(images), labels) * share
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of the loss that `forward` has just returned."""
+        if self.passes is not None:
+            self.passes.backward()
+        else:
+            self.precision.backward(loss)
 
 
 def optimizer_step(
@@ -100,7 +127,6 @@ def optimizer_step(
     Returns:
         The window's mean loss, on the device, detached; shape ().
     """
-    precision = learner.precision
     losses: list[Tensor] = []
     for share in window.shares:
         batch = next(batches)
@@ -109,13 +135,12 @@ def optimizer_step(
         mark("h2d")
         images = copier.prepare(images)
         mark("data_wait")
-        with precision.autocast():
-            loss = learner.criterion(learner.model(images), labels) * share
+        loss = learner.forward(images, labels, share)
         mark("forward")
-        precision.backward(loss)
+        learner.backward(loss)
         mark("backward")
         losses.append(loss.detach())
-    if precision.update(learner.optimizer, learner.model, learner.clip_norm):
+    if learner.precision.update(learner.optimizer, learner.model, learner.clip_norm):
         learner.schedule.step()
     mark("optimizer")
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

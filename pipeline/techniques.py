@@ -7,13 +7,16 @@ step never see a technique's name: they see a recipe.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from pipeline import requires
 from pipeline.errors import InputError, not_allowed, suggest
+from pipeline.requires import Requirement
 from pipeline.spec import Device, Recipe
 
 Changes = dict[str, Any]
+_DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Technique:
         default: device -> the level used when none is given.
         allowed: the levels that may be given, in words, for messages.
         inert_on: devices on which it has no effect (its cells are an A/A control there).
-        devices: devices on which it can run at all.
+        requires: what its settings need (device, capability, compiler, other fields).
     """
 
     name: str
@@ -38,7 +41,12 @@ class Technique:
     default: Mapping[Device, str]
     allowed: str
     inert_on: frozenset[Device] = frozenset()
-    devices: frozenset[Device] = field(default_factory=lambda: frozenset(("cpu", "cuda")))
+    requires: tuple[Requirement, ...] = ()
+
+    @property
+    def devices(self) -> frozenset[Device]:
+        """Devices on which it can run at all."""
+        return frozenset(_DEVICES).intersection(*(need.devices for need in self.requires))
 
     def apply(self, recipe: Recipe, value: str) -> Recipe:
         """Returns the recipe with this technique on at level `value`.
@@ -99,7 +107,7 @@ def _choose(name: str) -> Callable[[Recipe, str], Changes]:
 
 
 _SWITCH = _both("on")
-_NO_HOST_COPY: frozenset[Device] = frozenset(("cpu",))
+_CPU: frozenset[Device] = frozenset(("cpu",))
 _TABLE = (
     Technique(
         "ga",
@@ -116,6 +124,7 @@ _TABLE = (
         _choose("precision"),
         {"cuda": "fp16", "cpu": "bf16"},
         "fp16, bf16",
+        requires=(requires.BF16,),
     ),
     Technique(
         "pm",
@@ -124,7 +133,7 @@ _TABLE = (
         _set(pin_memory=True, non_blocking=True),
         _SWITCH,
         "on",
-        inert_on=_NO_HOST_COPY,
+        inert_on=_CPU,
     ),
     Technique(
         "ga_fixed",
@@ -134,7 +143,15 @@ _TABLE = (
         _both("2"),
         "a whole number from 2 up that divides the batch size",
     ),
-    Technique("bf16", "bfloat16 autocast, no scaler", ("precision",), _set(precision="bf16"), _SWITCH, "on"),
+    Technique(
+        "bf16",
+        "bfloat16 autocast, no scaler",
+        ("precision",),
+        _set(precision="bf16"),
+        _SWITCH,
+        "on",
+        requires=(requires.BF16,),
+    ),
     Technique(
         "tf32",
         "TensorFloat-32 matrix products and convolutions",
@@ -142,7 +159,8 @@ _TABLE = (
         _set(precision="tf32"),
         _SWITCH,
         "on",
-        inert_on=_NO_HOST_COPY,
+        inert_on=_CPU,
+        requires=(requires.TF32,),
     ),
     Technique("channels_last", "NHWC memory format", ("channels_last",), _set(channels_last=True), _SWITCH, "on"),
     Technique(
@@ -152,6 +170,25 @@ _TABLE = (
         _choose("compile"),
         _both("default"),
         "default, reduce-overhead, max-autotune",
+        requires=(requires.COMPILE,),
+    ),
+    Technique(
+        "cuda_graph",
+        "forward and backward passes are recorded once and replayed: one launch for all their kernels",
+        ("cuda_graph",),
+        _set(cuda_graph=True),
+        _SWITCH,
+        "on",
+        requires=(requires.CUDA_GRAPH, requires.CUDA_GRAPH_ALONE),
+    ),
+    Technique(
+        "grad_checkpoint",
+        "activations are recomputed in the backward pass instead of being kept: less memory, more arithmetic",
+        ("grad_checkpoint",),
+        _set(grad_checkpoint=True),
+        _SWITCH,
+        "on",
+        requires=(requires.GRAD_CHECKPOINT,),
     ),
     Technique(
         "fused",
@@ -168,7 +205,7 @@ _TABLE = (
         _set(pin_memory=True),
         _SWITCH,
         "on",
-        inert_on=_NO_HOST_COPY,
+        inert_on=_CPU,
     ),
     Technique(
         "non_blocking_only",
@@ -177,7 +214,7 @@ _TABLE = (
         _set(non_blocking=True),
         _SWITCH,
         "on",
-        inert_on=_NO_HOST_COPY,
+        inert_on=_CPU,
     ),
     Technique(
         "device_data",

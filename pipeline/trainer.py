@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline import graphs
 from pipeline.checkpoint import Checkpoints
 from pipeline.data.inputs import EvalInput, Inputs
 from pipeline.length import Length
@@ -22,7 +23,7 @@ from pipeline.optim import build_optimizer, build_schedule
 from pipeline.precision import Precision
 from pipeline.spec import Metrics, Phase, Progress, Record, RunSpec
 from pipeline.step import Learner, Window, optimizer_step, plan_windows
-from pipeline.warmup import compiled, warm_up
+from pipeline.warmup import compiled, untouched, warm_up
 
 PROGRESS_SECONDS = 1.0
 
@@ -116,12 +117,24 @@ class _Run:
         self.last_loss: float | None = None
 
     def warm_up(self) -> None:
-        """Compiles before the clock starts."""
+        """Compiles and records before the clock starts; model and random generators stay as they are."""
+        recipe, device = self.recipe, self.device
         sizes = {size for window in self.windows for size in window.sizes}
         self.precision.training()
-        self.meter.compile_seconds += warm_up(
-            self.learner.model, self.model, self.recipe, self.precision, sizes, self.device
-        )
+        self.meter.compile_seconds += warm_up(self.learner.model, self.model, recipe, self.precision, sizes, device)
+        if recipe.cuda_graph:
+            self._record(sizes)
+
+    def _record(self, sizes: set[int]) -> None:
+        began = time.perf_counter()
+        learner, recorder = self.learner, graphs.CudaRecorder(self.device)
+        with untouched(self.model, self.device):
+            passes = graphs.record(
+                learner.model, learner.criterion, self.precision, self.recipe, sizes, self.device, recorder
+            )
+        self.learner = replace(learner, passes=passes)
+        self.meter.hidden_bytes = passes.hidden_bytes
+        self.meter.compile_seconds += time.perf_counter() - began
 
     def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
         """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""

@@ -10,12 +10,13 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Generator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from pipeline import environment, models
+from pipeline import environment, models, requires
 from pipeline.checkpoint import Checkpoints
 from pipeline.data import inputs, store
 from pipeline.errors import AblateError
@@ -128,7 +129,7 @@ def _confusion_figure(result: Result, names: tuple[str, ...], path: Path) -> Non
 
 
 def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
-    """Checks, before any run, what only the heavy libraries can tell: device, data, models, weights.
+    """Checks, before any run, what only the heavy libraries can tell: device, its abilities, data, models, weights.
 
     Prepares each data set (first use) and builds each distinct model once.
 
@@ -139,6 +140,9 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
 
     if any(job.spec.device == "cuda" for job in jobs) and not torch.cuda.is_available():
         raise OutsideError("device: torch finds no CUDA device; force the CPU with --device cpu")
+    machine = _machine()
+    for job in jobs:
+        requires.check_machine(job.spec.recipe, job.spec.device, machine)
     seen: set[tuple[Any, ...]] = set()
     sources: dict[tuple[str, int], Any] = {}
     for job in jobs:
@@ -153,7 +157,14 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
                 report=lambda message, done, total: emit(f"{message} {done}/{total}"),
             )
         source = sources[place]
-        shape = (spec.model, recipe.image_size, recipe.patch_size, recipe.pretrained, recipe.weights)
+        shape = (
+            spec.model,
+            recipe.image_size,
+            recipe.patch_size,
+            recipe.pretrained,
+            recipe.weights,
+            recipe.grad_checkpoint,
+        )
         split = (spec.dataset, spec.seed, recipe.validation_fraction, recipe.max_train_samples, recipe.max_test_samples)
         if split not in seen:
             inputs.build(spec, source, torch.device("cpu")).close()
@@ -161,3 +172,10 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
         if shape not in seen:
             models.build(spec.model, recipe, len(source.class_names))
             seen.add(shape)
+
+
+def _machine() -> requires.Machine:
+    """Abilities of this host's weakest visible CUDA device, and of its compilers."""
+    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    capability = min((torch.cuda.get_device_capability(index) for index in devices), default=None)
+    return requires.Machine(capability, requires.find_compiler(), find_spec("triton") is not None)

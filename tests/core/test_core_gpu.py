@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from core_makers import end_of, run_in_process, small_spec, summary
+from core_makers import end_of, per_epoch, run_in_process, small_spec, summary
 
-from pipeline import nvml, trainer, worker
+from pipeline import graphs, models, nvml, trainer, worker
 from pipeline.launchers.local import LocalLauncher
-from pipeline.spec import RunSpec
+from pipeline.precision import Precision
+from pipeline.spec import Recipe, RunSpec
+from pipeline.warmup import untouched
 
 pytestmark = [
     pytest.mark.gpu,
@@ -113,3 +115,81 @@ def test_a_worker_process_trains_on_its_gpu(digits_dir: Path, tmp_path: Path) ->
         records = list(launcher.launch(cuda_spec().model_copy(update={"seed": seed})))
         assert end_of(records).outcome == "finished"
         assert summary(records)["memory/gpu_peak_allocated_mib"] > 0
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        ("test_resnet", {}),
+        ("test_resnet", {"precision": "fp16", "scaler_init_scale": 2.0**20, "scaler_growth_interval": 4}),
+        ("test_resnet", {"precision": "fp16", "fused_optimizer": True, "pin_memory": True, "non_blocking": True}),
+        ("test_vit", {"precision": "bf16", "optimizer": "sgd"}),
+        ("test_vit", {"compile": "default"}),
+        ("test_efficientnet", {"channels_last": True, "input_pipeline": "device"}),
+    ],
+)
+def test_replayed_graphs_train_as_eager_calls(
+    model: str, recipe: dict[str, Any], digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partial window, short micro-batch, scaler, clipping: the curves of both runs, and the count of replays."""
+    made: list[graphs.Graphs] = []
+    original = graphs.record
+    monkeypatch.setattr(graphs, "record", lambda *arguments: made.append(original(*arguments)) or made[-1])
+    fields = {"accumulation_steps": 4, "epochs": 3, "clip_norm": 1.0, "deterministic": True, **recipe}
+    curves = []
+    for on in (False, True):
+        spec = cuda_spec(model=model, cuda_graph=on, **fields)
+        records = run_in_process(spec, digits_dir, tmp_path / str(on))
+        assert end_of(records).outcome == "finished", end_of(records).error
+        curves.append([values["train/loss"] for values in per_epoch(records).values()])
+        curves[-1].append(summary(records)["updates/count"])
+        if on:
+            assert summary(records)["time/compile_seconds"] > 0
+    # 1024 samples less a tenth, in micro-batches of 64: 15 an epoch, the last one short
+    assert [found.replays for found in made] == [3 * 15]
+    assert curves[1] == pytest.approx(curves[0], rel=2e-3 if "precision" not in recipe else 2e-2)
+
+
+def test_recording_leaves_weights_statistics_and_generators() -> None:
+    device = torch.device("cuda", 0)
+    torch.manual_seed(3)
+    model = models.build("test_resnet", Recipe(image_size=16), 10).to(device)
+    recipe = Recipe(image_size=16, cuda_graph=True, precision="fp16")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.cuda.get_rng_state(device)
+    with untouched(model, device):
+        made = graphs.record(
+            model,
+            torch.nn.CrossEntropyLoss(),
+            Precision(recipe, device),
+            recipe,
+            [32, 7],
+            device,
+            graphs.CudaRecorder(device),
+        )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.cuda.get_rng_state(device))
+    assert made.hidden_bytes > 0
+    images, labels = torch.rand(7, 3, 16, 16, device=device), torch.arange(7, device=device)
+    made.forward(images, labels, 1.0)
+    made.backward()
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    assert moved and all("running_" in name or "num_batches" in name for name in moved)
+    tracked = {int(value) for name, value in model.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert tracked == {1}
+
+
+def test_checkpointing_saves_device_memory(digits_dir: Path, tmp_path: Path) -> None:
+    runs = [
+        summary(
+            run_in_process(
+                cuda_spec(model="test_vit", batch_size=512, image_size=64, grad_checkpoint=on),
+                digits_dir,
+                tmp_path / str(on),
+            )
+        )
+        for on in (False, True)
+    ]
+    peaks = [values["memory/gpu_peak_allocated_mib"] for values in runs]
+    assert peaks[1] < 0.9 * peaks[0]
+    assert runs[1]["test/accuracy"] == pytest.approx(runs[0]["test/accuracy"], abs=0.05)

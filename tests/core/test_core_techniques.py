@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
+import pipeline
 from pipeline import techniques
 from pipeline.errors import InputError
 from pipeline.plan import apply
@@ -53,6 +55,8 @@ def test_changes_what_it_owns_and_nothing_else(name: str, device: Device) -> Non
         ("pin_only", "", {"pin_memory": True}),
         ("non_blocking_only", "", {"non_blocking": True}),
         ("device_data", "", {"input_pipeline": "device"}),
+        ("cuda_graph", "", {"cuda_graph": True}),
+        ("grad_checkpoint", "", {"grad_checkpoint": True}),
     ],
 )
 def test_levels(name: str, level: str, fields: dict[str, object]) -> None:
@@ -134,6 +138,17 @@ def test_owned_fields_exist_and_names_are_params() -> None:
     for name, technique in TECHNIQUES.items():
         assert technique.name == name and name.isidentifier() and set(technique.owns) <= set(Recipe.model_fields)
         assert set(technique.default) == set(DEVICES) and technique.allowed
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/techniques.md"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_technique_is_documented(name: str, page: str) -> None:
+    root = Path(pipeline.__file__).parent.parent
+    rows = [line for line in (root / page).read_text().splitlines() if line.startswith("|")]
+    mine = [row for row in rows if f"`{name}`" in row.split("|")[1]]
+    assert len(mine) == 1
+    for owned in TECHNIQUES[name].owns:
+        assert owned in mine[0], "the row names the fields that it owns"
 
 
 def test_unknown_technique_names_the_nearest() -> None:
