@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # OpenMP threads that spin while they wait slow everything else on a small machine
 export OMP_WAIT_POLICY := passive
 
+# tests that time something against something carry the marker `quiet` and run one after the other
+PARALLEL := -n 2 --dist loadgroup
+
 .PHONY: grid test slow lint types lock clean
 
 $(VENV)/.ready: requirements.lock setup.cfg pyproject.toml
@@ -18,10 +21,11 @@ grid: $(VENV)/.ready
 	@echo "open MLflow's interface on these runs: $(BIN)/ablate ui"
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -m slow --timeout 1200
+	$(BIN)/python -m pytest -m "slow and not quiet" --timeout 1200 $(PARALLEL)
+	$(BIN)/python -m pytest -m "slow and quiet" --timeout 1200
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

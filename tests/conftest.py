@@ -30,6 +30,14 @@ os.environ.update(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps tests that share something expensive in one worker: a file's, and those of the one whole grid."""
+    for item in items:
+        folder = item.path.parent.name
+        if folder != "faults":  # each of these makes its own workspace
+            item.add_marker(pytest.mark.xdist_group("grid" if folder == "grid" else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory in which the embedded `digits` are ready."""

@@ -124,6 +124,7 @@ def test_two_controllers_share_a_server(tmp_path: Path, server: Server) -> None:
     assert all("finished  test_resnet" in call.out for call in calls), "both worked"
 
 
+@pytest.mark.quiet
 def test_training_does_not_feel_a_bad_server(tmp_path: Path, server: Server) -> None:
     """One long run; the server is healthy, answers every third request with 500, or is away, in turn.
 
