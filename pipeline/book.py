@@ -383,6 +383,7 @@ def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str) -
         "seed": spec.seed,
         "techniques": spec.label,
         "device": spec.device,
+        "nproc": spec.nproc,
         **{name: "on" if name in on else "off" for name in plan.study.techniques},
         **{f"level.{name}": value for name, value in on.items() if value},
         **{f"recipe.{name}": value for name, value in spec.recipe.model_dump(mode="json").items()},

@@ -69,6 +69,7 @@ def cli() -> None:
 @_option("--precision", type=click.FloatRange(0, 1, min_open=True), default=0.02, help="How narrow, as a fraction.")
 @_option("--max-blocks", type=click.IntRange(1, 100_000), default=20, help="Where --until-decided gives up.")
 @_option("--rerun-tainted", is_flag=True, envvar=None, help="Measure cells again that something disturbed.")
+@_option("--nproc", type=click.IntRange(1, 1024), default=1, help="Processes per run, data-parallel (one GPU each).")
 @_option("--design", type=click.Choice(["full", "fractional"]), help="Full factorial or resolution-IV fraction.")
 @_run_options
 def grid(as_json: bool, dry_run: bool, **options: Any) -> None:
@@ -82,6 +83,7 @@ def grid(as_json: bool, dry_run: bool, **options: Any) -> None:
 @_option("--model", "models", required=True, metavar="M", help="Model name, or timm:NAME.")
 @_option("--dataset", "datasets", required=True, metavar="D", help="Data set name, or imagefolder:DIR.")
 @_option("--techniques", default="none", metavar="none|A,B", help="Techniques that are on.")
+@_option("--nproc", type=click.IntRange(1, 1024), default=1, help="Processes per run, data-parallel (one GPU each).")
 @_run_options
 def run(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Run one cell."""

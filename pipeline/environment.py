@@ -44,6 +44,18 @@ def process_environment() -> dict[str, str]:
     }
 
 
+def oom_kills() -> int:
+    """How often the kernel's out-of-memory killer has struck in this control group (0 where unknown)."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            for line in Path(path).read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        except OSError:
+            continue
+    return 0
+
+
 def seed_all(seed: int) -> None:
     """Seeds Python, NumPy and torch (all devices)."""
     import numpy as np
@@ -54,8 +66,12 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def prepare(spec: RunSpec) -> torch.device:
+def prepare(spec: RunSpec, index: int = 0) -> torch.device:
     """Sets threads, determinism and seeds for a run, and opens its device.
+
+    Args:
+        spec: the run.
+        index: which of the visible GPUs is this process's.
 
     Raises:
         RuntimeError: the run needs a CUDA device and there is none.
@@ -70,7 +86,10 @@ def prepare(spec: RunSpec) -> torch.device:
     if spec.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device is available in the worker process")
     seed_all(spec.seed)
-    return torch.device("cuda", 0) if spec.device == "cuda" else torch.device("cpu")
+    if spec.device == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def without_credentials(uri: str) -> str:

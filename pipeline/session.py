@@ -51,6 +51,7 @@ class Flags:
     rerun_tainted: bool = False
     launcher: str = "local"
     address: str = "auto"
+    nproc: int = 1
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,15 @@ def make_launcher(flags: Flags, device: Device, state_dir: Path, scope: str, not
     from pipeline.launchers.local import LocalLauncher
 
     gpus = [gpu.uuid for gpu in nvml.gpus()] if device == "cuda" else []
-    wanted = flags.jobs or (len(gpus) if gpus else 1)
-    if gpus and wanted > len(gpus):
-        raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible")
-    return LocalLauncher(device, gpus=gpus[:wanted], jobs=wanted, data_dir=data_dir or default_data_dir(), **common)
+    if gpus and flags.nproc > len(gpus):
+        raise not_allowed("--nproc", flags.nproc, f"at most one process per GPU, of which {len(gpus)} are visible")
+    places = [",".join(gpus[start : start + flags.nproc]) for start in range(0, len(gpus), flags.nproc)]
+    places = places[: len(gpus) // flags.nproc]  # without the rest that is too few for a run
+    wanted = flags.jobs or (len(places) if places else 1)
+    if places and wanted > len(places):
+        each = f"{flags.nproc} of them for each" if flags.nproc > 1 else "one for each"
+        raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible ({each})")
+    return LocalLauncher(device, gpus=places[:wanted], jobs=wanted, data_dir=data_dir or default_data_dir(), **common)
 
 
 def resolve_device(wanted: str) -> Device:
@@ -138,7 +144,7 @@ def choose(flags: Flags, single: bool = False) -> Choice:
     name = flags.study or ("paper" if device == "cuda" else "quickstart")
     chosen = _with_flags(study.load(name), flags, device)
     study.check(chosen, "command line")
-    plan = build(chosen, device, study_settings(flags))
+    plan = _parallel(build(chosen, device, study_settings(flags)), flags)
     if single:
         plan = _only(plan, chosen)
     why = "" if flags.study else _why(name, device)
@@ -293,7 +299,8 @@ class Session:
                 self.listener.note(f"not decided after {blocks} blocks (--max-blocks): {'; '.join(left[:3])}")
                 break
             self.listener.note(f"block {blocks}: {len(left)} effects undecided, widest: {left[0]}")
-            grid.extend(build(study, self.plan.device, study_settings(self.flags), range(blocks, blocks + 1)))
+            more = build(study, self.plan.device, study_settings(self.flags), range(blocks, blocks + 1))
+            grid.extend(_parallel(more, self.flags))
             blocks += 1
             tally = grid.run()
         self.plan = grid.plan
@@ -303,6 +310,24 @@ class Session:
 def study_settings(flags: Flags) -> dict[str, Any]:
     """The recipe fields of `--set`."""
     return study.parse_settings(flags.settings)
+
+
+def _parallel(plan: Plan, flags: Flags) -> Plan:
+    """The plan with every run in `--nproc` processes.
+
+    Raises:
+        InputError: a micro-batch is too small to be split over them.
+    """
+    if flags.nproc == 1:
+        return plan
+    smallest = min(run.spec.recipe.batch_size for run in plan.runs)
+    if smallest < 2 * flags.nproc:
+        allowed = f"at most half of the smallest batch_size, {smallest} (each process takes part of a micro-batch)"
+        raise not_allowed("--nproc", flags.nproc, allowed)
+    if any(run.spec.recipe.cuda_graph for run in plan.runs):
+        raise not_allowed("--nproc", flags.nproc, "1 with cuda_graph (an exchange of gradients is not recorded)")
+    spread = (replace(run, spec=run.spec.model_copy(update={"nproc": flags.nproc})) for run in plan.runs)
+    return replace(plan, runs=tuple(spread))
 
 
 def _with_reruns(plan: Plan, tainted: set[str]) -> Plan:

@@ -153,7 +153,8 @@ class RunSpec(Frozen):
     `techniques` lists those that are on, as `NAME` or `NAME=VALUE`, in canonical order. `repeat` tells apart
     deliberate repetitions of the same cell with the same seed (sentinel baselines). `data_digest` identifies
     the content of data sets that can change on disk (image folders); it is empty for the fixed ones. `probe` is
-    set for the trials of a tuning, which are no full runs.
+    set for the trials of a tuning, which are no full runs. `nproc` is the number of processes that train
+    data-parallel, each on a device of its own; `batch_size` is split over them.
     """
 
     model: str
@@ -165,6 +166,7 @@ class RunSpec(Frozen):
     data_digest: str = ""
     recipe: Recipe = Recipe()
     probe: Probe | None = None
+    nproc: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
 
     @cached_property
     def digest(self) -> str:
@@ -179,7 +181,8 @@ class RunSpec(Frozen):
             self.data_digest,
         )
         measured = [] if self.probe is None else [self.probe.model_dump(mode="json")]
-        return content_digest([*head, self.recipe.digest, *measured])
+        parallel = [] if self.nproc == 1 else [{"nproc": self.nproc}]
+        return content_digest([*head, self.recipe.digest, *measured, *parallel])
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ last micro-batch are weighted exactly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,18 +20,25 @@ from pipeline.precision import Precision
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One accumulation window: the micro-batch sizes, in samples, in order."""
+    """One accumulation window: the micro-batch sizes, in samples, in order.
+
+    `weights` and `samples` are set for the part that one of several processes has of a window (see `team`).
+    """
 
     sizes: tuple[int, ...]
+    weights: tuple[float, ...] | None = None
+    samples: int | None = None
 
     @property
     def total(self) -> int:
-        """Samples of the whole window: the denominator of its mean loss."""
-        return sum(self.sizes)
+        """Samples of the whole window, of all processes: the denominator of its mean loss."""
+        return sum(self.sizes) if self.samples is None else self.samples
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Weight of each micro-batch's mean loss; they add up to 1."""
+        """Weight of each micro-batch's mean loss; they add up to 1 (over all processes, to their number)."""
+        if self.weights is not None:
+            return self.weights
         total = self.total
         return tuple(size / total for size in self.sizes)
 
@@ -80,7 +88,11 @@ class Passes(Protocol):
 
 @dataclass(frozen=True)
 class Learner:
-    """What one optimizer step works on; `passes` replaces eager calls of model and criterion where it is given."""
+    """What one optimizer step works on; `passes` replaces eager calls of model and criterion where it is given.
+
+    `accumulating(model, more)` gives the context of a micro-batch, `more` telling whether its window goes on: where
+    several processes train together, gradients are exchanged with a window's last micro-batch only.
+    """
 
     model: nn.Module
     criterion: Callable[[Tensor, Tensor], Tensor]
@@ -89,6 +101,7 @@ class Learner:
     precision: Precision
     clip_norm: float | None
     passes: Passes | None = None
+    accumulating: Callable[[nn.Module, bool], AbstractContextManager[Any]] = lambda _model, _more: nullcontext()
 
     def forward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """The micro-batch's mean loss times its share of the window; shape ()."""
@@ -128,17 +141,19 @@ def optimizer_step(
         The window's mean loss, on the device, detached; shape ().
     """
     losses: list[Tensor] = []
-    for share in window.shares:
+    last = len(window.sizes) - 1
+    for index, share in enumerate(window.shares):
         batch = next(batches)
         mark("data_wait")
         images, labels = copier.to_device(batch)
         mark("h2d")
         images = copier.prepare(images)
         mark("data_wait")
-        loss = learner.forward(images, labels, share)
-        mark("forward")
-        learner.backward(loss)
-        mark("backward")
+        with learner.accumulating(learner.model, index < last):
+            loss = learner.forward(images, labels, share)
+            mark("forward")
+            learner.backward(loss)
+            mark("backward")
         losses.append(loss.detach())
     if learner.precision.update(learner.optimizer, learner.model, learner.clip_norm):
         learner.schedule.step()

@@ -23,6 +23,7 @@ from pipeline.optim import build_optimizer, build_schedule
 from pipeline.precision import Precision
 from pipeline.spec import Metrics, Phase, Progress, Record, RunSpec
 from pipeline.step import Learner, Window, optimizer_step, plan_windows
+from pipeline.team import SOLO, Team, accumulating
 from pipeline.warmup import compiled, untouched, warm_up
 
 PROGRESS_SECONDS = 1.0
@@ -41,7 +42,12 @@ class Result:
 
 
 def train(
-    spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, checkpoints: Checkpoints | None = None
+    spec: RunSpec,
+    model: nn.Module,
+    inputs: Inputs,
+    device: torch.device,
+    checkpoints: Checkpoints | None = None,
+    team: Team = SOLO,
 ) -> Generator[Record, None, Result | None]:
     """Trains, evaluates and tests one run; a measured trial (`spec.probe`) may end early and is not tested.
 
@@ -51,6 +57,7 @@ def train(
         inputs: its data.
         device: where to train.
         checkpoints: where to save and resume, or None.
+        team: the processes that train together; the first one evaluates, saves and tests.
 
     Yields:
         Phases, progress about once a second, metrics per epoch, and the summary metrics.
@@ -61,7 +68,7 @@ def train(
     Raises:
         DivergedError: the loss became infinite or no number; says the epoch and the step.
     """
-    run = _Run(spec, model, inputs, device)
+    run = _Run(spec, model, inputs, device, team)
     epochs = run.recipe.epochs
     values: dict[str, float] = {}
     state = checkpoints.load() if checkpoints else None
@@ -71,28 +78,32 @@ def train(
     run.warm_up()
     for epoch in range(state["epoch"] + 1 if state else 1, epochs + 1):
         values = yield from run.train_epoch(epoch)
-        if inputs.validation is not None and run.length.validates(epoch):
+        if team.leads and inputs.validation is not None and run.length.validates(epoch):
             values |= run.validate(inputs.validation)
         record = Metrics(time=time.time(), step=epoch, values=values)
         history.append(record)
         yield record
-        if checkpoints and checkpoints.due(epoch, epochs):
+        if team.leads and checkpoints and checkpoints.due(epoch, epochs):
             checkpoints.save(epoch, run.state_dict(history))
         if run.length.after_epoch(values):
             break
+    shared = team.combined(run.meter.summary())
+    if not team.leads:
+        return None
     if spec.probe is not None:
-        yield Metrics(time=time.time(), values=run.summary(None) | run.length.summary(run.meter, values))
+        yield Metrics(time=time.time(), values=run.summary(None) | shared | run.length.summary(run.meter, values))
         return None
     yield Phase(time=time.time(), name="evaluate")
     result = run.test()
-    yield Metrics(time=time.time(), values=run.summary(result))
+    yield Metrics(time=time.time(), values=run.summary(result) | shared)
     return result
 
 
 class _Run:
     """The state of one training run."""
 
-    def __init__(self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, team: Team) -> None:
+        self.team = team
         self.length = Length(spec.recipe, spec.probe, inputs.train.num_samples)
         # the schedule is defined over the run that there will be
         recipe = self.recipe = spec.recipe.model_copy(update={"epochs": self.length.epochs})
@@ -100,17 +111,20 @@ class _Run:
         self.device = device
         layout = torch.channels_last if recipe.channels_last else torch.preserve_format
         self.model = model.to(device).to(memory_format=layout)
-        self.windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
+        windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
+        self.windows, self.batches = team.share(windows)
         optimizer = build_optimizer(self.model, spec.model, recipe)
         self.precision = Precision(recipe, device)
         self.precision.watch(optimizer)
+        self.compiled = compiled(self.model, recipe)
         self.learner = Learner(
-            model=compiled(self.model, recipe),
+            model=team.wrap(self.compiled, device),
             criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
             optimizer=optimizer,
             schedule=build_schedule(optimizer, recipe, len(self.windows)),
             precision=self.precision,
             clip_norm=recipe.clip_norm,
+            accumulating=accumulating,
         )
         self.meter = Meter(device, recipe.warmup_windows)
         self.updates = 0
@@ -121,7 +135,7 @@ class _Run:
         recipe, device = self.recipe, self.device
         sizes = {size for window in self.windows for size in window.sizes}
         self.precision.training()
-        self.meter.compile_seconds += warm_up(self.learner.model, self.model, recipe, self.precision, sizes, device)
+        self.meter.compile_seconds += warm_up(self.compiled, self.model, recipe, self.precision, sizes, device)
         if recipe.cuda_graph:
             self._record(sizes)
 
@@ -138,13 +152,12 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
         """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
-        sizes = [size for window in self.windows for size in window.sizes]
         losses = torch.zeros(len(self.windows), device=self.device)
         updated: list[bool] = []
         self.precision.training()
         self.learner.model.train()
         self.meter.start_training()
-        batches = iter(self.inputs.train.epoch(epoch, sizes))
+        batches = self.batches(self.inputs.train, epoch)
         began = shown = time.perf_counter()
         images = 0
         for index, window in enumerate(self.windows):
@@ -162,7 +175,7 @@ class _Run:
         seconds = self.meter.end_training()
         self.updates += sum(updated)
         made = len(updated)
-        self.last_loss = mean_loss(losses[:made].cpu(), self.windows[:made], updated, epoch)
+        self.last_loss = mean_loss(self.team.mean(losses[:made]).cpu(), self.windows[:made], updated, epoch)
         return {
             "train/loss": self.last_loss,
             "train/epoch_seconds": seconds,

@@ -16,12 +16,14 @@ from typing import Any, cast
 
 import torch
 
-from pipeline import environment, models, requires
+from pipeline import distributed, environment, models, requires
 from pipeline.checkpoint import Checkpoints
 from pipeline.data import inputs, store
+from pipeline.data.split import derive
 from pipeline.errors import AblateError
 from pipeline.metrics import confusion
 from pipeline.spec import Artifact, End, Job, Metrics, Outcome, Phase, Record, RunSpec, Tags
+from pipeline.team import SOLO, Team
 from pipeline.trainer import DivergedError, Result, train
 
 Emit = Callable[[Record], None]
@@ -36,8 +38,11 @@ def run(job: Job, emit: Emit, began: float | None = None) -> None:
         began: `time.time()` at launch, for the set-up time; default now.
     """
     began = time.time() if began is None else began
+    if job.spec.nproc > 1:
+        emit(distributed.run(job, lambda: _rank(job, emit, began), classify))
+        return
     try:
-        _run(job, emit, began)
+        _run(job, emit, began, SOLO)
     except Exception as error:  # whatever a run raises is its outcome, and the grid goes on
         traceback.print_exc()
         outcome, message = classify(error)
@@ -60,10 +65,20 @@ def classify(error: BaseException) -> tuple[Outcome, str]:
     return "failed", f"{type(error).__name__}: {text}"[:500]
 
 
-def _run(job: Job, emit: Emit, began: float) -> None:
+def _rank(job: Job, emit: Emit, began: float) -> None:
+    """One process of several; the first one reports."""
+    try:
+        team = Team.join(job.spec.device == "cuda")
+        _run(job, emit if team.leads else lambda _record: None, began, team)
+    except BaseException:
+        traceback.print_exc()
+        raise
+
+
+def _run(job: Job, emit: Emit, began: float, team: Team) -> None:
     spec = job.spec
     emit(Phase(time=time.time(), name="setup"))
-    device = environment.prepare(spec)
+    device = environment.prepare(spec, team.rank)
     source = store.prepare(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
     data = inputs.build(spec, source, device)
     try:
@@ -72,10 +87,10 @@ def _run(job: Job, emit: Emit, began: float) -> None:
         model = models.build(spec.model, spec.recipe, data.num_classes)
         emit(Tags(time=time.time(), values=_facts(spec, model, device)))
         flops = models.training_flops_per_image(spec.model, spec.recipe, data.num_classes)
-        environment.seed_all(spec.seed)
+        environment.seed_all(spec.seed if team.leads else derive(spec.seed, team.rank) % 2**31)
         checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
         setup = time.time() - began
-        result = _drain(train(spec, model, data, device, checkpoints), emit)
+        result = _drain(train(spec, model, data, device, checkpoints, team), emit)
         if result is not None:
             _confusion_figure(result, data.class_names, Path(job.work_dir, "confusion.png"))
             emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
@@ -83,7 +98,8 @@ def _run(job: Job, emit: Emit, began: float) -> None:
         if flops is not None and math.isfinite(flops) and flops > 0:
             values["model/flops_per_image"] = flops
         emit(Metrics(time=time.time(), values=values))
-        checkpoints.discard()
+        if team.leads:
+            checkpoints.discard()
     finally:
         data.close()
 

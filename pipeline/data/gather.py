@@ -35,12 +35,18 @@ class _Prepared:
         self._draws: Draws | None = None
         self._cursor = -1
 
-    def _begin(self, epoch: int, sizes: Sequence[int]) -> torch.Tensor:
-        """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,)."""
+    def _begin(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None) -> torch.Tensor:
+        """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,) or those of
+        `positions` alone.
+        """
         check_sizes(sizes, self.num_samples)
         self._draws = self._transform.draw(self.num_samples, self._seed, epoch)
         self._cursor = 0
-        return epoch_order(self.num_samples, self._seed, epoch)
+        order = epoch_order(self.num_samples, self._seed, epoch)
+        if positions is None:
+            return order
+        self._draws = None if self._draws is None else self._draws.at(positions)
+        return order[positions]
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """See `TrainInput.prepare`. Batches come in order: the n-th call in an epoch is its n-th batch.
@@ -82,9 +88,9 @@ class GatherTrain(_Prepared):
         self._views: list[Images] = []
         self._copied: list[torch.cuda.Event | None] = []
 
-    def epoch(self, epoch: int, sizes: Sequence[int]) -> Iterator[HostBatch]:
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """See `TrainInput.epoch`."""
-        order = self._begin(epoch, sizes).numpy()
+        order = self._begin(epoch, sizes, positions).numpy()
         self._reserve(max(sizes, default=0))
         return self._batches(order, sizes)
 
@@ -147,9 +153,9 @@ class DeviceTrain(_Prepared):
         self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
         self._labels = torch.from_numpy(np.asarray(labels)[rows]).to(device)
 
-    def epoch(self, epoch: int, sizes: Sequence[int]) -> Iterator[HostBatch]:
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """See `TrainInput.epoch`; the batches are on the device already."""
-        return self._batches(self._begin(epoch, sizes).to(self._device), sizes)
+        return self._batches(self._begin(epoch, sizes, positions).to(self._device), sizes)
 
     def _batches(self, order: torch.Tensor, sizes: Sequence[int]) -> Iterator[HostBatch]:
         start = 0

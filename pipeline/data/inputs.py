@@ -40,7 +40,7 @@ class TrainInput(Protocol):
 
     num_samples: int
 
-    def epoch(self, epoch: int, sizes: Sequence[int]) -> Iterator[HostBatch]:
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """Starts an epoch and yields micro-batches of exactly these sizes, in `split.epoch_order`.
 
         A batch of `gather` lies in a reused buffer: it is valid until two more have been asked for.
@@ -48,6 +48,7 @@ class TrainInput(Protocol):
         Args:
             epoch: its number; with the seed it decides order and augmentation.
             sizes: samples of each micro-batch; together at most `num_samples`.
+            positions: the samples' places in the epoch's order, int64 (sum of sizes,); None for 0, 1, 2, ..
 
         Raises:
             ValueError: the sizes are more than there is.

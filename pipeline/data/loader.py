@@ -126,11 +126,12 @@ class LoaderTrain:
         self._schedule = _Schedule()
         self._loader: DataLoader[Any] | None = _loader(samples, self._schedule, recipe, device, train=True)
 
-    def epoch(self, epoch: int, sizes: Sequence[int]) -> Iterator[HostBatch]:
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """See `TrainInput.epoch`."""
         check_sizes(sizes, self.num_samples)
         assert self._loader is not None, "closed"
-        rows = self._rows[epoch_order(self.num_samples, self._seed, epoch).numpy()]
+        order = epoch_order(self.num_samples, self._seed, epoch)
+        rows = self._rows[(order if positions is None else order[positions]).numpy()]
         ends = np.cumsum(sizes, dtype=np.int64)
         parts = zip(ends, sizes, strict=True)
         self._schedule.batches = [(epoch, rows[end - size : end].tolist()) for end, size in parts]

@@ -95,6 +95,12 @@ class Draws:
     offset: torch.Tensor | None
     theta: torch.Tensor | None
 
+    def at(self, positions: torch.Tensor) -> Draws:
+        """The rows of these places in the epoch's order, int64 (m,)."""
+        places = positions.to(self.flip.device)
+        offset = None if self.offset is None else self.offset[places]
+        return Draws(self.flip[places], offset, None if self.theta is None else self.theta[places])
+
 
 class BatchTransform:
     """Turns uint8 batches on the device into what the model takes."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
-from pipeline.environment import process_environment
+from pipeline.environment import oom_kills, process_environment
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.launchers import child
 from pipeline.spec import Artifact, Device, End, Job, Outcome, Record, RunSpec, parse_record
@@ -143,12 +143,12 @@ class LocalLauncher:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
         log.unlink(missing_ok=True)
-        kills = _oom_kills()
+        kills = oom_kills()
         with self._process(child.main, (job.model_dump_json(), time.time()), log) as (process, records):
             end = yield from self._follow(process, records)
             if end is None:
                 process.join(GRACE_SECONDS)
-                end = _dead(process, _oom_kills() > kills)
+                end = _dead(process, oom_kills() > kills)
         if end.outcome != "finished":
             yield Artifact(time=time.time(), path="log.txt")
         yield end
@@ -232,18 +232,6 @@ def _dump_and_stop(process: ForkServerProcess) -> None:
         except ProcessLookupError:
             pass
     _stop(process)
-
-
-def _oom_kills() -> int:
-    """How often the kernel's out-of-memory killer has struck in this control group (0 where unknown)."""
-    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
-        try:
-            for line in Path(path).read_text().splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-        except OSError:
-            continue
-    return 0
 
 
 def _dead(process: ForkServerProcess, by_oom_killer: bool) -> End:

@@ -136,8 +136,7 @@ class RayLauncher:
 
     def _units(self, spec: RunSpec) -> int:
         """GPUs or CPUs that a run takes."""
-        processes = getattr(spec, "nproc", 1)
-        return int(processes if self._device == "cuda" else spec.recipe.num_threads * processes)
+        return spec.nproc if self._device == "cuda" else spec.recipe.num_threads * spec.nproc
 
     def _slots(self, machine: cluster.Machine) -> int:
         """Runs at once on a node: on the CPU one, unless asked for more, since they would disturb each other."""

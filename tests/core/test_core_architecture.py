@@ -35,6 +35,8 @@ CHILD = {
     "graphs",
     "recompute",
     "checkpoint",
+    "team",
+    "distributed",
     "launchers.preload",
     *(f"bench.{name}" for name in ("work", "contenders", "peers", "race", "feeding", "preload")),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.data.")),
@@ -54,7 +56,7 @@ SHARED = {
 }
 MIDDLE = {
     *("study", "plan", "techniques", "results", "grid", "book", "tracker", "delivery", "journal", "ownership"),
-    *("launchers.local", "launchers.child"),
+    *("launchers.local", "launchers.child", "launchers.ray", "launchers.ray_node", "launchers.cluster"),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.analysis.")),
 }
 FRONT = {"cli", "commands", "session", "display", "doctor", "serve", "bench.command", "bench.suite", "__main__"}
@@ -156,8 +158,15 @@ def test_no_module_imports_upward() -> None:
                 "spec",
                 "step",
                 "warmup",
+                "team",
             },
         ),
+        ("team", {"step"}),
+        ("distributed", {"environment", "spec"}),
+        ("launchers.places", set()),
+        ("launchers.cluster", {"errors", "nvml"}),
+        ("launchers.ray_node", {"data.listing", "environment", "errors", "gates", "launchers.local", "nvml", "spec"}),
+        ("launchers.ray", {"errors", "launchers.cluster", "launchers.places", "launchers.ray_node", "spec"}),
         ("launchers.child", {"errors", "spec", "worker"}),
         ("launchers.local", {"environment", "errors", "launchers.child", "nvml", "spec"}),
     ],
