@@ -102,7 +102,7 @@ def train_some(team: Team, *, optimizer: str, clip: float | None, precision: str
     schedule = torch.optim.lr_scheduler.ConstantLR(engine, 1.0)
     behaviour = Precision(recipe, device)
     behaviour.watch(engine)
-    learner = Learner(wrapped, nn.CrossEntropyLoss(), engine, schedule, behaviour, clip, accumulating)
+    learner = Learner(wrapped, nn.CrossEntropyLoss(), engine, schedule, behaviour, clip, accumulating=accumulating)
     gradients: list[torch.Tensor] = []
     engine.register_step_pre_hook(
         lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in plain.parameters()]))  # type: ignore[union-attr]
