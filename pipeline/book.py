@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,7 @@ class Book:
         key = self.open_parent(name, {**tags, CLAIM_TAG: "pending"})
 
         def others() -> list[tuple[str, str]]:
-            rivals = [a for a in self.attempts() if a.key != key and a.kind == "grid" and self.living(a)]
+            rivals = [a for a in self.attempts() if a.key != key and a.kind in PARENTS and self.living(a)]
             return [(a.key, a.claim or "held") for a in rivals if a.command == tags["ablate.command"]]
 
         if not self._delivery.wait(self._journal.end, PARENT_PATIENCE):
@@ -279,6 +279,13 @@ class Book:
             if opened is None:
                 self._claims.release(digest)
 
+    def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> Opened:
+        """Opens the row of a run that is this process's already (something else than claims keeps others away)."""
+        key = uuid.uuid4().hex
+        self._open_rows.add(key)
+        self._append(_open(key, self.parent, run, plan, self.owner, claim="held"))
+        return Opened(key, run, work_dir)
+
     def _rivals(self, digest: str, mine: str = "") -> list[Attempt]:
         """Finished (or out-of-memory) and living tries at a cell under this parent, but mine."""
         found = [a for a in self.attempts(digest) if a.key != mine and self.under_parent(a)]
@@ -318,8 +325,7 @@ class Book:
     def record(self, opened: Opened, record: Record) -> None:
         """Journals a record of a run; phases and progress are for the display only."""
         if isinstance(record, Metrics):
-            if record.step is None:
-                opened.values.update(record.values)
+            opened.values.update(record.values)  # of the last epoch, and the summary
             entry = {"kind": "metrics", "step": record.step or 0, "time": now_ms(record.time), "values": record.values}
             self._append({**entry, "key": opened.key})
         elif isinstance(record, Tags):
@@ -328,12 +334,12 @@ class Book:
             path = (opened.work_dir / record.path).resolve()
             self._append({"kind": "artifact", "key": opened.key, "path": str(path), "folder": record.folder})
 
-    def close(self, opened: Opened, end: End) -> None:
-        """Closes a run with its outcome and gives the claim back.
+    def close(self, opened: Opened, end: End, more: Mapping[str, str] | None = None) -> None:
+        """Closes a run with its outcome (and further tags) and gives the claim back.
 
         Until this is delivered the store shows the row as open and its owner as alive: nobody takes the cell.
         """
-        tags = {OUTCOME_TAG: end.outcome, **({"ablate.error": end.error} if end.error else {})}
+        tags = {OUTCOME_TAG: end.outcome, **({"ablate.error": end.error} if end.error else {}), **(more or {})}
         try:
             self._append(_close(opened.key, end.outcome, tags, end.time))
             self._open_rows.discard(opened.key)
@@ -365,7 +371,7 @@ class Book:
 
 def _youngest(attempts: Iterable[Attempt], command: str) -> Attempt | None:
     """The youngest parent run of a command; not those that nobody has settled on."""
-    parents = [a for a in attempts if a.kind == "grid" and a.command == command and a.claim != "pending"]
+    parents = [a for a in attempts if a.kind in PARENTS and a.command == command and a.claim != "pending"]
     return max(parents, key=lambda attempt: (attempt.start_time, attempt.key), default=None)
 
 
@@ -374,7 +380,7 @@ def _close(key: str, outcome: str, tags: dict[str, str], seconds: float | None =
     return {"kind": "close", "key": key, "time": now_ms(seconds), "status": status, "outcome": outcome, "tags": tags}
 
 
-def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str) -> journal.Entry:
+def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str, claim: str = "pending") -> journal.Entry:
     spec = run.spec
     on = {tag.partition("=")[0]: tag.partition("=")[2] for tag in spec.techniques}
     params: dict[str, Any] = {
@@ -394,9 +400,10 @@ def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str) -
         "ablate.block": str(run.block),
         "ablate.position": str(run.position),
         **({"ablate.tainted": run.tainted} if run.tainted else {}),
-        CLAIM_TAG: "pending",
+        **dict(run.tags),
+        CLAIM_TAG: claim,
         OWNER_TAG: owner_name,
         **host_provenance(),
     }
-    entry = {"kind": "open", "key": key, "parent": parent, "name": spec.name, "time": now_ms()}
+    entry = {"kind": "open", "key": key, "parent": parent, "name": run.name, "time": now_ms()}
     return {**entry, "tags": tags, "params": params}

@@ -54,22 +54,24 @@ class DatasetRow:
         mean: per-channel mean of the training images, on the scale 0 to 1, RGB.
         std: per-channel standard deviation, likewise.
         embedded: made offline from scikit-learn's bundled digits.
+        train_images: images of the training part; 0 when the folder tells.
     """
 
     classes: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     embedded: bool = False
+    train_images: int = 0
 
 
 IMAGENET = DatasetRow(1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGEFOLDER = "imagefolder:"
 DATASETS: Mapping[str, DatasetRow] = {
-    "cifar10": DatasetRow(10, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
-    "cifar100": DatasetRow(100, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+    "cifar10": DatasetRow(10, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159), train_images=50_000),
+    "cifar100": DatasetRow(100, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615), train_images=50_000),
     # scikit-learn's digits, 0 to 16 mapped to 0 to 255: moments of the training part
-    "digits": DatasetRow(10, (0.30547,) * 3, (0.37574,) * 3, embedded=True),
-    "digits100": DatasetRow(100, (0.15266,) * 3, (0.30619,) * 3, embedded=True),
+    "digits": DatasetRow(10, (0.30547,) * 3, (0.37574,) * 3, embedded=True, train_images=1347),
+    "digits100": DatasetRow(100, (0.15266,) * 3, (0.30619,) * 3, embedded=True, train_images=4000),
 }
 
 

@@ -71,12 +71,16 @@ def cli() -> None:
 @_option("--rerun-tainted", is_flag=True, envvar=None, help="Measure cells again that something disturbed.")
 @_option("--nproc", type=click.IntRange(1, 1024), default=1, help="Processes per run, data-parallel (one GPU each).")
 @_option("--design", type=click.Choice(["full", "fractional"]), help="Full factorial or resolution-IV fraction.")
+@_option("--tuned", is_flag=True, envvar=None, help="First tune each (model, data set), once, and freeze its recipe.")
+@_option("--tune-trials", type=click.IntRange(1, 100_000), default=30, help="Trials of each search of --tuned.")
+@_option("--storage", metavar="URL", help="Optuna storage of --tuned  [default: sqlite:///mlruns/optuna.db]")
 @_run_options
-def grid(as_json: bool, dry_run: bool, **options: Any) -> None:
+def grid(as_json: bool, dry_run: bool, tuned: bool, tune_trials: int, storage: str | None, **options: Any) -> None:
     """Run a designed experiment: every combination of techniques, blocked, shuffled, tracked in MLflow."""
     from pipeline.commands import run_grid
 
-    _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=False))
+    first = {"trials": tune_trials, "storage": storage} if tuned else None
+    _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=False, tuned=first))
 
 
 @cli.command()
@@ -90,6 +94,66 @@ def run(as_json: bool, dry_run: bool, **options: Any) -> None:
     from pipeline.commands import run_grid
 
     _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=True))
+
+
+def _tune_options(function: F) -> F:
+    """The options of `tune`: what is searched, for what, how long, and where it is kept."""
+    positive = click.FloatRange(min=0, min_open=True)
+    objectives = ["throughput", "time", "memory", "accuracy", "pareto"]
+    options = [
+        _option("--model", required=True, metavar="M", help="Model name, or timm:NAME."),
+        _option("--dataset", required=True, metavar="D", help="Data set name, or imagefolder:DIR."),
+        _option("--objective", type=click.Choice(objectives), default="throughput", help="What to tune for."),
+        _option("--study", metavar="NAME|FILE", help="Study that the baseline recipe comes from."),
+        _option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Field of the baseline recipe."),
+        _option("--techniques", metavar="A,B", help="Techniques to search too, each off or on."),
+        _option(
+            "--technique", "levels", multiple=True, metavar="NAME=VALUE", help="Level(s) to search: amp=fp16,bf16."
+        ),
+        _option("--batch-sizes", metavar="N,N", help="Micro-batches  [default: powers of two, multiples of 8]"),
+        _option("--accumulation", metavar="N,N", help="Accumulation steps  [default: 1,2,4,...,64]"),
+        _option("--effective-batch", type=click.IntRange(1), metavar="N", help="Only configurations of this product."),
+        _option("--memory-limit", type=positive, metavar="MIB", help="Peak memory that a configuration may need."),
+        _option("--target-accuracy", type=click.FloatRange(0, 1, min_open=True), help="For time: on validation."),
+        _option("--budget-samples", type=click.IntRange(1), help="Length of a trial  [default: the recipe's epochs]"),
+        _option("--budget-seconds", type=positive, help="Longest training of a trial for time, accuracy, pareto."),
+        _option("--trial-seconds", type=positive, default=5.0, help="Longest training for throughput, memory."),
+        _option(
+            "--interval",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=0.01,
+            help="A throughput trial ends when its 95 % interval is narrower than this share.",
+        ),
+        _option("--trials", type=click.IntRange(1, 100_000), default=30, help="Trials of the study, over all calls."),
+        _option("--timeout", type=positive, metavar="SECONDS", help="Longest time of the search."),
+        _option("--run-timeout", type=positive, metavar="SECONDS", help="Longest time of one trial."),
+        _option("--retries", type=click.IntRange(0, 1000), default=2, help="Tries again of a failed trial."),
+        _option("--top", type=click.IntRange(1, 100), default=3, help="Configurations that are confirmed."),
+        _option("--confirm-blocks", type=click.IntRange(1, 1000), default=6, help="Blocks of the confirmation."),
+        _option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, help="Of the search and its trials."),
+        _option("--name", metavar="NAME", help="Of the Optuna study  [default: from what is tuned]"),
+        _option("--storage", metavar="URL", help="Optuna storage  [default: sqlite:///mlruns/optuna.db]"),
+        _option("--join", is_flag=True, envvar=None, help="Work on a study together with other processes."),
+        _option("--fresh", is_flag=True, envvar=None, help="Forget the study's trials and start over."),
+        _option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="Where to train."),
+        _option("--jobs", type=click.IntRange(1, 1024), help="Trials at once (CPU: 1; GPU: one per GPU)."),
+        _option("--data-dir", metavar="DIR", help="Where data sets are."),
+        _option("--tracking-uri", metavar="URI", help="MLflow tracking store  [default: sqlite:///mlruns/mlflow.db]"),
+        _option("--dry-run", is_flag=True, envvar=None, help="Print the search space and run nothing."),
+        _option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@cli.command()
+@_tune_options
+def tune(as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Find the best accumulation factor and batch size, and confirm it against the baseline in fresh blocks."""
+    from pipeline.tuning.command import run_tune
+
+    _leave(run_tune(options, as_json=as_json, dry_run=dry_run))
 
 
 @cli.command()
@@ -195,13 +259,15 @@ def sync(tracking_uri: str | None, as_json: bool) -> None:
 
 @cli.command()
 @_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
+@_option("--optuna", is_flag=True, envvar=None, help="Open optuna-dashboard on the tunings instead.")
+@_option("--storage", metavar="URL", help="Optuna storage of --optuna  [default: sqlite:///mlruns/optuna.db]")
 @_option("--host", default="127.0.0.1", help="Address to listen on.")
 @_option("--port", type=click.IntRange(1, 65535), default=5000, help="Port to listen on.")
-def ui(tracking_uri: str | None, host: str, port: int) -> None:
-    """Open MLflow's web interface on the tracking store."""
-    from pipeline.serve import serve
+def ui(tracking_uri: str | None, optuna: bool, storage: str | None, host: str, port: int) -> None:
+    """Open MLflow's web interface on the tracking store, or Optuna's on the tunings."""
+    from pipeline.serve import serve, serve_optuna
 
-    _leave(serve(tracking_uri, host, port))
+    _leave(serve_optuna(storage, host, port) if optuna else serve(tracking_uri, host, port))
 
 
 @cli.group()

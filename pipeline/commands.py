@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,28 @@ from pipeline.plan import Plan
 from pipeline.spec import OUTCOMES
 
 
-def run_grid(options: dict[str, Any], *, as_json: bool, dry_run: bool, single: bool) -> int:
-    """`ablate grid` and `ablate run`; returns the exit code."""
+def run_grid(
+    options: dict[str, Any], *, as_json: bool, dry_run: bool, single: bool, tuned: Mapping[str, Any] | None = None
+) -> int:
+    """`ablate grid` and `ablate run`; returns the exit code.
+
+    Args:
+        options: of `session.Flags`.
+        as_json: one JSON document on standard output.
+        dry_run: print the plan only.
+        single: one cell.
+        tuned: with `--tuned`, how to tune first: `trials` and `storage`.
+    """
     flags = session.Flags(**options)
-    choice = session.choose(flags, single)
     out = sys.stderr if as_json else sys.stdout
+    if tuned is not None:
+        from pipeline.tuning.command import freeze
+
+        try:
+            flags = freeze(flags, tuned["trials"], tuned["storage"], dry_run=dry_run, out=out)
+        except KeyboardInterrupt:
+            return _interrupted()
+    choice = session.choose(flags, single)
     print(choice.headline, file=out, flush=True)
     if dry_run:
         print(json.dumps(_plan_document(choice.plan), indent=1) if as_json else _plan_text(choice.plan))

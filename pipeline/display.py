@@ -52,7 +52,7 @@ class PlainDisplay:
 
     def started(self, run: PlannedRun) -> None:
         """A run has been launched."""
-        self.line(f"started   {run.spec.name}")
+        self.line(f"started   {run.name}")
 
     def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
         """Plain output has no line for progress inside a run."""
@@ -60,9 +60,7 @@ class PlainDisplay:
     def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:
         """A run has ended."""
         self._done += 1
-        self.line(
-            f"{end.outcome:<9} {run.spec.name}  [{self._done}/{self._total}]{self._figures(end, values)}{self.eta()}"
-        )
+        self.line(f"{end.outcome:<9} {run.name}  [{self._done}/{self._total}]{self._figures(end, values)}{self.eta()}")
 
     def _figures(self, end: End, values: Mapping[str, float]) -> str:
         if end.outcome != "finished":
@@ -130,7 +128,7 @@ class LiveDisplay(PlainDisplay):
 
     def started(self, run: PlannedRun) -> None:
         """A run has been launched."""
-        self._running[run.spec.digest] = f"▶ {run.spec.name}  starting"
+        self._running[run.spec.digest] = f"▶ {run.name}  starting"
 
     def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
         """Shows epoch, loss and images/s of a running cell."""
@@ -148,7 +146,7 @@ class LiveDisplay(PlainDisplay):
             )
         else:
             return
-        self._running[run.spec.digest] = f"▶ {run.spec.name}  {text}"
+        self._running[run.spec.digest] = f"▶ {run.name}  {text}"
 
     def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:
         """A run has ended."""

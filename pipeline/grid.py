@@ -397,14 +397,15 @@ class Grid:
 
     def results(self) -> list[results.CellResult]:
         """All cells' values: the store's for earlier calls and other controllers, this call's own on top."""
-        stored = self._stored()
-        found = []
+        values, found = self.values(), []
         for run in self.plan.cells:
-            digest = run.spec.digest
-            outcome = self._outcomes.get(digest, "pending")
-            values = self._values.get(digest) or stored.get(digest, {})
-            found.append(results.CellResult(run.spec.model, run.spec.dataset, run.spec.label, outcome, values))
+            spec, outcome = run.spec, self._outcomes.get(run.spec.digest, "pending")
+            found.append(results.CellResult(spec.model, spec.dataset, spec.label, outcome, values.get(spec.digest, {})))
         return found
+
+    def values(self) -> dict[str, dict[str, float]]:
+        """Metrics by the digest of the cell: the store's for earlier calls and others, this call's own on top."""
+        return self._stored() | {digest: values for digest, values in self._values.items() if values}
 
     def _stored(self) -> dict[str, dict[str, float]]:
         missing = [d for d, outcome in self._outcomes.items() if outcome == "finished" and d not in self._values]

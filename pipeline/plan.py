@@ -29,7 +29,8 @@ class PlannedRun:
     """A cell with its place in the design: `block` (0-based) and `position` (0-based run order).
 
     `kind` is `run` for the design's cells and `sentinel` for the baselines repeated at a block's ends. `tainted`
-    says why its measurement is to be doubted (see `gates`); empty when nothing is known against it.
+    says why its measurement is to be doubted (see `gates`); empty when nothing is known against it. `title` is the
+    run's name where the specification's own would not tell it apart, `tags` are further tags of its row.
     """
 
     spec: RunSpec
@@ -37,6 +38,13 @@ class PlannedRun:
     position: int
     kind: str = "run"
     tainted: str = ""
+    title: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people see and what its row is called."""
+        return self.title or self.spec.name
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,9 @@ def _children(runs: Any) -> tuple[Any, str]:
         return runs, ""
     rows = runs[kind.isin(("run", "sentinel"))]
     parent_of = rows.get("tags.mlflow.parentRunId")
+    if parent_of is not None:  # trials of a tuning are measured otherwise than cells
+        rows = rows[~parent_of.isin(set(runs[kind == "tune"]["run_id"]))]
+        parent_of = rows["tags.mlflow.parentRunId"]
     parents = runs[kind == "grid"]
     command = parents.get("tags.ablate.command")
     if command is not None and (command == "grid").any():

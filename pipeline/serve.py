@@ -1,4 +1,6 @@
-"""`ablate ui`: MLflow's web interface on the store that `ablate` writes (a bare `mlflow ui` opens another file)."""
+"""`ablate ui`: MLflow's web interface on the store that `ablate` writes (a bare `mlflow ui` opens another file), or
+Optuna's on the storage of the tunings.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pipeline import session
@@ -28,9 +32,7 @@ def serve(tracking_uri: str | None, host: str, port: int) -> int:
     database = sqlite_file(uri)
     if database is not None and not database.is_file():
         raise InputError(f"--tracking-uri: {database} is not there; allowed: a store with runs (ablate grid makes one)")
-    if not _loopback(host):
-        print(f"warning: {host} can be reached from other machines, and MLflow asks for no password", file=sys.stderr)
-    _check_free(host, port)
+    _check_address(host, port, "MLflow")
     artifacts = (session.STATE_DIR / "artifacts").resolve().as_uri()
     command = [
         sys.executable,
@@ -45,10 +47,46 @@ def serve(tracking_uri: str | None, host: str, port: int) -> int:
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     # one worker without job execution: 430 MB and seconds to start, instead of 2.3 GB and 15 processes
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    return _run(command, environment, f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
+
+
+def serve_optuna(storage: str | None, host: str, port: int) -> int:
+    """Runs optuna-dashboard on the storage of the tunings until it is stopped; returns its exit code.
+
+    Raises:
+        InputError: no such storage.
+        OutsideError: optuna-dashboard is not installed, or the port is taken.
+    """
+    from pipeline.tuning import urls
+
+    url = urls.resolve(storage)
+    if url.startswith("sqlite") and not Path(url.partition(":///")[2]).is_file():
+        raise InputError(f"--storage: {url} is not there; allowed: a storage with studies (ablate tune makes one)")
+    if find_spec("optuna_dashboard") is None:
+        raise OutsideError('ui --optuna: optuna-dashboard is not installed; pip install "ablate[dashboard]"')
+    _check_address(host, port, "optuna-dashboard")
+    # the address of the storage may hold a password: not on a command line, which everybody can read
+    start = (
+        "import os; from optuna_dashboard import run_server; "
+        "run_server(os.environ.pop('ABLATE_UI_STORAGE'), host=os.environ.pop('ABLATE_UI_HOST'), "
+        "port=int(os.environ.pop('ABLATE_UI_PORT')))"
+    )
+    environment = {"ABLATE_UI_STORAGE": url, "ABLATE_UI_HOST": host, "ABLATE_UI_PORT": str(port)}
+    command = [sys.executable, "-c", start]
+    return _run(command, environment, f"optuna-dashboard on http://{host}:{port} (Ctrl-C ends it)")
+
+
+def _run(command: list[str], environment: dict[str, str], greeting: str) -> int:
+    print(greeting, flush=True)
     process = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
     _forward(process)
     return 0 if process.wait() in (0, -signal.SIGTERM, -signal.SIGINT) else 3
+
+
+def _check_address(host: str, port: int, name: str) -> None:
+    if not _loopback(host):
+        print(f"warning: {host} can be reached from other machines, and {name} asks for no password", file=sys.stderr)
+    _check_free(host, port)
 
 
 def _forward(process: subprocess.Popen[bytes]) -> None:

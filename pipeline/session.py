@@ -7,11 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from pipeline import catalog, nvml, requires, study, techniques
 from pipeline.environment import scrubbed, without_credentials
@@ -52,6 +52,7 @@ class Flags:
     launcher: str = "local"
     address: str = "auto"
     nproc: int = 1
+    overrides: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _with_flags(base: Study, flags: Flags, device: Device) -> Study:
         if o.model in (None, *changes.get("models", base.models))
         and o.dataset in (None, *changes.get("datasets", base.datasets))
     ]
-    changes["overrides"] = [override.model_dump() for override in kept]
+    changes["overrides"] = [*(override.model_dump() for override in kept), *map(dict, flags.overrides)]
     del device
     return study.replace(base, **changes)
 
@@ -256,9 +257,9 @@ class Session:
         """
         from pipeline.book import Book
 
-        with _signals(self):
+        with interruptible(self.launcher, self.listener, lambda: self.grid):
             self.launcher.warm()
-            imported = _Background(self.tracker.load_library)
+            imported = Background(self.tracker.load_library)
             self.launcher.preflight(_distinct(self.plan), self.listener.preparing)
             imported.result()
             self.tracker.connect()  # only now: bad input leaves no store behind
@@ -341,7 +342,7 @@ def _with_reruns(plan: Plan, tainted: set[str]) -> Plan:
     return replace(plan, runs=tuple(runs))
 
 
-class _Background:
+class Background:
     """Runs a function in a thread while something else goes on; `result` raises what it raised."""
 
     def __init__(self, function: Any) -> None:
@@ -386,21 +387,46 @@ def _distinct(plan: Plan) -> list[RunSpec]:
     return list(found.values())
 
 
+class Killable(Protocol):
+    """What has workers."""
+
+    def kill(self) -> None:
+        """Kills them at once."""
+        ...
+
+
+class Controller(Protocol):
+    """What can be asked to stop."""
+
+    def stop(self) -> None:
+        """Cancels what runs."""
+        ...
+
+
 @contextmanager
-def _signals(session: Session) -> Iterator[None]:
-    """First SIGINT or SIGTERM: running cells are cancelled and all rows closed. Second one: leave at once."""
+def interruptible(
+    launcher: Killable, listener: Listener, controller: Callable[[], Controller | None]
+) -> Iterator[None]:
+    """First SIGINT or SIGTERM: running cells are cancelled and all rows closed. Second one: leave at once.
+
+    Args:
+        launcher: its workers are killed before leaving at once.
+        listener: is told.
+        controller: what to stop; None while nothing runs yet (then KeyboardInterrupt is raised).
+    """
     seen = 0
 
     def handle(_number: int, _frame: Any) -> None:
         nonlocal seen
         seen += 1
         if seen > 1:
-            session.launcher.kill()
+            launcher.kill()
             os._exit(130)
-        if session.grid is None:
+        running = controller()
+        if running is None:
             raise KeyboardInterrupt
-        session.grid.stop()
-        session.listener.note("interrupted: closing the running cells (once more to leave at once)")
+        running.stop()
+        listener.note("interrupted: closing the running cells (once more to leave at once)")
 
     if threading.current_thread() is not threading.main_thread():
         yield

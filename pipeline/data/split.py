@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data.sizes import sizes
 from pipeline.errors import InputError
 
 Labels = npt.NDArray[np.int64]
@@ -58,7 +59,7 @@ def train_validation(labels: Labels, fraction: float, seed: int, max_samples: in
         InputError: a class has too few images for both parts, or there are fewer samples than classes.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    train_size, held_out_size = _sizes(len(labels), len(classes), fraction, max_samples)
+    train_size, held_out_size = sizes(len(labels), len(classes), fraction, max_samples)
     if held_out_size == 0:
         return subset(labels, train_size, seed), np.empty(0, dtype=np.int64)
     rarest = int(counts.argmin())
@@ -74,16 +75,6 @@ def train_validation(labels: Labels, fraction: float, seed: int, max_samples: in
     mask = np.zeros(total, dtype=bool)
     mask[held_out] = True
     return chosen[~mask], chosen[mask]
-
-
-def _sizes(n: int, classes: int, fraction: float, max_samples: int | None) -> tuple[int, int]:
-    """Images (to train on, to validate on); `max_samples` bounds the first, the second follows it."""
-    held_out = max(round(fraction * n), classes) if fraction else 0
-    train = n - held_out
-    if max_samples is not None and max_samples < train:
-        train = max_samples
-        held_out = min(held_out, max(round(train * fraction / (1 - fraction)), classes)) if fraction else 0
-    return train, held_out
 
 
 def subset(labels: Labels, max_samples: int | None, seed: int) -> Indices:

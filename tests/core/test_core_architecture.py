@@ -57,9 +57,16 @@ SHARED = {
 MIDDLE = {
     *("study", "plan", "techniques", "results", "grid", "book", "tracker", "delivery", "journal", "ownership"),
     *("launchers.local", "launchers.child", "launchers.ray", "launchers.ray_node", "launchers.cluster"),
+    *(f"tuning.{n}" for n in ("space", "objective", "finding", "sampler", "ledger", "storage", "search", "confirm")),
+    *(f"tuning.{n}" for n in ("outcome", "tables", "plots", "recipes", "urls")),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.analysis.")),
 }
-FRONT = {"cli", "commands", "session", "display", "doctor", "serve", "bench.command", "bench.suite", "__main__"}
+FRONT = {
+    *("cli", "commands", "session", "display", "doctor", "serve", "bench.command", "bench.suite", "__main__"),
+    *("tuning.command", "tuning.setup", "tuning.tuning"),
+}
+# imported by commands that tune, inside functions
+OPTUNA = {f"tuning.{name}" for name in ("sampler", "ledger", "storage", "search", "plots", "tuning")}
 
 
 class Imports(ast.NodeVisitor):
@@ -200,7 +207,11 @@ def test_only_the_tracker_imports_mlflow() -> None:
 def test_the_parent_half_imports_nothing_heavy_at_its_top() -> None:
     for name, imports in IMPORTS.items():
         if short(name) not in CHILD and not name.startswith("pipeline.analysis."):
-            assert not outside(imports.top) & (HEAVY | {"pandas", "scipy", "numpy"}), name
+            allowed = {"optuna"} if short(name) in OPTUNA else set()
+            assert not outside(imports.top) & (HEAVY | {"pandas", "scipy", "numpy"}) - allowed, name
+    for name, imports in IMPORTS.items():
+        if short(name) not in OPTUNA:
+            assert not {short(found) for found in own(imports.top)} & OPTUNA, name
 
 
 def test_the_parent_half_imports_no_torch_anywhere() -> None:
@@ -274,6 +285,9 @@ print("loaded:", code, *sorted({name.split(".")[0] for name in sys.modules}))
         ("bench --help", "0", HEAVY | {"numpy", "pydantic"}),
         ("bench --only nonsense", "2", HEAVY | {"numpy"}),
         ("data --help", "0", HEAVY),
+        ("tune --help", "0", HEAVY | {"numpy", "pydantic"}),
+        ("tune --model test_vit --dataset digits --study quickstart --dry-run", "0", HEAVY | {"pandas", "scipy"}),
+        ("tune --model test_vit --dataset nonsense", "2", HEAVY | {"numpy"}),
     ],
 )
 def test_modules_of_a_command(arguments: str, code: str, never: set[str], tmp_path: Path) -> None:

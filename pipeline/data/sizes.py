@@ -1,0 +1,13 @@
+"""How many images a run trains and validates on. No torch and no NumPy: the parent half asks too."""
+
+from __future__ import annotations
+
+
+def sizes(n: int, classes: int, fraction: float, max_samples: int | None) -> tuple[int, int]:
+    """Images (to train on, to validate on); `max_samples` bounds the first, the second follows it."""
+    held_out = max(round(fraction * n), classes) if fraction else 0
+    train = n - held_out
+    if max_samples is not None and max_samples < train:
+        train = max_samples
+        held_out = min(held_out, max(round(train * fraction / (1 - fraction)), classes)) if fraction else 0
+    return train, held_out

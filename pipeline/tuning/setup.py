@@ -1,0 +1,200 @@
+"""From flags to what is tuned: baseline, space, objective and the study's name, all checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import catalog, nvml, session, study, techniques
+from pipeline.environment import host_provenance
+from pipeline.errors import not_allowed, suggest
+from pipeline.plan import Plan
+from pipeline.spec import Frozen, Probe, RunSpec, SafeName, content_digest
+from pipeline.study import Study
+from pipeline.tuning import space as spaces
+from pipeline.tuning import urls
+from pipeline.tuning.objective import OBJECTIVES, Limits, Objective, probe
+
+DEFAULT_TRIALS = 30
+
+
+@dataclass(frozen=True)
+class TuneFlags:
+    """What the command line said, after environment variables."""
+
+    model: str
+    dataset: str
+    objective: str = "throughput"
+    study: str | None = None
+    settings: tuple[str, ...] = ()
+    techniques: str | None = None
+    levels: tuple[str, ...] = ()
+    batch_sizes: str | None = None
+    accumulation: str | None = None
+    effective_batch: int | None = None
+    memory_limit: float | None = None
+    target_accuracy: float | None = None
+    budget_samples: int | None = None
+    budget_seconds: float | None = None
+    trial_seconds: float = 5.0
+    interval: float = 0.01
+    trials: int = DEFAULT_TRIALS
+    timeout: float | None = None
+    run_timeout: float | None = None
+    retries: int = 2
+    top: int = 3
+    confirm_blocks: int = 6
+    seed: int = 0
+    name: str | None = None
+    storage: str | None = None
+    join: bool = False
+    fresh: bool = False
+    device: str = "auto"
+    jobs: int | None = None
+    data_dir: str | None = None
+    tracking_uri: str | None = None
+
+    @property
+    def launcher_flags(self) -> session.Flags:
+        """The part that makes a launcher."""
+        return session.Flags(
+            study=self.study,
+            models=self.model,
+            datasets=self.dataset,
+            techniques="none",
+            seeds=1,
+            settings=self.settings,
+            device=self.device,
+            jobs=self.jobs,
+            data_dir=self.data_dir,
+            tracking_uri=self.tracking_uri,
+            timeout=self.run_timeout,
+            retries=self.retries,
+        )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is tuned.
+
+    Attributes:
+        name: of the Optuna study and of the study file.
+        spec: the baseline's run.
+        plan: the study (with the searched techniques) and device, for the rows in the tracking store.
+        base: the study that the baseline's recipe came from.
+        identity: digest of everything that makes two searches comparable.
+    """
+
+    name: str
+    spec: RunSpec
+    plan: Plan
+    base: Study
+    space: spaces.Space
+    objective: Objective
+    probe: Probe
+    storage: str
+    identity: str
+    headline: str
+
+
+def prepare(flags: TuneFlags) -> Setup:
+    """Checks everything and puts it together; nothing heavy is imported.
+
+    Raises:
+        InputError: anything that is not allowed.
+        OutsideError: no such device.
+    """
+    for flag, name in (("--model", flags.model), ("--dataset", flags.dataset)):
+        if name == "all" or "," in name:
+            raise not_allowed(flag, name, "one name")
+    storage = urls.resolve(flags.storage)
+    if flags.objective not in OBJECTIVES:
+        raise not_allowed("--objective", flags.objective, suggest(flags.objective, list(OBJECTIVES)))
+    objective = OBJECTIVES[flags.objective]
+    choice = session.choose(flags.launcher_flags)
+    spec = choice.plan.runs[0].spec.model_copy(update={"seed": flags.seed})
+    base = study.load(flags.study or choice.plan.study.name)
+    levels = _levels(flags, spec, base)
+    space = spaces.build(
+        spec.recipe,
+        spec.device,
+        samples=train_samples(spec),
+        levels=levels,
+        batches=_sizes("--batch-sizes", flags.batch_sizes),
+        accumulations=_sizes("--accumulation", flags.accumulation),
+        effective_batch=flags.effective_batch,
+    )
+    limits = Limits(
+        flags.trial_seconds, flags.interval, flags.target_accuracy, flags.budget_samples, flags.budget_seconds
+    )
+    measured = probe(objective, limits)
+    identity = content_digest(
+        [
+            *(spec.model, spec.dataset, spec.data_digest, objective.name, space.digest, flags.seed),
+            *(measured.model_dump(mode="json"), flags.memory_limit, hardware(spec.device)),
+        ]
+    )
+    name = flags.name or urls.study_name(spec.model, spec.dataset, objective.name, identity)
+    study.validated(_Named, {"name": name}, "--name")
+    tuned = study.replace(choice.plan.study, techniques=levels)
+    headline = (
+        f"tune {spec.model} on {spec.dataset} for {objective.name}: {len(space.configs)} configurations, "
+        f"{min(flags.trials, len(space.configs))} trials, device {spec.device}, baseline {space.baseline.label} of "
+        f"study {base.name}; Optuna study {name}"
+    )
+    plan = Plan(tuned, spec.device, ())
+    return Setup(name, spec, plan, base, space, objective, measured, storage, identity, headline)
+
+
+class _Named(Frozen):
+    name: SafeName
+
+
+def _levels(flags: TuneFlags, spec: RunSpec, base: Study) -> dict[str, tuple[str, ...]]:
+    """Technique -> on-levels to search."""
+    if flags.techniques in (None, "", "none") and not flags.levels:
+        return {}
+    named = [] if flags.techniques in (None, "", "none") else [n.strip() for n in (flags.techniques or "").split(",")]
+    found = {name: base.techniques.get(name) or (techniques.get(name).default[spec.device],) for name in named}
+    if len(found) != len(named):
+        raise not_allowed("--techniques", flags.techniques, "names separated by commas, each once")
+    for text in flags.levels:
+        name, equals, values = text.partition("=")
+        if not equals or not all(values.split(",")):
+            raise not_allowed("--technique", text, "NAME=VALUE, or NAME=VALUE,VALUE,.. for several levels")
+        techniques.get(name)
+        found[name] = tuple(values.split(","))
+    return found
+
+
+def _sizes(flag: str, text: str | None) -> Sequence[int] | None:
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 0 < int(word) <= 2**20 for word in words):
+        raise not_allowed(flag, text, "whole numbers from 1 up, separated by commas")
+    return sorted({int(word) for word in words})
+
+
+def train_samples(spec: RunSpec) -> int | None:
+    """Training images of an epoch, validation part and `max_train_samples` taken off; None when unknown."""
+    from pipeline.data.sizes import sizes
+
+    row = catalog.dataset(spec.dataset)
+    count, classes = row.train_images, row.classes
+    if spec.dataset.startswith(catalog.IMAGEFOLDER):
+        from pipeline.data.listing import scan_folder
+
+        listing = scan_folder(Path(spec.dataset.removeprefix(catalog.IMAGEFOLDER)), f"dataset {spec.dataset}")
+        count, classes = len(listing.train.names), len(listing.classes)
+    if not count:
+        return None
+    return sizes(count, classes, spec.recipe.validation_fraction, spec.recipe.max_train_samples)[0]
+
+
+def hardware(device: str) -> str:
+    """What a tuned number holds for: the GPU's or the processor's name."""
+    gpus: Any = nvml.gpus() if device == "cuda" else []
+    return gpus[0].name if gpus else host_provenance()["env.cpu"]

@@ -1,0 +1,113 @@
+"""Where studies are kept: opens Optuna storages, and makes them so that a kill or a second process breaks nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+
+from pipeline.environment import scrubbed
+from pipeline.errors import OutsideError
+from pipeline.ownership import exclusive
+
+LOCK_PATIENCE = 60.0
+BUSY_SECONDS = 60.0  # SQLite's own five are too few for several processes on a busy machine
+TRIES = 5
+
+
+def open_study(
+    url: str, name: str, directions: Sequence[str], pruner: BasePruner | None, *, lock: Path, fresh: bool = False
+) -> optuna.Study:
+    """Opens a study, and makes storage and study where there is none.
+
+    Args:
+        url: of the storage (absolute, see `urls.resolve`).
+        name: of the study.
+        directions: `maximize` or `minimize` for each objective.
+        pruner: None for none.
+        lock: one process of this host at a time makes tables and studies: several at once break a SQLite file.
+        fresh: forgets a study of this name first.
+
+    Raises:
+        OutsideError: the storage cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with exclusive(lock, LOCK_PATIENCE):
+        for attempt in range(TRIES):
+            try:
+                return _open(url, name, directions, pruner, fresh)
+            except Exception as error:  # SQLAlchemy and each driver have their own
+                if attempt + 1 == TRIES or url.startswith("sqlite") or isinstance(error, ImportError):
+                    raise OutsideError(f"Optuna storage {scrubbed(url)}: {_first_line(error)}") from error
+                time.sleep(0.5)  # a process of another host may be making the same tables
+    raise AssertionError("unreachable")
+
+
+def _open(url: str, name: str, directions: Sequence[str], pruner: BasePruner | None, fresh: bool) -> optuna.Study:
+    storage = _backend(url)
+    if fresh:
+        with contextlib.suppress(KeyError):
+            optuna.delete_study(study_name=name, storage=storage)
+    return optuna.create_study(
+        study_name=name,
+        storage=storage,
+        directions=[optuna.study.StudyDirection[direction.upper()] for direction in directions],
+        pruner=pruner or optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+
+
+def existing(url: str, name: str) -> optuna.Study | None:
+    """A study that is there, for reading; None when storage or study is not.
+
+    Raises:
+        OutsideError: the storage cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = sqlite_path(url)
+    if path is not None and not (path.is_file() and path.stat().st_size):
+        return None
+    try:
+        return optuna.load_study(study_name=name, storage=_backend(url))
+    except KeyError:
+        return None
+    except Exception as error:
+        raise OutsideError(f"Optuna storage {scrubbed(url)}: {_first_line(error)}") from error
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite storage."""
+    return Path(url.partition(":///")[2]) if url.startswith("sqlite") else None
+
+
+def _backend(url: str) -> Any:
+    path = sqlite_path(url)
+    if path is None:
+        return optuna.storages.get_storage(url)
+    if not path.is_file() or not path.stat().st_size:
+        _make(path)
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+
+
+def _make(path: Path) -> None:
+    """Makes the tables in a file beside the database, then renames it: no kill leaves half of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.new-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    made = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
+    made.engine.dispose()
+    with contextlib.closing(sqlite3.connect(temporary)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the dashboard, do not block the writer
+    temporary.replace(path)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return scrubbed(lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,208 @@
+"""A simulated device behind a launcher, and the small parts that a search needs besides."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from pipeline.book import Opened
+from pipeline.plan import Plan, PlannedRun
+from pipeline.spec import End, Metrics, Outcome, Probe, Recipe, Record, RunSpec
+from pipeline.study import Study
+from pipeline.tuning import space as spaces
+from pipeline.tuning.ledger import Ledger
+from pipeline.tuning.objective import OBJECTIVES
+from pipeline.tuning.search import Search, Task
+from pipeline.tuning.space import Config, Space
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+Surface = Callable[[int, int], float]
+
+
+def saturating(batch: int, steps: int) -> float:
+    """Launch overhead and optimizer updates are paid for by size: the optimum lies at the memory limit."""
+    micro = 0.004 + batch / 20000 * (1 + 0.3 * math.exp(-batch / 64))
+    return steps * batch / (steps * micro + 0.003)
+
+
+def cliff(batch: int, steps: int) -> float:
+    """Beyond a cache's size an image takes longer."""
+    micro = 0.003 + batch / 15000 * (1 + 0.25 / (1 + math.exp(-(math.log2(batch) - 8.2) * 4)))
+    return steps * batch / (steps * micro + 0.008) * (1 - 0.02 * max(0.0, math.log2(steps) - 3))
+
+
+def peak(batch: int, steps: int) -> float:
+    """A narrow optimum inside the space."""
+    return 10000 * math.exp(-0.25 * (math.log2(batch) - 6.6) ** 2 - 0.12 * (math.log2(steps) - 3) ** 2)
+
+
+@dataclass
+class Device:
+    """A launcher whose runs take no time: throughput of a surface with noise, and a memory limit.
+
+    Attributes:
+        surface: images/s of (micro-batch, accumulation steps).
+        largest: micro-batches above it run out of memory.
+        noise: standard deviation of a measurement, as a share.
+        seed: of the noise.
+        fails: config labels -> how often they fail first.
+        accuracy: epoch, spec -> validation accuracy of a record, for objectives that look at it.
+    """
+
+    surface: Surface = peak
+    largest: int = 700
+    noise: float = 0.01
+    seed: int = 0
+    jobs: int = 1
+    fails: dict[int, int] = field(default_factory=dict)
+    accuracy: Callable[[int, RunSpec], float] | None = None
+    launched: list[RunSpec] = field(default_factory=list)
+    closed: int = 0
+
+    def work_dir(self, spec: RunSpec) -> Path:
+        """Nothing is written."""
+        return Path("nowhere", spec.digest)
+
+    def cancel(self) -> None:
+        """Nothing runs for long."""
+
+    def launch(self, spec: RunSpec) -> Iterator[Record]:
+        """One run."""
+        self.launched.append(spec)
+        recipe = spec.recipe
+        outcome: Outcome = "finished"
+        if self.fails.get(recipe.batch_size, 0) > 0:
+            self.fails[recipe.batch_size] -= 1
+            yield End(time=time.time(), outcome="failed", error="injected")
+            return
+        if recipe.batch_size > self.largest:
+            yield End(time=time.time(), outcome="oom", error="out of memory")
+            return
+        source = random.Random(f"{self.seed}/{spec.digest}")
+        try:
+            for epoch in range(1, (recipe.epochs if self.accuracy else 0) + 1):
+                assert self.accuracy is not None
+                yield Metrics(time=time.time(), step=epoch, values={"val/accuracy": self.accuracy(epoch, spec)})
+        except GeneratorExit:
+            self.closed += 1
+            raise
+        rate = self.surface(recipe.batch_size, recipe.accumulation_steps) * math.exp(source.gauss(0, self.noise))
+        memory = 100.0 + recipe.batch_size
+        values = {"throughput/images_per_second": rate, "memory/gpu_peak_allocated_mib": memory}
+        yield Metrics(time=time.time(), values=values)
+        yield End(time=time.time(), outcome=outcome)
+
+
+class Shelf:
+    """A book that keeps nothing but what the search reads."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[PlannedRun, str, dict[str, str]]] = []
+
+    def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> Opened:
+        """Opens a row."""
+        assert plan.study.name
+        return Opened("key", run, work_dir)
+
+    def record(self, opened: Opened, record: Record) -> None:
+        """Keeps metrics."""
+        if isinstance(record, Metrics):
+            opened.values.update(record.values)
+
+    def close(self, opened: Opened, end: End, more: dict[str, str] | None = None) -> None:
+        """Closes a row."""
+        self.rows.append((opened.run, end.outcome, dict(more or {})))
+
+    def attempts(self) -> list[Any]:
+        """None are known."""
+        return []
+
+    def close_dead(self, attempts: list[Any]) -> int:
+        """Nothing to close."""
+        return len(attempts)
+
+
+class Silent:
+    """A listener that hears nothing."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_arguments: None
+
+
+def make_space(**changes: Any) -> Space:
+    """A device's space, micro-batches up to 2048; 188 configurations unless changed."""
+    settings: dict[str, Any] = {"samples": 50_000, "batches": spaces.batch_sizes(2048), **changes}
+    return spaces.build(Recipe(batch_size=64), "cuda", **settings)
+
+
+def make_task(objective: str = "throughput", memory_limit: float | None = None, **recipe: Any) -> Task:
+    """What is measured, with a probe that the simulated device does not look at."""
+    probe = Probe(max_windows=10, validate_epochs=objective != "throughput")
+    spec = RunSpec(model="test_resnet", dataset="digits", device="cuda", recipe=Recipe(batch_size=64, **recipe))
+    plan = Plan(Study(name="simulated", models={"test_resnet": {}}, datasets=("digits",)), "cuda", ())
+    return Task(spec, probe, OBJECTIVES[objective], memory_limit, plan)
+
+
+def make_ledger(
+    space: Space, folder: Path, budget: int, seed: int = 0, objective: str = "throughput", **settings: Any
+) -> Ledger:
+    """A ledger on a study in memory, or on the one that is given."""
+    study = settings.pop("study", None)
+    if study is None:
+        study = optuna.create_study(
+            directions=list(OBJECTIVES[objective].directions), pruner=settings.pop("pruner", None)
+        )
+    return Ledger(study, space, budget=budget, retries=settings.get("retries", 2), seed=seed, lock=folder / "lock")
+
+
+def search(device: Device, ledger: Ledger, task: Task | None = None) -> Shelf:
+    """Runs a search to its end."""
+    shelf = Shelf()
+    running = Search(task or make_task(), ledger, device, shelf, Silent())  # type: ignore[arg-type]
+    running.run()
+    assert running.broken is None
+    return shelf
+
+
+def best_of(space: Space, device: Device) -> float:
+    """The true optimum of the feasible region."""
+    return max(device.surface(c.batch_size, c.accumulation_steps) for c in feasible(space, device))
+
+
+def feasible(space: Space, device: Device) -> list[Config]:
+    """Configurations that fit."""
+    return [config for config in space.configs if config.batch_size <= device.largest]
+
+
+def environment(data_dir: Path) -> dict[str, str]:
+    """Of a command."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
+    root = str(Path(__file__).parents[2])
+    return {**kept, "ABLATE_DATA_DIR": str(data_dir), "OMP_WAIT_POLICY": "passive", "PYTHONPATH": root}
+
+
+def ablate(folder: Path, data_dir: Path, *words: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """Runs a command."""
+    command = [sys.executable, "-m", "pipeline", *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment(data_dir), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def document(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
+    """The JSON document of a command."""
+    assert done.returncode == code, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
