@@ -69,7 +69,17 @@ def connect(address: str) -> Any:
         )
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise OutsideError(f"Ray at {address}: {_first_line(error)}") from None
+    _silence(ray)
     return ray
+
+
+def _silence(ray: Any) -> None:
+    """Keeps Ray's own news (a node is lost) off standard output, whatever `log_to_driver` says: with `--json` it is
+    not theirs, and the launcher tells the same.
+    """
+    worker = getattr(ray, "_private", None) and ray._private.worker
+    if hasattr(worker, "_worker_logs_enabled"):
+        worker._worker_logs_enabled = False
 
 
 def _check(address: str) -> None:

@@ -27,12 +27,15 @@ def free_port() -> int:
 
 
 class Server:
-    """One MLflow server on SQLite, in a process group of its own; can be stopped and started again."""
+    """One MLflow server on SQLite (or another database), in a process group of its own; can be stopped and started
+    again.
+    """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, backend: str = "") -> None:
         self.folder = folder
         self.port = free_port()
         self.database = folder / "server.db"
+        self.backend = backend or f"sqlite:///{self.database}"
         folder.mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -43,7 +46,7 @@ class Server:
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        words = ["server", "--backend-store-uri", f"sqlite:///{self.database}", "--host", "127.0.0.1"]
+        words = ["server", "--backend-store-uri", self.backend, "--host", "127.0.0.1"]
         words += ["--port", str(self.port), "--workers", "1", "--artifacts-destination", str(self.folder / "artifacts")]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words],
