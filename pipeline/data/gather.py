@@ -1,26 +1,32 @@
 """Input pipelines over arrays in memory: `gather` on the host, `device` on the device, and evaluation.
 
-Batches travel as uint8, a quarter of float32; augmentation, resize and normalisation run on the device.
+Batches travel as uint8, a quarter of float32; augmentation, resize and normalisation run on the device. See
+docs/input.md for what the copy's fields change.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data.ahead import Ahead
 from pipeline.data.hostbatch import HostBatch, check_sizes
 from pipeline.data.split import Indices, Labels, epoch_order
 from pipeline.data.transforms import BatchTransform, Draws
 from pipeline.spec import Recipe
 
 Images = npt.NDArray[np.uint8]
-# buffers in flight: one being filled, one being copied, one that the device may still read from
-RING = 3
+# buffers in flight: one that the consumer holds, one that it takes, two that are filled ahead
+RING = 4
+# Where a thread gathers ahead. On a CPU the batch is needed by the same cores that would gather it.
+AHEAD_ON = frozenset(("cuda",))
 
 
 class _Prepared:
@@ -63,8 +69,10 @@ class _Prepared:
 class GatherTrain(_Prepared):
     """`gather`: rows of a memory-mapped array, gathered into a ring of host buffers.
 
-    A buffer is refilled only when the device has finished reading it. On a CPU there is no copy: the batch is
-    the buffer until `prepare` has turned it into floats, and is overwritten `RING` batches later.
+    For a CUDA device a thread gathers ahead, and copies run on a stream of their own, so that they overlap with
+    training; the training stream waits for the copy's event, never the host for the training stream. A buffer is
+    refilled only when its copy has ended. On a CPU there is no copy: the batch is the buffer until `prepare` has
+    turned it into floats, and is overwritten `RING` batches later.
     """
 
     def __init__(
@@ -87,44 +95,77 @@ class GatherTrain(_Prepared):
         self._ring: list[torch.Tensor] = []
         self._views: list[Images] = []
         self._copied: list[torch.cuda.Event | None] = []
+        self._stream: torch.cuda.Stream | None = None
+        # weak: an epoch that nobody refers to any more ends its thread at once
+        self._running: Callable[[], Generator[HostBatch] | None] = _nothing
 
     def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
-        """See `TrainInput.epoch`."""
+        """See `TrainInput.epoch`. Ends an earlier epoch that was left half-way."""
+        self._end_epoch()
         order = self._begin(epoch, sizes, positions).numpy()
         self._reserve(max(sizes, default=0))
-        return self._batches(order, sizes)
+        batches = self._batches(order, sizes)
+        self._running = weakref.ref(batches)
+        return batches
 
-    def _batches(self, order: Indices, sizes: Sequence[int]) -> Iterator[HostBatch]:
+    def _batches(self, order: Indices, sizes: Sequence[int]) -> Generator[HostBatch]:
         rows, labels = self._rows[order], torch.from_numpy(self._labels[order])
-        start = 0
-        for number, size in enumerate(sizes):
-            slot, stop = number % RING, start + size
+        if self._pin:
+            labels = labels.pin_memory()
+        stops = np.cumsum(sizes, dtype=np.int64).tolist()
+
+        def fill(number: int) -> None:
+            slot, size, stop = number % RING, sizes[number], stops[number]
             copied = self._copied[slot]
             if copied is not None:
                 copied.synchronize()
             # mode="clip" skips the bounce buffer that "raise" needs with `out`; the rows are in range
-            np.take(self._images, rows[start:stop], axis=0, out=self._views[slot][:size], mode="clip")
-            batch_labels = labels[start:stop]
-            yield HostBatch(self._ring[slot][:size], batch_labels.pin_memory() if self._pin else batch_labels, slot)
-            start = stop
+            np.take(self._images, rows[stop - size : stop], axis=0, out=self._views[slot][:size], mode="clip")
+
+        def batch(number: int) -> HostBatch:
+            slot, size, stop = number % RING, sizes[number], stops[number]
+            return HostBatch(self._ring[slot][:size], labels[stop - size : stop], slot)
+
+        if self._device.type not in AHEAD_ON:
+            for number in range(len(sizes)):
+                fill(number)
+                yield batch(number)
+            return
+        with Ahead(fill, len(sizes), RING) as ahead:
+            for number in range(len(sizes)):
+                ahead.wait()
+                yield batch(number)
 
     def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """See `TrainInput.to_device`."""
-        if self._device.type == "cpu":
+        if self._device.type != "cuda":
             return batch.images, batch.labels
-        images = batch.images.to(self._device, non_blocking=self._non_blocking)
-        labels = batch.labels.to(self._device, non_blocking=self._non_blocking)
-        if self._device.type == "cuda":
-            stream = torch.cuda.current_stream(self._device)
-            self._copied[batch.slot] = stream.record_event(self._copied[batch.slot])
+        training = torch.cuda.current_stream(self._device)
+        if self._stream is None:
+            self._stream = cast(Any, torch.cuda.Stream)(self._device)
+        with torch.cuda.stream(self._stream):
+            images = batch.images.to(self._device, non_blocking=self._non_blocking)
+            labels = batch.labels.to(self._device, non_blocking=self._non_blocking)
+        copied = self._copied[batch.slot] = self._stream.record_event(self._copied[batch.slot])
+        training.wait_event(copied)
+        # the memory is the copying stream's: it may be given to a later copy only when training has used it
+        images.record_stream(training)
+        labels.record_stream(training)
         return images, labels
 
     def close(self) -> None:
         """See `TrainInput.close`."""
+        self._end_epoch()
         for event in self._copied:
             if event is not None:
                 event.synchronize()
         self._ring, self._views, self._copied = [], [], []
+
+    def _end_epoch(self) -> None:
+        running = self._running()
+        self._running = _nothing
+        if running is not None:
+            running.close()
 
     def _reserve(self, size: int) -> None:
         if self._ring and len(self._ring[0]) >= size:
@@ -202,6 +243,10 @@ class StoreEval:
 
     def close(self) -> None:
         """See `EvalInput.close`."""
+
+
+def _nothing() -> None:
+    """What a weak reference returns when its object is gone."""
 
 
 def _read_ahead(images: Images) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from data_makers import even, spec, whole, write_folder
 
+from pipeline.data import ahead
 from pipeline.data.inputs import build
 from pipeline.data.store import prepare
 
@@ -77,3 +79,37 @@ def test_ring_waits_for_its_copies(tmp_path: Path) -> None:
         images, _labels = train.to_device(batch)
         made.append(train.prepare(images))
     torch.testing.assert_close(torch.cat(made).cpu(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_copies_do_not_wait_for_training(pinned: bool, tmp_path: Path) -> None:
+    """The copy has its own stream: it is over while the training stream is still busy, and the host goes on."""
+    source = prepare("digits", tmp_path, image_size=16)
+    inputs = build(spec(pin_memory=pinned, non_blocking=pinned), source, CUDA)
+    train = inputs.train
+    batches = train.epoch(1, [64] * 10)
+    train.prepare(train.to_device(next(batches))[0])
+    torch.cuda.synchronize()
+    busy, done = torch.rand(8192, 8192, device=CUDA), torch.cuda.Event()
+    for _ in range(20):
+        busy = (busy @ busy).clamp(-1, 1)
+    done.record()
+    batch = next(batches)
+    images, labels = train.to_device(batch)
+    copied = train._copied[batch.slot]  # type: ignore[attr-defined]
+    copied.synchronize()
+    assert not done.query(), "the training stream is busy still"
+    expected = batch.images.clone(), batch.labels.clone()
+    assert torch.equal(images.cpu(), expected[0]) and torch.equal(labels.cpu(), expected[1])
+    assert done.query(), "what reads the batch comes after what was queued before"
+    inputs.close()
+
+
+def test_the_thread_ends_with_the_pipeline(tmp_path: Path) -> None:
+    source = prepare("digits", tmp_path, image_size=16)
+    inputs = build(spec(pin_memory=True, non_blocking=True), source, CUDA)
+    batches = inputs.train.epoch(1, [64] * 10)
+    next(batches)
+    assert [thread for thread in threading.enumerate() if thread.name == ahead.NAME]
+    inputs.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == ahead.NAME]
