@@ -214,6 +214,7 @@ def prepare_data(names: tuple[str, ...], data_dir: str | None) -> None:
                 name,
                 _data_dir(data_dir),
                 image_size=32,
+                check=True,
                 report=partial(_advance, bar, task),
             )
         train, test = len(source.train_labels), len(source.test_labels)

@@ -20,7 +20,7 @@ from pipeline import distributed, environment, models, requires
 from pipeline.checkpoint import Checkpoints
 from pipeline.data import inputs, store
 from pipeline.data.split import derive
-from pipeline.errors import AblateError
+from pipeline.errors import AblateError, not_allowed
 from pipeline.metrics import confusion
 from pipeline.spec import Artifact, End, Job, Metrics, Outcome, Phase, Record, RunSpec, Tags
 from pipeline.team import SOLO, Team
@@ -80,6 +80,7 @@ def _run(job: Job, emit: Emit, began: float, team: Team) -> None:
     emit(Phase(time=time.time(), name="setup"))
     device = environment.prepare(spec, team.rank)
     source = store.prepare(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
+    _same_data(spec, source)
     data = inputs.build(spec, source, device)
     try:
         # data preparation may have drawn random numbers; initial weights depend on the seed alone
@@ -102,6 +103,13 @@ def _run(job: Job, emit: Emit, began: float, team: Team) -> None:
             checkpoints.discard()
     finally:
         data.close()
+
+
+def _same_data(spec: RunSpec, source: store.Store | store.FolderSource) -> None:
+    """Refuses a folder that has changed since the run was planned: the run's identity would be another's."""
+    listing = source.listing
+    if spec.data_digest and listing is not None and listing.digest != spec.data_digest:
+        raise not_allowed("dataset", spec.dataset, "a folder that does not change between plan and run")
 
 
 def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[str, str]:
@@ -170,6 +178,7 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
                 spec.dataset,
                 Path(job.data_dir),
                 image_size=recipe.image_size,
+                check=True,
                 report=lambda message, done, total: emit(f"{message} {done}/{total}"),
             )
         source = sources[place]

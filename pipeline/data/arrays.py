@@ -93,12 +93,16 @@ def _move(work: Path, place: Path) -> None:
                 raise
         if open_arrays(place) is not None:
             return  # another process was first, and its store is good
-        # the unusable store moves out of the way under a name of its own, and goes with the temporary folder
-        grave = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        with suppress(FileNotFoundError):
-            place.rename(grave / "old")
-        shutil.rmtree(grave, ignore_errors=True)
+        discard(place)
     raise OSError(f"cannot replace {place}")
+
+
+def discard(place: Path) -> None:
+    """Removes a store: it moves out of the way first, so that nobody sees half of it; open maps stay valid."""
+    grave = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    with suppress(FileNotFoundError):
+        place.rename(grave / "old")
+    shutil.rmtree(grave, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -69,7 +69,7 @@ class FolderSource:
 
     @property
     def digest(self) -> str:
-        """Digest of names and sizes."""
+        """Digest of names and contents."""
         return self.listing.digest
 
     @property
@@ -84,7 +84,13 @@ class FolderSource:
 
 
 def prepare(
-    dataset: str, data_dir: Path, *, image_size: int, download: bool = True, report: Report | None = None
+    dataset: str,
+    data_dir: Path,
+    *,
+    image_size: int,
+    download: bool = True,
+    check: bool = False,
+    report: Report | None = None,
 ) -> Store | FolderSource:
     """Opens a data set, building its store first where there is none. Safe to call in several processes.
 
@@ -93,6 +99,8 @@ def prepare(
         data_dir: where archives and stores are kept; created if missing.
         image_size: side to which folders of mixed sizes are resized; the other sets stay at native size.
         download: whether missing archives may be fetched.
+        check: compare a store that is there with its SHA-256 (about a second for each gigabyte), and build it anew
+            when its content has changed.
         report: called with (what is done, done, total) during long preparations.
 
     Raises:
@@ -103,8 +111,10 @@ def prepare(
     tell = report or (lambda _message, _done, _total: None)
     try:
         if dataset.startswith(catalog.IMAGEFOLDER):
-            return _prepare_folder(dataset, data_dir, image_size, tell)
+            return _prepare_folder(dataset, data_dir, image_size, check, tell)
         place = data_dir / "stores" / f"{dataset}-v{VERSION}"
+        if check:
+            _drop_damaged([place], place, tell)
         store = _open(dataset, place, None)
         if store is None:
             with arrays.locked(place):
@@ -134,7 +144,7 @@ def verify(dataset: str, data_dir: Path) -> list[str]:
     problems: list[str] = []
     if dataset.startswith(catalog.IMAGEFOLDER):
         listing = _scan(dataset)
-        places = sorted(stores.glob(f"imagefolder-{listing.stamp}-*-v{VERSION}"))
+        places = sorted(stores.glob(f"imagefolder-{listing.digest}-*-v{VERSION}"))
     else:
         places = [place for place in [stores / f"{dataset}-v{VERSION}"] if place.is_dir()]
         problems += cifar.verify_archive(dataset, data_dir)
@@ -145,13 +155,15 @@ def verify(dataset: str, data_dir: Path) -> list[str]:
     return problems
 
 
-def _prepare_folder(dataset: str, data_dir: Path, image_size: int, report: Report) -> Store | FolderSource:
+def _prepare_folder(dataset: str, data_dir: Path, image_size: int, check: bool, report: Report) -> Store | FolderSource:
     listing = _scan(dataset)
     stores = data_dir / "stores"
     # the form depends on the images, so look for each that this folder may have been given
     suffixes = {"native": "native", "resized": f"{image_size}px", "files": f"{image_size}px-files"}
-    places = {kind: stores / f"imagefolder-{listing.stamp}-{suffix}-v{VERSION}" for kind, suffix in suffixes.items()}
-    lock = stores / f"imagefolder-{listing.stamp}"
+    places = {kind: stores / f"imagefolder-{listing.digest}-{suffix}-v{VERSION}" for kind, suffix in suffixes.items()}
+    lock = stores / f"imagefolder-{listing.digest}"
+    if check:
+        _drop_damaged([*places.values()], lock, report)
     with _lock_unless_ready(dataset, [*places.values()], listing, lock) as found:
         if found is not None:
             return found
@@ -163,6 +175,18 @@ def _prepare_folder(dataset: str, data_dir: Path, image_size: int, report: Repor
     if made is None:
         raise OutsideError(f"data directory {str(data_dir)!r}: the store just written cannot be read back")
     return made
+
+
+def _drop_damaged(places: list[Path], lock: Path, report: Report) -> None:
+    """Removes stores whose content is not what was written, so that they are built anew."""
+    for place in places:
+        if arrays.read_meta(place) is None or not arrays.verify(place):
+            continue
+        with arrays.locked(lock):
+            # another process may have replaced it while this one waited
+            if arrays.verify(place):
+                report("checksum of a prepared data set is wrong, building it anew", 0, 1)
+                arrays.discard(place)
 
 
 @contextmanager

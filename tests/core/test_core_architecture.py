@@ -40,7 +40,7 @@ CHILD = {
     "launchers.preload",
     *(f"bench.{name}" for name in ("work", "contenders", "peers", "race", "feeding", "preload")),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.data.")),
-} - {"data.listing"}
+} - {"data.listing", "data.contents"}
 SHARED = {
     "spec",
     "errors",

@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from data_makers import write_folder
 
+from pipeline.data import contents
 from pipeline.data.listing import default_data_dir, scan_folder
 from pipeline.errors import InputError
 
@@ -110,13 +112,13 @@ def test_links_inside_and_a_linked_root_are_fine(tmp_path: Path) -> None:
     assert "train/cat/link.jpg" in listing.train.names and listing.root == root
 
 
-def test_digest_is_of_names_and_sizes_wherever_the_folder_lies(tmp_path: Path) -> None:
+def test_digest_is_of_names_and_contents_wherever_the_folder_lies(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set")
     first = scan_folder(root, "dataset")
     shutil.copytree(root, tmp_path / "copy")
     copy = scan_folder(tmp_path / "copy", "dataset")
     assert copy.digest == first.digest
-    assert copy.stamp != first.stamp, "derived files belong to one folder"
+    assert copy.stamp != first.stamp, "what is remembered belongs to one folder"
     image = root / first.train.names[0]
     with image.open("ab") as file:
         file.write(b"x")
@@ -126,14 +128,63 @@ def test_digest_is_of_names_and_sizes_wherever_the_folder_lies(tmp_path: Path) -
     assert scan_folder(root, "dataset").digest not in (first.digest, grown.digest)
 
 
-def test_stamp_sees_a_change_of_equal_size(tmp_path: Path) -> None:
+def test_digest_sees_a_change_that_hides(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set")
+    _age(root)
     first = scan_folder(root, "dataset")
+    before = first.digest
     image = root / first.train.names[0]
+    stat = image.stat()
     image.write_bytes(bytes(reversed(image.read_bytes())))
-    os.utime(image, ns=(1, 1))
+    os.utime(image, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     changed = scan_folder(root, "dataset")
-    assert changed.digest == first.digest and changed.stamp != first.stamp
+    assert changed.train.sizes == first.train.sizes and image.stat().st_mtime_ns == stat.st_mtime_ns
+    assert changed.digest != before
+
+
+def _age(root: Path) -> None:
+    """Waits until files that were just written count as settled."""
+    newest = max(path.stat().st_ctime_ns for path in root.rglob("*.*"))
+    time.sleep(max(0.0, (newest + contents.UNSETTLED_NS - time.time_ns()) / 1e9 + 0.01))
+
+
+def test_digest_is_remembered_while_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls: list[int] = []
+    original = contents.digests
+
+    def counted(root: Path, names: Sequence[str]) -> list[str]:
+        calls.append(len(names))
+        return original(root, names)
+
+    monkeypatch.setattr(contents, "digests", counted)
+    root = write_folder(tmp_path / "set")
+    first = scan_folder(root, "dataset").digest
+    assert calls == [12, 6]
+    assert scan_folder(root, "dataset").digest == first and len(calls) == 4, "changed just now: not trusted"
+    _age(root)
+    for _ in range(3):
+        assert scan_folder(root, "dataset").digest == first
+    assert len(calls) == 6
+    for damaged in ("", "[]", '{"key": "other", "digest": "00000000000000000000000000000000"}'):
+        next((tmp_path / "cache" / "ablate" / "data" / "digests").glob("*.json")).write_text(damaged)
+        assert scan_folder(root, "dataset").digest == first
+    assert len(calls) == 12
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = write_folder(tmp_path / "set")
+    _age(root)
+    assert scan_folder(root, "dataset").digest == scan_folder(root, "dataset").digest
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    listing = scan_folder(write_folder(tmp_path / "set"), "dataset")
+    (tmp_path / "set" / listing.test.names[0]).unlink()
+    with pytest.raises(InputError, match=r"dataset: .*test/cat/000.*allowed: files that can be read"):
+        listing.digest  # noqa: B018
 
 
 def test_names_that_are_not_text(tmp_path: Path) -> None:
@@ -154,7 +205,7 @@ def test_many_files_are_listed_fast(tmp_path: Path) -> None:
         for index in range(1000):
             (folder / f"{index}.jpg").touch()
     start = time.process_time()
-    scan_folder(tmp_path, "dataset").digest  # noqa: B018
+    scan_folder(tmp_path, "dataset").stamp  # noqa: B018
     # 60,000 files in 6 s of processor time at most, on a slow and busy machine
     assert time.process_time() - start < 0.2
 

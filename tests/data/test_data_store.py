@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_makers import write_folder
+from data_makers import spec, write_folder
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline import catalog
+from pipeline import catalog, worker
 from pipeline.data import arrays, embedded, folder, images
+from pipeline.data.listing import scan_folder
 from pipeline.data.store import FolderSource, Store, prepare, verify
 from pipeline.errors import InputError, OutsideError
+from pipeline.spec import End, Job
 
 
 def open_store(name: str, data_dir: Path, **options: Any) -> Store:
@@ -124,6 +126,28 @@ def test_damaged_store_is_reported_and_rebuilt(damage: Any, tmp_path: Path) -> N
     store = open_store("digits", tmp_path)
     assert store.digest == digest and store.train_images.shape == (1347, 8, 8, 3)
     assert verify("digits", tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["fixed", "folder"])
+def test_a_changed_content_is_rebuilt_when_checked(kind: str, tmp_path: Path) -> None:
+    name = "digits" if kind == "fixed" else f"imagefolder:{write_folder(tmp_path / 'set')}"
+    data = tmp_path / "data"
+    first = prepare(name, data, image_size=32)
+    assert isinstance(first, Store)
+    [file] = (data / "stores").glob("*/train_images.npy")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    seen: list[str] = []
+    again = prepare(name, data, image_size=32)
+    assert isinstance(again, Store) and again.train_images[-1, -1, -1, -1] == content[-1], "opening does not check"
+    checked = prepare(name, data, image_size=32, check=True, report=lambda text, *_: seen.append(text))
+    assert isinstance(checked, Store) and any("checksum" in text for text in seen)
+    assert checked.digest == first.digest and verify(name, data) == []
+    assert checked.train_images[-1, -1, -1, -1] == content[-1] ^ 1
+    assert not [path for path in (data / "stores").iterdir() if path.name.startswith(".")]
+    prepare(name, data, image_size=32, check=True, report=lambda *_: seen.append("again"))
+    assert "again" not in seen, "nothing to do"
 
 
 def test_verify_finds_one_flipped_bit(tmp_path: Path) -> None:
@@ -351,3 +375,22 @@ def test_store_is_readable_by_the_group(tmp_path: Path) -> None:
         os.umask(old)
     assert _place(tmp_path).stat().st_mode & 0o777 == 0o755
     assert json.loads((_place(tmp_path) / "meta.json").read_text())["files"].keys() == set(arrays.NAMES)
+
+
+def test_a_folder_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    name = f"imagefolder:{root}"
+    recipe = {"batch_size": 4, "max_train_samples": 8, "image_size": 32}
+    planned = spec(name, **recipe).model_copy(update={"data_digest": scan_folder(root, "dataset").digest})
+
+    def end() -> End:
+        records: list[Any] = []
+        worker.run(Job(spec=planned, data_dir=str(tmp_path / "data"), work_dir=str(tmp_path)), records.append)
+        assert isinstance(records[-1], End)
+        return records[-1]
+
+    assert end().outcome == "finished"
+    image = root / "train" / "cat" / "001.png"
+    Image.new("RGB", (32, 32)).save(image)
+    changed = end()
+    assert changed.outcome == "failed" and "does not change between plan and run" in str(changed.error)

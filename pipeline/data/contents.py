@@ -1,0 +1,61 @@
+"""The content of many files in one digest, remembered while the files do not change. No torch and no numpy here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+# a file that changed this recently may change again without another time stamp (two seconds is FAT's resolution)
+UNSETTLED_NS = 2_000_000_000
+
+
+def digests(root: Path, names: Sequence[str]) -> list[str]:
+    """SHA-256 (hex) of each file, in order.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+
+    def digest(name: str) -> str:
+        with (root / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    # reading and hashing release the interpreter lock
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        return list(pool.map(digest, names, chunksize=64))
+
+
+def recall(cache: Path, key: str) -> str | None:
+    """The digest remembered for `key`, None when there is none that is whole."""
+    try:
+        found = json.loads((cache / f"{key}.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    value = found.get("digest") if isinstance(found, dict) and found.get("key") == key else None
+    return value if isinstance(value, str) and len(value) == 32 else None
+
+
+def remember(cache: Path, key: str, digest: str, newest: int) -> None:
+    """Remembers a digest, unless the files have changed just now; a cache that cannot be written is no error.
+
+    Args:
+        cache: folder; made if missing.
+        key: changes with any change of the files' time stamps.
+        digest: 32 hex digits.
+        newest: latest time stamp of the files, ns since the epoch, before they were read.
+    """
+    if time.time_ns() - newest < UNSETTLED_NS:
+        return
+    with suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{key}-", dir=cache)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump({"key": key, "digest": digest}, file)
+        Path(temporary).replace(cache / f"{key}.json")
