@@ -136,6 +136,8 @@ def _tune_options(function: F) -> F:
         _option("--join", is_flag=True, envvar=None, help="Work on a study together with other processes."),
         _option("--fresh", is_flag=True, envvar=None, help="Forget the study's trials and start over."),
         _option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="Where to train."),
+        _option("--launcher", type=click.Choice(["local", "ray"]), default="local", help="What runs the trials."),
+        _option("--address", default="auto", metavar="auto|HOST:PORT", help="Ray cluster, for --launcher ray."),
         _option("--jobs", type=click.IntRange(1, 1024), help="Trials at once (CPU: 1; GPU: one per GPU)."),
         _option("--data-dir", metavar="DIR", help="Where data sets are."),
         _option("--tracking-uri", metavar="URI", help="MLflow tracking store  [default: sqlite:///mlruns/mlflow.db]"),

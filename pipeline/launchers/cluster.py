@@ -77,7 +77,7 @@ def _silence(ray: Any) -> None:
     """Keeps Ray's own news (a node is lost) off standard output, whatever `log_to_driver` says: with `--json` it is
     not theirs, and the launcher tells the same.
     """
-    worker = getattr(ray, "_private", None) and ray._private.worker
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(worker, "_worker_logs_enabled"):
         worker._worker_logs_enabled = False
 

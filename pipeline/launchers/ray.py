@@ -331,6 +331,9 @@ class RayLauncher:
                     return item
                 else:
                     yield item
+        except GeneratorExit:  # a tuner has seen enough of the run
+            self._ray.cancel(stream)
+            raise
         except errors.TaskCancelledError:
             return _interrupted("cancelled")
         except errors.OutOfMemoryError as error:

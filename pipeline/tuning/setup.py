@@ -55,6 +55,8 @@ class TuneFlags:
     jobs: int | None = None
     data_dir: str | None = None
     tracking_uri: str | None = None
+    launcher: str = "local"
+    address: str = "auto"
 
     @property
     def launcher_flags(self) -> session.Flags:
@@ -72,6 +74,8 @@ class TuneFlags:
             tracking_uri=self.tracking_uri,
             timeout=self.run_timeout,
             retries=self.retries,
+            launcher=self.launcher,
+            address=self.address,
         )
 
 
