@@ -2,7 +2,7 @@
 frames.
 
 Per (model, dataset) an additive cell + block model on the scale of the response (``linear.py`` has the model,
-the errors and the reasons); every effect is a contrast of its cell means (``contrasts.py`` has the
+``variance.py`` the errors and the reasons); every effect is a contrast of its cell means (``contrasts.py`` has the
 definitions). Pooled rows (``all``) are equally weighted averages of the groups' effects: models and datasets
 are fixed factors, so a pooled effect speaks of the models and datasets that were run, with variance sum(var)
 / groups^2 and Welch-Satterthwaite degrees of freedom.
@@ -17,13 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis import contrasts, linear, verdicts
+from pipeline.analysis import contrasts, linear, unreplicated, variance, verdicts
 from pipeline.analysis.contrasts import Cell, Contrast
 from pipeline.analysis.design import resolution
 from pipeline.analysis.frame import OFF, Factor, StudyData, Tidy, inert, tidy
@@ -80,7 +81,7 @@ class Effects:
 
     Attributes:
         table: The rows of effects.csv, columns ``COLUMNS``.
-        details: Same index as ``table``: log_estimate, se, dof, p, method (hc3, lenth, pooled, none),
+        details: Same index as ``table``: log_estimate, se, dof, p, method (replicates, lenth, pooled, none),
             further_blocks, non_inferior (accuracy only), control (an A/A control), estimable, note, runs.
         cells: Every cell of every group against its baseline: model, dataset, cell, response, mean, estimate,
             low, high, unit, non_inferior, further_blocks (to show non-inferiority or not), runs, blocks.
@@ -111,6 +112,7 @@ class _Layout:
     ready: list[int]
     weights: Floats
     design: linear.Design
+    estimator: variance.Estimator
     lenth_basis: Floats | None
 
 
@@ -122,7 +124,7 @@ def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequen
         return None
     sizes = tuple(1 + len(f.levels) for f in factors)
     if math.prod(sizes) == len(cells):
-        full = linear.orthonormal_basis(sizes)
+        full = unreplicated.orthonormal_basis(sizes)
         ranks = {f.name: {v: i for i, v in enumerate((OFF, *f.levels))} for f in factors}
         place = [
             int(np.ravel_multi_index([ranks[f.name][v] for f, v in zip(factors, c, strict=True)], sizes)) for c in cells
@@ -136,14 +138,17 @@ def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequen
     return np.array([signs[:, [names.index(n) for n in g.lead]].prod(axis=1) for g in groups]) / math.sqrt(len(cells))
 
 
-def _layout(index: NDArray[np.intp], blocks: NDArray[np.intp], planned: list[Cell], factors: list[Factor]) -> _Layout:
+@lru_cache(maxsize=8)  # the models of a study mostly ran the same cells in the same blocks
+def _layout(
+    index: tuple[int, ...], blocks: tuple[int, ...], planned: tuple[Cell, ...], factors: tuple[Factor, ...]
+) -> _Layout:
     """Build what the runs of one pattern need: ``index`` (n,) points into ``planned``, ``blocks`` (n,) are
     codes.
     """
-    present = sorted(set(index.tolist()))
+    present = sorted(set(index))
     cells = [planned[i] for i in present]
     position = {cell: i for i, cell in enumerate(present)}
-    codes = np.array([position[i] for i in index.tolist()])
+    codes = np.array([position[i] for i in index])
     design = linear.layout(codes, np.unique(blocks, return_inverse=True)[1].astype(np.intp), len(cells))
     found = contrasts.build(cells, planned, factors)
     base = tuple(OFF for _ in factors)
@@ -158,24 +163,25 @@ def _layout(index: NDArray[np.intp], blocks: NDArray[np.intp], planned: list[Cel
     if ready:
         ok = linear.estimable(design, weights)
         ready, weights = [i for i, good in zip(ready, ok, strict=True) if good], weights[ok]
-    return _Layout(found, ready, weights, design, _lenth_basis(cells, planned, factors, len(index)))
+    estimator = variance.Estimator(design, weights)
+    return _Layout(found, ready, weights, design, estimator, _lenth_basis(cells, planned, factors, len(index)))
 
 
 def _numbers(layout: _Layout, y: Floats) -> tuple[Floats, Floats, Floats, str]:
     """Estimate all ready contrasts of responses y (n, s): estimates, standard errors, dof (t, s) and the
     method.
     """
-    fitted = linear.fit(layout.design, layout.weights, y)
-    dof = np.repeat(fitted.dof[:, None], y.shape[1], axis=1)
+    fitted = layout.estimator.fit(y)
+    dof = fitted.dof
     if layout.design.dof > 0:
-        return fitted.estimate, np.sqrt(fitted.variance), dof, "hc3"
+        return fitted.estimate, np.sqrt(fitted.variance), dof, "replicates"
     se = np.full_like(fitted.estimate, np.nan)
     if layout.lenth_basis is None:
         return fitted.estimate, se, dof, "none"
     order = np.argsort(layout.design.cells)
     norms = np.linalg.norm(layout.weights, axis=1)
     for s in range(y.shape[1]):
-        sigma, freedom = linear.lenth(layout.lenth_basis, y[order, s])
+        sigma, freedom = unreplicated.lenth(layout.lenth_basis, y[order, s])
         se[:, s], dof[:, s] = sigma * norms, freedom
     return fitted.estimate, se, dof, "none" if np.isnan(se).all() else "lenth"
 
@@ -199,7 +205,7 @@ def _group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Fact
     rows: list[dict[str, Any]] = []
     for use, columns_y in patterns.values():
         if use.any():
-            layout = _layout(cell[use], block[use], planned, active)
+            layout = _layout(tuple(cell[use].tolist()), tuple(block[use].tolist()), tuple(planned), tuple(active))
             rows += _pattern_rows(key, layout, columns_y, len(set(block[use].tolist())), int(use.sum()))
     return rows
 

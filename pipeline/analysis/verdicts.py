@@ -40,16 +40,19 @@ def half_widths(se: ArrayLike, dof: ArrayLike, confidence: float) -> Floats:
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Adjust the p-values (m,) of one family by Holm's step-down method (Holm 1979); NaN is no test and
-    stays NaN.
+    """Adjust p-values by Holm's step-down method (Holm 1979); NaN is no test and stays NaN.
+
+    Args:
+        p: (m,) one family, or (m, s) one family per column.
     """
     values = np.asarray(p, dtype=float)
-    adjusted = np.full(len(values), np.nan)
-    tests = np.flatnonzero(~np.isnan(values))
-    order = tests[np.argsort(values[tests], kind="stable")]
-    steps = values[order] * np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
-    return adjusted
+    tests = ~np.isnan(values)
+    order = np.argsort(values, axis=0, kind="stable")  # NaN last
+    ranks = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1))
+    steps = np.take_along_axis(values, order, axis=0) * (tests.sum(axis=0) - ranks)
+    adjusted = np.empty_like(values)
+    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(steps, axis=0), 1.0), axis=0)
+    return np.where(tests, adjusted, np.nan)
 
 
 def equivalent(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.analysis import contrasts, linear, verdicts
+from pipeline.analysis import contrasts, linear, robust, unreplicated, variance, verdicts
 from pipeline.analysis.frame import Factor
 
 FACTORS = [Factor(name, ("on",)) for name in ("a", "b", "c")]
@@ -40,7 +40,7 @@ def unbalanced(seed, blocks=4, drop=6):
 def test_balanced_effects_equal_the_textbook_contrast_formula(blocks):
     cells, block, y = balanced(blocks)
     found, weights = all_contrasts()
-    fit = linear.fit(linear.layout(cells, block, 8), weights, y[:, None])
+    fit = variance.fit(linear.layout(cells, block, 8), weights, y[:, None])
     for contrast, estimate in zip(found, fit.estimate[:, 0], strict=True):
         if contrast.kind in ("main", "interaction"):
             which = ["abc".index(name) for name in contrast.techniques]
@@ -57,7 +57,7 @@ def test_agrees_with_statsmodels_anova_table():
     cells, block, y = balanced(4)
     found, weights = all_contrasts()
     design = linear.layout(cells, block, 8)
-    estimate = linear.fit(design, weights, y[:, None]).estimate[:, 0]
+    estimate = variance.fit(design, weights, y[:, None]).estimate[:, 0]
     frame = pd.DataFrame({"y": y, "block": block, **dict(zip("abc", SIGNS[cells].T, strict=True))})
     fitted = smf.ols("y ~ C(block) + a*b*c", frame).fit()
     table = sm.stats.anova_lm(fitted, typ=2)
@@ -71,9 +71,14 @@ def test_agrees_with_statsmodels_anova_table():
             assert len(y) * half**2 == pytest.approx(float(table.loc[contrast.term, "sum_sq"]), rel=1e-9)
 
 
+def dense(cells, block):
+    matrix = np.column_stack([np.eye(cells.max() + 1)[cells], np.eye(block.max() + 1)[block][:, 1:]])
+    return matrix, np.eye(len(cells)) - matrix @ np.linalg.pinv(matrix)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), drop=st.integers(0, 9))
-def test_unbalanced_estimates_and_hc3_agree_with_statsmodels(seed, drop):
+def test_unbalanced_estimates_and_their_parts_agree_with_statsmodels_and_dense_matrices(seed, drop):
     import statsmodels.api as sm
 
     cells, block, y = unbalanced(seed, drop=drop)
@@ -83,23 +88,91 @@ def test_unbalanced_estimates_and_hc3_agree_with_statsmodels(seed, drop):
     _, weights = all_contrasts()
     if not linear.estimable(design, weights).all() or (design.leverage > 1 - 1e-6).any():
         return
-    matrix = np.column_stack([np.eye(8)[cells], np.eye(block.max() + 1)[block][:, 1:]])
-    result = sm.OLS(y, matrix).fit(cov_type="HC3")
+    matrix, maker = dense(cells, block)
+    result = sm.OLS(y, matrix).fit()
     padded = np.pad(weights, ((0, 0), (0, matrix.shape[1] - 8)))
-    fit = linear.fit(design, weights, y[:, None])
+    fit = variance.fit(design, weights, y[:, None])
     np.testing.assert_allclose(fit.estimate[:, 0], padded @ result.params, atol=1e-10)
-    hc3 = np.einsum("tc,cd,td->t", padded, result.cov_params(), padded)
-    # Calibration from dense matrices: over the expectation under unit variances, times the exact one.
-    pinv = np.linalg.pinv(matrix)
-    maker = np.eye(len(y)) - matrix @ pinv
-    loads = padded @ pinv
-    slack = np.diag(maker)
-    expected = (loads**2 / slack).sum(axis=1)
-    np.testing.assert_allclose(fit.variance[:, 0], hc3 * (loads**2).sum(axis=1) / expected, rtol=1e-8)
-    for t, load in enumerate(loads):
-        kernel = maker @ np.diag(load**2 / slack**2) @ maker
-        dof = np.trace(kernel) ** 2 / np.trace(kernel @ kernel)
-        assert fit.dof[t] == pytest.approx(np.clip(dof, 1, design.dof), rel=1e-8)
+    np.testing.assert_allclose(1 - design.leverage, np.diag(maker), atol=1e-10)
+    load = linear.loads(design, weights)
+    # Clustered by block, over its exact expectation under equal variances.
+    e = linear.residuals(design, y[:, None])
+    seen = variance.seen_between_blocks(design, load)
+    paired = variance.paired_variance(design, load, e, seen)
+    together = block[:, None] == block[None, :]
+    for t, one in enumerate(load.T):
+        kernel = np.where(together, np.outer(one, one), 0.0)
+        expected = np.trace(kernel @ maker) / (one @ one)
+        assert seen[t] == pytest.approx(expected, rel=1e-9)
+        if expected > 0.1:
+            assert paired[t, 0] == pytest.approx(y @ maker @ kernel @ maker @ y / expected, rel=1e-8)
+    assert np.isfinite(fit.variance).all()
+    assert (fit.variance > 0).all()
+    assert ((fit.dof >= 1) & (fit.dof <= design.dof)).all()
+
+
+def test_the_paired_variance_of_a_balanced_study_is_that_of_a_paired_t_test():
+    from scipy import stats
+
+    cells, block, y = balanced(5)
+    design = linear.layout(cells, block, 8)
+    weights = np.zeros((1, 8))
+    weights[0, 3], weights[0, 0] = 1, -1
+    load = linear.loads(design, weights)
+    seen = variance.seen_between_blocks(design, load)
+    paired = variance.paired_variance(design, load, linear.residuals(design, y[:, None]), seen)
+    table = y.reshape(5, 8)
+    expected = stats.ttest_rel(table[:, 3], table[:, 0])
+    assert (table[:, 3] - table[:, 0]).mean() / np.sqrt(paired[0, 0]) == pytest.approx(expected.statistic)
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 5])
+def test_degrees_of_freedom_are_satterthwaites_of_the_mixture(blocks):
+    cells, block, y = balanced(blocks, seed=4)
+    design = linear.layout(cells, block, 8)
+    _, weights = all_contrasts()
+    fit = variance.fit(design, weights, y[:, None])
+    centring = np.eye(8) - 1 / 8
+    r, slack = robust.robust_residuals(design, y[:, None])
+    mean_square = np.bincount(cells, (r**2 / slack)[:, 0]) / blocks
+    own = np.maximum(mean_square + (mean_square - mean_square.mean()) / 12, 0.5 * mean_square)
+    for t, w in enumerate(weights):
+        share = w**2 / (w @ w)
+        lean = share.max()
+        paired = lean * (blocks - 1) / (blocks + 1)
+        v = lean * own / own.mean() + 1 - lean
+        white = (share * 13 / 12 - 1 / 96) * 8 / 7
+        form = paired * np.outer(w, w) / (w @ w) + (1 - paired) * np.diag(white)
+        product_ = form @ centring @ np.diag(v) @ centring
+        expected = (blocks - 1) * np.trace(product_) ** 2 / np.trace(product_ @ product_)
+        assert fit.dof[t, 0] == pytest.approx(np.clip(expected, 1, design.dof), rel=1e-8), t
+        values = y.reshape(blocks, 8) @ w
+        mixture = paired * values.var(ddof=1) + (1 - paired) * (w**2 @ own)
+        assert fit.variance[t, 0] == pytest.approx(mixture / blocks, rel=1e-8), t
+
+
+def test_an_outlier_widens_its_own_cells_and_not_the_others():
+    cells, block, y = balanced(4, seed=2)
+    design = linear.layout(cells, block, 8)
+    weights = np.zeros((2, 8))
+    weights[0, 1], weights[0, 0] = 1, -1
+    weights[1, 5], weights[1, 4] = 1, -1
+    spoilt = y.copy()
+    spoilt[5] += 40.0  # forty standard deviations, in cell 5
+    before, after = (variance.fit(design, weights, v[:, None]).variance[:, 0] for v in (y, spoilt))
+    assert after[1] > 50 * before[1]
+    assert after[0] < 2 * before[0]
+    least_squares = (linear.residuals(design, spoilt[:, None])[cells < 2] ** 2).sum()
+    robustly = (robust.robust_residuals(design, spoilt[:, None])[0][cells < 2] ** 2).sum()
+    assert robustly < least_squares / 10
+
+
+def test_without_noise_the_robust_fit_finds_nothing():
+    cells, block, _ = balanced(3)
+    design = linear.layout(cells, block, 8)
+    r, slack = robust.robust_residuals(design, (2.0 * cells + block)[:, None])
+    assert np.abs(r).max() < 1e-9
+    assert (slack > 0).all()
 
 
 def test_a_cell_that_ran_once_borrows_the_pooled_variance():
@@ -110,10 +183,10 @@ def test_a_cell_that_ran_once_borrows_the_pooled_variance():
     assert (design.leverage > 1 - 1e-9).sum() == 1
     weights = np.zeros((1, 8))
     weights[0, 7], weights[0, 0] = 1, -1
-    fit = linear.fit(design, weights, y[:, None])
+    fit = variance.fit(design, weights, y[:, None])
     pooled = float((linear.residuals(design, y[:, None]) ** 2).sum()) / design.dof
     assert fit.variance[0, 0] > pooled  # at least the lone run's own error
-    assert 1 <= fit.dof[0] <= design.dof
+    assert 1 <= fit.dof[0, 0] <= design.dof
 
 
 def test_a_contrast_between_unconnected_runs_is_not_estimable():
@@ -124,14 +197,14 @@ def test_a_contrast_between_unconnected_runs_is_not_estimable():
 
 def test_lenth_on_a_worked_example():
     # Seven contrasts, one large: median |c| = 4, s0 = 6, all but 40 below 15, median of the rest 3.5.
-    sigma, dof = linear.lenth(np.eye(7), np.array([1.0, -2, 3, -4, 5, 6, 40]))
+    sigma, dof = unreplicated.lenth(np.eye(7), np.array([1.0, -2, 3, -4, 5, 6, 40]))
     assert sigma == pytest.approx(1.5 * 3.5)
     assert dof == pytest.approx(7 / 3)
-    assert np.isnan(linear.lenth(np.eye(2), np.array([1.0, 2.0]))[0])
+    assert np.isnan(unreplicated.lenth(np.eye(2), np.array([1.0, 2.0]))[0])
 
 
 def test_orthonormal_basis_of_mixed_levels():
-    basis = linear.orthonormal_basis((4, 2))
+    basis = unreplicated.orthonormal_basis((4, 2))
     np.testing.assert_allclose(basis @ basis.T, np.eye(7), atol=1e-12)
     np.testing.assert_allclose(basis.sum(axis=1), 0, atol=1e-12)
 
@@ -143,6 +216,9 @@ def test_holm_agrees_with_statsmodels_and_skips_missing_tests():
     np.testing.assert_allclose(verdicts.holm(p), multipletests(p, method="holm")[1])
     holed = verdicts.holm([0.01, np.nan, 0.04])
     np.testing.assert_allclose(holed, [0.02, np.nan, 0.04])
+    columns = np.column_stack([p, p[::-1], np.where(p > 0.5, np.nan, p)])
+    each = np.column_stack([verdicts.holm(column) for column in columns.T])
+    np.testing.assert_array_equal(verdicts.holm(columns), each)
 
 
 def test_equivalence_agrees_with_statsmodels_tost():

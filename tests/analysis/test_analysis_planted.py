@@ -10,7 +10,7 @@ import pytest
 from planted import planted
 from scipy import stats
 
-from pipeline.analysis import contrasts, linear, verdicts
+from pipeline.analysis import contrasts, linear, unreplicated, variance, verdicts
 from pipeline.analysis.frame import Factor
 
 pytestmark = pytest.mark.slow
@@ -21,30 +21,34 @@ CONTRASTS = contrasts.build(CELLS, CELLS, FACTORS)
 WEIGHTS = np.array([c.weights for c in CONTRASTS])
 KINDS = np.array([c.kind for c in CONTRASTS])
 SIMULATIONS = 2000
+FOR_COVERAGE = 20_000  # a single contrast's coverage is known to 0.2 points
 TRUTH = np.log(np.array([1.0, 1.02, 0.7, 0.69, 0.9, 0.91, 0.66, 0.6]))
 NOISE = 0.02
 
 
-def simulate(scenario, blocks, truth=TRUTH, seed=0, ordered=False):
+def simulate(scenario, blocks, truth=TRUTH, seed=0, ordered=False, simulations=SIMULATIONS):
     """Draw (runs, simulations) log times: cell truth + block shift + what the scenario adds."""
     rng = np.random.default_rng([seed, blocks])
-    shape = (SIMULATIONS, blocks, 8)
+    shape = (simulations, blocks, 8)
     scale = np.full(8, NOISE)
     if "unequal" in scenario:  # mixed precision doubles the scatter
         scale = np.where(ON[:, 1], 2 * NOISE, NOISE)
-    y = truth + rng.normal(0, 0.05, (SIMULATIONS, blocks, 1)) + rng.normal(size=shape) * scale
+    for scattered, cell in (("baseline scatters", 0), ("amp alone scatters", 2), ("all on scatters", 7)):
+        if scattered in scenario:  # one cell alone, twice as much as every other
+            scale[cell] *= 2
+    y = truth + rng.normal(0, 0.05, (simulations, blocks, 1)) + rng.normal(size=shape) * scale
     if "outliers" in scenario:  # one run in twenty is 15 % slower
         y += np.log(1.15) * (rng.random(shape) < 0.05)
     if "drift" in scenario:  # 10 % from the first to the last run of a block
         place = np.broadcast_to(np.arange(8), shape) if ordered else rng.random(shape).argsort(axis=2)
         y += np.log(1.10) * place / 7
-    return y.reshape(SIMULATIONS, -1).T
+    return y.reshape(simulations, -1).T
 
 
 def analyse(y, blocks):
     design = linear.layout(np.tile(np.arange(8), blocks), np.repeat(np.arange(blocks), 8), 8)
-    fit = linear.fit(design, WEIGHTS, y)
-    return fit.estimate, np.sqrt(fit.variance), np.repeat(fit.dof[:, None], y.shape[1], axis=1)
+    fit = variance.fit(design, WEIGHTS, y)
+    return fit.estimate, np.sqrt(fit.variance), fit.dof
 
 
 def coverage(y, blocks, truth=TRUTH):
@@ -53,20 +57,27 @@ def coverage(y, blocks, truth=TRUTH):
     return {kind: 100 * inside[kind == KINDS].mean() for kind in dict.fromkeys(KINDS)}
 
 
-SCENARIOS = ["plain", "drift", "outliers", "unequal", "drift+outliers+unequal"]
+SCENARIOS = [
+    "plain",
+    "drift",
+    "outliers",
+    "unequal",
+    "drift+outliers+unequal",
+    "baseline scatters",
+    "amp alone scatters",
+    "all on scatters",
+    "baseline scatters+outliers",
+]
 
 
 @pytest.mark.parametrize("blocks", [2, 3, 4, 5])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_intervals_cover_the_planted_truth(scenario, blocks, record_property):
-    found = coverage(simulate(scenario, blocks), blocks)
+    found = coverage(simulate(scenario, blocks, simulations=FOR_COVERAGE), blocks)
     record_property("coverage", {k: round(v, 1) for k, v in found.items()})
     print(scenario, blocks, {k: round(v, 1) for k, v in found.items()})
-    for kind in ("main", "interaction"):
+    for kind in found:
         assert 93 <= found[kind] <= 97, (kind, found)
-    # Contrasts of a few cells lean on those cells' own scatter: outliers make them cover a little more.
-    for kind in ("simple", "combined", "synergy"):
-        assert 93 <= found[kind] <= 98, (kind, found)
 
 
 def test_the_simulated_statistics_are_those_of_a_report():
@@ -90,21 +101,18 @@ def test_without_an_effect_few_families_say_pays(scenario, blocks):
     if blocks > 1:
         estimate, se, dof = analyse(y, blocks)
     else:
-        basis = linear.orthonormal_basis((2, 2, 2))
-        sigma = np.array([linear.lenth(basis, column)[0] for column in y.T])
+        basis = unreplicated.orthonormal_basis((2, 2, 2))
+        sigma = np.array([unreplicated.lenth(basis, column)[0] for column in y.T])
         estimate, se = WEIGHTS @ y, np.linalg.norm(WEIGHTS, axis=1)[:, None] * sigma
         dof = np.full_like(estimate, 7 / 3)
     p = verdicts.p_values(estimate, se, dof)
     for kind in dict.fromkeys(KINDS):
         at = kind == KINDS
-        false = 0
-        for s in range(SIMULATIONS):
-            found = verdicts.verdicts(
-                estimate[at, s], se[at, s], dof[at, s], verdicts.holm(p[at, s]), np.log(1.01), False, 0.05
-            )
-            false += "pays" in found
-        print(scenario, blocks, kind, f"{100 * false / SIMULATIONS:.2f} %")
-        assert false / SIMULATIONS <= 0.05, kind
+        adjusted = verdicts.holm(p[at])
+        found = verdicts.verdicts(estimate[at], se[at], dof[at], adjusted, np.log(1.01), False, 0.05)
+        false = (found == "pays").any(axis=0).mean()
+        print(scenario, blocks, kind, f"{100 * false:.2f} %")
+        assert false <= 0.05, kind
 
 
 def test_drift_biases_sorted_runs_and_not_random_ones():
@@ -126,9 +134,9 @@ def test_a_report_of_48_cells_and_5_blocks_takes_under_5_seconds(tmp_path):
     study = planted(models=("m1", "m2", "m3"), datasets=("d1", "d2"), blocks=5)
     from pipeline.analysis import report
 
-    started = time.perf_counter()
+    started = time.process_time()  # of the processor: other programs on the machine do not count
     report.build(study).write(tmp_path)
-    taken = time.perf_counter() - started
+    taken = time.process_time() - started
     print(f"{taken:.2f} s")
     assert taken < 5
 
@@ -144,9 +152,9 @@ from planted import planted
 study = planted(models=tuple(f"m{{i}}" for i in range({models})), blocks={blocks})
 assert len(study.runs) >= 10_000
 from pipeline.analysis import report
-t = time.perf_counter()
+t = time.process_time()
 report.build(study).write(Path({str(tmp_path)!r}))
-print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(time.process_time() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seconds, mib = (float(v) for v in result.stdout.split())
@@ -157,7 +165,7 @@ print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrs
 
 def test_the_interval_of_one_replicate_is_not_too_narrow():
     y = simulate("plain", 1)
-    basis = linear.orthonormal_basis((2, 2, 2))
-    sigma = np.array([linear.lenth(basis, column)[0] for column in y.T])
+    basis = unreplicated.orthonormal_basis((2, 2, 2))
+    sigma = np.array([unreplicated.lenth(basis, column)[0] for column in y.T])
     error = (WEIGHTS[:3] @ (y - TRUTH[:, None])) / (sigma * np.linalg.norm(WEIGHTS[0]))
     assert (np.abs(error) <= stats.t.ppf(0.975, 7 / 3)).mean() >= 0.95

@@ -1,0 +1,51 @@
+"""Errors without replicates: Lenth's pseudo standard error and the contrasts that it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:
+    """Estimate the error from one unreplicated design by Lenth's pseudo standard error.
+
+    Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989): ``s0 = 1.5 median
+    |c|``, the PSE is 1.5 times the median of the |c| below ``2.5 s0``, on ``m / 3`` degrees of freedom.
+
+    Args:
+        orthonormal: (m, c) contrasts, orthonormal rows, so that each has the error's own standard deviation.
+        y: (c,) one response per cell.
+
+    Returns:
+        The standard deviation of one observation and its degrees of freedom; NaN for fewer than 3 contrasts.
+    """
+    m = len(orthonormal)
+    if m < 3:
+        return float("nan"), float("nan")
+    size = np.abs(orthonormal @ y)
+    s0 = 1.5 * float(np.median(size))
+    inliers = size[size < 2.5 * s0]
+    pse = 1.5 * float(np.median(inliers)) if len(inliers) else s0
+    return pse, m / 3.0
+
+
+def helmert(levels: int) -> Floats:
+    """Return (levels, levels) orthonormal Helmert rows, the first one constant."""
+    from scipy.linalg import helmert as scipy_helmert
+
+    rows: Any = scipy_helmert(levels, full=True)
+    return np.asarray(rows, dtype=float)
+
+
+def orthonormal_basis(levels: tuple[int, ...]) -> Floats:
+    """Return the (c - 1, c) orthonormal contrasts of a full factorial, cells in lexicographic order of the
+    levels.
+    """
+    basis: Floats = np.ones((1, 1))
+    for count in levels:
+        basis = np.asarray(np.kron(basis, helmert(count)), dtype=float)
+    return basis[1:]
