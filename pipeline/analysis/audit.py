@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from scipy import stats
 
+from pipeline.analysis import student
 from pipeline.analysis.effects import ALL, Effects
 from pipeline.analysis.frame import BASELINE, StudyData, text
 from pipeline.analysis.paper import CLAIMS, CONFOUNDS, Claim
@@ -130,7 +130,7 @@ def _cell_numbers(effects: Effects, claim: Claim) -> list[dict[str, Any]]:
         if len(values):
             half = math.nan
             if len(values) > 1:
-                half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+                half = float(student.quantile(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
             mean = float(values.mean())
             numbers = {"estimate": mean, "low": mean - half, "high": mean + half, "blocks": len(values)}
             found.append({"model": model, "cell": cell, **numbers})
@@ -209,7 +209,7 @@ def _spread(runs: pd.DataFrame, columns: tuple[str, ...], least: int) -> list[di
             values = part[column].dropna()
             if len(values) >= max(least, 2):
                 mean, sd = float(values.mean()), float(values.std(ddof=1))
-                half = float(stats.t.ppf(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
+                half = float(student.quantile(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
                 numbers = {
                     "estimate": mean,
                     "low": mean - half,

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
-from pipeline.analysis import verdicts
+from pipeline.analysis import student, verdicts
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import OFF, Tidy
 from pipeline.analysis.responses import BY_NAME, RATIO
@@ -72,7 +71,7 @@ def _mean_ratio(logs: NDArray[np.float64]) -> Estimate | None:
     mean = float(logs.mean())
     if n < 2:
         return Estimate(math.exp(mean), math.nan, math.nan, n)
-    half = float(stats.t.ppf(0.975, n - 1) * logs.std(ddof=1) / math.sqrt(n))
+    half = float(student.quantile(0.975, n - 1) * logs.std(ddof=1) / math.sqrt(n))
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
 
 
@@ -113,7 +112,7 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> Estimate
         return None
     slope = float(x @ y) / sxx
     residual = y - y.mean() - slope * x
-    half = float(stats.t.ppf(0.975, dof)) * math.sqrt(float(residual @ residual) / dof / sxx)
+    half = float(student.quantile(0.975, dof)) * math.sqrt(float(residual @ residual) / dof / sxx)
     return Estimate(math.exp(slope), math.exp(slope - half), math.exp(slope + half), len(x))
 
 
@@ -226,7 +225,7 @@ def examine(study: Tidy, controls: frozenset[str]) -> Trust:
     logs = control_pairs(study, controls)
     control = _mean_ratio(logs)
     spread = float(logs.std(ddof=1)) if len(logs) > 1 else math.nan
-    reach = float(stats.t.ppf(0.975, len(logs) - 1) * spread) if len(logs) > 1 else math.nan
+    reach = float(student.quantile(0.975, len(logs) - 1) * spread) if len(logs) > 1 else math.nan
     sentinel, sentinel_spread = _sentinels(study)
     everything = pd.concat([study.runs, study.sentinels], ignore_index=True)
     tainted = everything.loc[everything["tainted"].ne(""), ["run_id", "name", "block", "tainted"]]

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+
+from pipeline.analysis import student
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ def p_values(estimate: ArrayLike, se: ArrayLike, dof: ArrayLike) -> Floats:
     """Two-sided p-values of "no effect" by Student's t; a zero error decides outright, NaN stays NaN."""
     est, err = np.asarray(estimate, dtype=float), np.asarray(se, dtype=float)
     exact = err <= ROUNDING
-    p = 2 * stats.t.sf(np.abs(est) / np.where(exact, 1.0, err), np.asarray(dof, dtype=float))
+    p = 2 * student.upper_tail(np.abs(est) / np.where(exact, 1.0, err), np.asarray(dof, dtype=float))
     p = np.where(exact, np.where(np.abs(est) <= ROUNDING, 1.0, 0.0), p)
     return np.where(np.isnan(err) | np.isnan(est), np.nan, p)
 
@@ -35,7 +36,7 @@ def p_values(estimate: ArrayLike, se: ArrayLike, dof: ArrayLike) -> Floats:
 def half_widths(se: ArrayLike, dof: ArrayLike, confidence: float) -> Floats:
     """Half the widths of two-sided t intervals; NaN where there is no error."""
     err = np.asarray(se, dtype=float)
-    width = stats.t.ppf(0.5 + confidence / 2, np.asarray(dof, dtype=float)) * err
+    width = student.quantile(0.5 + confidence / 2, np.asarray(dof, dtype=float)) * err
     return np.where(err <= ROUNDING, 0.0, width)
 
 
@@ -140,8 +141,8 @@ def further_blocks(
 
     def decided(total: Floats) -> NDArray[np.bool_]:
         error, df = err * np.sqrt(now / total), _dof_at(total, now, freedom)
-        differs = est > stats.t.isf(level, df) * error
-        same = est + stats.t.isf(alpha, df) * error < np.asarray(margin, dtype=float)
+        differs = est > -student.quantile(level, df) * error
+        same = est - student.quantile(alpha, df) * error < np.asarray(margin, dtype=float)
         return np.asarray(differs | same)
 
     return _first_total(decided, now, 1)
@@ -158,7 +159,7 @@ def blocks_for_width(
     freedom = np.broadcast_to(np.asarray(dof, dtype=float), err.shape)
 
     def narrow(total: Floats) -> NDArray[np.bool_]:
-        quantile = stats.t.ppf(0.5 + confidence / 2, _dof_at(total, now, freedom))
+        quantile = student.quantile(0.5 + confidence / 2, _dof_at(total, now, freedom))
         return np.asarray(2 * quantile * err * np.sqrt(now / total) < width)
 
     return _first_total(narrow, now, 0)
