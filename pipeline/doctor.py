@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import nvml
+from pipeline import nvml, requires
 from pipeline.errors import AblateError
 from pipeline.session import STATE_DIR
 
@@ -34,6 +34,7 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
     parts: list[Callable[[], list[Check]]] = [
         _python,
         _torch,
+        _compiler,
         _gpus,
         _locked_memory,
         _cpu_load,
@@ -76,6 +77,14 @@ def _torch() -> list[Check]:
             Check("cuda", "fail", f"GPU present, but torch (CUDA {cuda}) cannot use it", "update the driver"),
         ]
     return [*found, Check("cuda", "warn", "no CUDA device: studies run on the CPU", "none needed for quickstart")]
+
+
+def _compiler() -> list[Check]:
+    """Only `compile` needs one; the preflight of a grid that uses it refuses to start without."""
+    found = requires.find_compiler()
+    if found is None:
+        return [Check("compiler", "warn", "no C++ compiler: compile cannot run", "install g++, or set CXX")]
+    return [Check("compiler", "ok", found)]
 
 
 def _gpus() -> list[Check]:

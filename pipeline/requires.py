@@ -130,19 +130,14 @@ def check_machine(recipe: Recipe, device: Device, machine: Machine) -> None:
             least = ".".join(map(str, need.capability))
             raise need.refused(recipe, f"on capability {found[0]}.{found[1]}; allowed: from {least} up")
         if need.compiler and machine.compiler is None:
-            raise need.refused(recipe, "without a C++ compiler; allowed: with g++ or clang++ on PATH, or CXX set")
+            raise need.refused(recipe, "without a C++ compiler; allowed: with g++ on PATH, or CXX naming another")
         if need.compiler and device == "cuda" and not machine.triton:
             raise need.refused(recipe, "on cuda without Triton; allowed: with the package triton installed")
 
 
 def find_compiler() -> str | None:
-    """Path of the C++ compiler that TorchInductor would use, None when there is none."""
-    named = os.environ.get("CXX")
-    for name in [named] if named else ["g++", "clang++"]:
-        found = shutil.which(name)
-        if found:
-            return found
-    return None
+    """Path of the C++ compiler that TorchInductor will use (`CXX`, else g++), None when there is none."""
+    return shutil.which(os.environ.get("CXX") or "g++")
 
 
 def key(recipe: Recipe) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from core_makers import small_spec
 
-from pipeline import requires, worker
+from pipeline import doctor, requires, worker
 from pipeline.cli import main
 from pipeline.errors import InputError
 from pipeline.plan import apply
@@ -147,11 +148,20 @@ def test_the_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert requires.find_compiler() is None
-    for name in ("clang++", "g++", "mine"):
+    for name in ("g++", "mine"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
         monkeypatch.setenv("CXX", "mine" if name == "mine" else "")
         assert requires.find_compiler() == str(tmp_path / name)
+    monkeypatch.setenv("CXX", "missing")
+    assert requires.find_compiler() is None
+
+
+@pytest.mark.parametrize(("named", "status"), [("", "ok"), ("no-such-compiler", "warn")])
+def test_doctor_looks_for_the_compiler(named: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", named or sys.executable)
+    [check] = doctor._compiler()
+    assert check.status == status and bool(check.remedy) == (status == "warn")
 
 
 def test_preflight_refuses_what_the_machine_cannot_do(
