@@ -17,7 +17,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.ownership import Liveness, exclusive, owner
+from pipeline.ownership import Liveness, alive, exclusive, owner
 from pipeline.tuning.finding import Finding
 from pipeline.tuning.sampler import DistinctSampler, distributions
 from pipeline.tuning.space import Config, Space
@@ -210,13 +210,6 @@ class Ledger:
                 found[config] = trial
         return list(found.values())
 
-    def others_running(self) -> list[str]:
-        """Living processes, besides this one, that run trials of the study."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        self._liveness.see(_newest(running))
-        names = {str(trial.user_attrs[OWNER]) for trial in running if OWNER in trial.user_attrs}
-        return sorted(name for name in names - {self.owner} if self._liveness.alive(name))
-
     def open_trials(self) -> int:
         """Trials that somebody runs or that wait to be run."""
         return len(self._trials(TrialState.RUNNING, TrialState.WAITING))
@@ -268,6 +261,12 @@ class Ledger:
     def _set(self, trial: FrozenTrial, name: str, value: Any) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+
+def workers(study: optuna.Study) -> list[str]:
+    """Processes that seem to be alive and to run trials of a study."""
+    beats = _newest(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    return sorted(name for name, beat in beats.items() if alive(name, int(beat or 0) / 1000))
 
 
 def _now() -> str:

@@ -23,12 +23,12 @@ from pipeline.spec import Outcome as RunOutcome
 from pipeline.spec import RunSpec, content_digest
 from pipeline.tracker import Tracker, resolve_uri
 from pipeline.tuning import confirm, outcome, plots, recipes, tables
-from pipeline.tuning.ledger import Ledger
+from pipeline.tuning.ledger import Ledger, workers
 from pipeline.tuning.outcome import Outcome
 from pipeline.tuning.search import Search, Task, planned
 from pipeline.tuning.setup import Setup, TuneFlags
 from pipeline.tuning.space import Config
-from pipeline.tuning.storage import open_study
+from pipeline.tuning.storage import existing, open_study
 
 RESULT, IDENTITY = "ablate.result", "ablate.identity"
 
@@ -97,19 +97,20 @@ class Tuning:
             KeyboardInterrupt: interrupted before the first trial.
         """
         began = time.time()
+        self._check_known()
         with session.interruptible(self.launcher, self.listener, lambda: self if self._search else None):
             self.launcher.warm()
             imported = session.Background(self.tracker.load_library)
             self.launcher.preflight(self._distinct(), self.listener.preparing)
             imported.result()
-            ledger = self._ledger()
+            shared = self._ledger()
             self.tracker.connect()
             self._book = Book(self.tracker, self._state_dir)
             self._book.start()
             self._open_parent()
             result = Result()
             try:
-                self._work(ledger, result, began)
+                self._work(shared, result, began)
             except OSError as error:  # the journal refuses
                 result.broken = f"journal: {error.strerror or error}"
             except AblateError as error:
@@ -136,23 +137,29 @@ class Tuning:
             lock=self._locks / "storage",
             fresh=flags.fresh,
         )
-        known = study.user_attrs.get(IDENTITY)
-        if known is None:
-            study.set_user_attr(IDENTITY, setup.identity)
-        elif known != setup.identity:
+        study.set_user_attr(IDENTITY, setup.identity)
+        lock = self._locks / f"{setup.name}.ask"
+        return Ledger(study, setup.space, budget=flags.trials, retries=flags.retries, seed=flags.seed, lock=lock)
+
+    def _check_known(self) -> None:
+        """Looks at what there is under the study's name, before anything heavy starts.
+
+        Raises:
+            InputError: another search, or one that other processes are at work on.
+        """
+        setup, flags = self.setup, self.flags
+        study = existing(setup.storage, setup.name)
+        if study is None:
+            return
+        if study.user_attrs.get(IDENTITY, setup.identity) != setup.identity and not flags.fresh:
             raise InputError(
                 f"--name: {setup.name!r} is not allowed; allowed: another name, or --fresh (the study of this name "
                 "has another model, data set, recipe, objective, space, seed, limit or device)"
             )
-        lock = self._locks / f"{setup.name}.ask"
-        ledger = Ledger(study, setup.space, budget=flags.trials, retries=flags.retries, seed=flags.seed, lock=lock)
-        others = ledger.others_running()
-        if others and not flags.join:
-            raise InputError(
-                f"study {setup.name} is being tuned by process {', '.join(others)}; allowed: --join to work on it "
-                "together, or to wait"
-            )
-        return ledger
+        others = workers(study)
+        if others and (flags.fresh or not flags.join):
+            what = "to wait" if flags.fresh else "--join to work on it together, or to wait"
+            raise InputError(f"study {setup.name} is being tuned by process {', '.join(others)}; allowed: {what}")
 
     def _open_parent(self) -> None:
         setup = self.setup
@@ -169,29 +176,31 @@ class Tuning:
         }
         self.book.join(f"tune {setup.name}", tags, new=self.flags.fresh)
 
-    def _work(self, ledger: Ledger, result: Result, began: float) -> None:
+    def _work(self, shared: Ledger, result: Result, began: float) -> None:
         setup = self.setup
         task = Task(setup.spec, setup.probe, setup.objective, self.flags.memory_limit, setup.plan)
         deadline = None if self.flags.timeout is None else time.monotonic() + self.flags.timeout
-        self._search = Search(task, ledger, self.launcher, self.book, self.listener, deadline=deadline, gate=self._gate)
+        self._search = Search(task, shared, self.launcher, self.book, self.listener, deadline=deadline, gate=self._gate)
         self._search.run()
+        if self._search.late:
+            self.listener.note(f"the time for the search is over after {len(shared.findings())} trials (--timeout)")
         result.broken = self._search.broken
         if self._stopped or result.broken:
             return
-        findings = ledger.findings()
+        findings = shared.findings()
         chosen = confirm.candidates(setup.objective, setup.space, outcome.measured(findings), self.flags.top)
-        values = self._confirmed(task, ledger, chosen, result)
+        values = self._confirmed(task, shared, chosen, result)
         if self._stopped or result.broken:
             return
-        shares = plots.importances(ledger.study, setup.objective)
+        shares = plots.importances(shared.study, setup.objective)
         spec = setup.spec
         result.outcome = outcome.conclude(
             spec.model, spec.dataset, setup.objective, setup.space, findings, chosen, values, shares
         )
-        self._publish(ledger, result, result.outcome, time.time() - began)
+        self._publish(shared, result, result.outcome, time.time() - began)
 
     def _confirmed(
-        self, task: Task, ledger: Ledger, chosen: Sequence[confirm.Measured], result: Result
+        self, task: Task, shared: Ledger, chosen: Sequence[confirm.Measured], result: Result
     ) -> confirm.Values:
         """Runs the confirmation's blocks; one process of this host at a time, so that none disturbs another."""
         configs = [one.config for one in chosen] + [self.setup.space.baseline]
@@ -202,7 +211,7 @@ class Tuning:
             for config in order:
                 place = {"seed": (self.flags.seed + 1 + block) % 2**31, "block": block, "position": len(runs)}
                 number = numbers.get(config)
-                runs.append(planned(task, ledger, config, number=number, phase="confirm", **place))
+                runs.append(planned(task, shared, config, number=number, phase="confirm", **place))
         self.listener.note(f"confirming {len(configs)} configurations in {self.flags.confirm_blocks} blocks")
         plan = self.setup.plan
         grid = Grid(
@@ -231,7 +240,7 @@ class Tuning:
                 values.setdefault(config, {})[run.block] = metrics
         return values
 
-    def _publish(self, ledger: Ledger, result: Result, found: Outcome, seconds: float) -> None:
+    def _publish(self, shared: Ledger, result: Result, found: Outcome, seconds: float) -> None:
         """Study file, result, tables, plots and numbers, into files, Optuna and the parent run."""
         setup = self.setup
         file: Path | None = None
@@ -251,9 +260,9 @@ class Tuning:
             {"name": setup.name, "storage": without_credentials(setup.storage), "parent": self.book.parent},
         )
         result.document = document
-        ledger.study.set_user_attr(RESULT, document)
+        shared.study.set_user_attr(RESULT, document)
         folder = self._state_dir / "tuning" / setup.name
-        for path in plots.draw(ledger.study, setup.objective, folder):
+        for path in plots.draw(shared.study, setup.objective, folder):
             self.book.parent_artifact(path, "tuning")
         if file is not None:
             self.book.parent_artifact(file, "tuning")

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from tune_makers import ablate, document
 
-from pipeline import plan, study
+from pipeline import plan, reading, study
+from pipeline.errors import InputError
+from pipeline.status import status_of
+from pipeline.tracker import Tracker
 
 SMALL = [
     *("tune", "--model", "test_resnet", "--dataset", "digits", "--study", "quickstart", "--device", "cpu"),
@@ -115,12 +118,13 @@ def test_a_grid_takes_tuned_recipes_once_per_model_and_data_set(
     assert len(runs_of(folder)) == before
 
 
-def test_reports_pass_trials_over(tuned: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
+def test_reports_pass_trials_over(tuned: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = tuned
-    done = ablate(folder, digits_dir, "report", "quickstart")
-    assert done.returncode == 2 and "no runs" in done.stderr
-    status = document(ablate(folder, digits_dir, "status", "quickstart", "--json"))
-    assert status["cells"] == 0
+    uri = f"sqlite:///{folder}/mlruns/mlflow.db"
+    with pytest.raises(InputError, match="no runs"):
+        reading.load("quickstart", uri, folder / "mlruns", curves=False)
+    tracker = Tracker(uri, "quickstart", folder / "mlruns" / "artifacts")
+    assert status_of(tracker, folder / "mlruns")["cells"] == 0
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,10 @@ def test_a_dead_process_loses_its_trial_to_the_living(tmp_path: Path) -> None:
 def test_the_living_keep_theirs(tmp_path: Path) -> None:
     ledger = make_ledger(SPACE, tmp_path, 12, study=shared(tmp_path))
     assert ledger.ask() is not None and ledger.reap() == 0
-    other = make_ledger(SPACE, tmp_path, 12, study=shared(tmp_path))
-    other.owner = "elsewhere.1.1"
-    assert other.others_running() == [ledger.owner] and ledger.others_running() == []
+    assert ledgers.workers(shared(tmp_path)) == [ledger.owner]
+    living, ledger.owner = ledger.owner, dead_owner()
+    assert ledger.ask() is not None
+    assert ledgers.workers(shared(tmp_path)) == [living]
 
 
 def test_a_process_that_dies_before_it_has_signed_its_trial_holds_nothing(

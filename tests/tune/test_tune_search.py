@@ -131,6 +131,20 @@ def test_hopeless_trials_are_pruned_and_their_processes_ended(tmp_path: Path) ->
     assert best.config.batch_size == 64
 
 
+def test_pruning_goes_with_a_search_that_is_not_enumerated(tmp_path: Path) -> None:
+    def accuracy(epoch: int, spec: RunSpec) -> float:
+        return epoch / 9 * peak(spec.recipe.batch_size, spec.recipe.accumulation_steps) / 10000
+
+    device = Device(accuracy=accuracy)
+    pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9)
+    ledger = make_ledger(make_space(), tmp_path, budget=40, objective="accuracy", pruner=pruner)
+    search(device, ledger, make_task("accuracy", epochs=9))
+    found = ledger.findings()
+    assert len(found) == 40 == len({f.config for f in found}) and any(f.outcome == "pruned" for f in found)
+    best = ranked(OBJECTIVES["accuracy"], measured(found))[0].config
+    assert peak(best.batch_size, best.accumulation_steps) > 9000
+
+
 def test_an_unreached_target_is_infeasible_and_has_no_time(tmp_path: Path) -> None:
     space = make_space(batches=[64, 128], accumulations=[1])
     task = make_task("time")
@@ -151,6 +165,15 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     assert {one.config for one in front} == {c for c in space.configs if c.accumulation_steps == 4}
     rates = [one.values[0] for one in front if one.values]
     assert rates == sorted(rates, reverse=True)
+
+
+def test_a_front_is_searched_without_enumeration(tmp_path: Path) -> None:
+    ledger = make_ledger(make_space(), tmp_path, budget=40, objective="pareto")
+    search(Device(surface=saturating, accuracy=lambda *_: 0.5, noise=0.0, largest=1100), ledger, make_task("pareto"))
+    front = ranked(OBJECTIVES["pareto"], measured(ledger.findings()))
+    steps = [one.config.accumulation_steps for one in front]
+    assert len(front) >= 4 and sum(steps) / len(steps) >= 16, "more steps cost no memory here"
+    assert len({f.config for f in ledger.findings()}) == 40
 
 
 def test_several_trials_at_once_use_the_same_budget(tmp_path: Path) -> None:
