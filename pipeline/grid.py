@@ -11,16 +11,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from pipeline import results
 from pipeline.book import Book, Opened
 from pipeline.errors import AblateError
 from pipeline.gates import Gate
 from pipeline.plan import Plan, PlannedRun
-from pipeline.spec import End, Metrics, Outcome, Progress, Record, RunSpec
+from pipeline.spec import End, Metrics, Outcome, Phase, Progress, Record, RunSpec
 from pipeline.tracker import Attempt
 
 DELIVERY_PATIENCE = 20.0
@@ -58,6 +59,15 @@ class Placer(Protocol):
 
     def release(self, run: PlannedRun) -> None:
         """Gives the place of a chosen run back: it will not be launched."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """What a launcher offers besides when it can start the next run's worker before the present run's has ended."""
+
+    def prepare(self, spec: RunSpec, after: RunSpec) -> None:
+        """Starts the worker of the run to be launched after `after`; it sets up, and waits before it trains."""
         ...
 
 
@@ -227,21 +237,16 @@ class Grid:
 
     def _work(self) -> None:
         try:
-            while not self._stop.is_set():
-                run = self._next()
-                if run is None:
-                    return
-                opened = self.book.claim(self._looked_at(run), self.plan, self.launcher.work_dir(run.spec))
+            opened: Opened | None = None
+            while opened is not None or not self._stop.is_set():
                 if opened is None:
-                    with self._lock:
-                        self._elsewhere.append(run)
-                    if self._placer is not None:
-                        self._placer.release(run)
-                else:
-                    if self._fresh:  # a checkpoint of an earlier grid's try would save the work that is asked for
-                        (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
-                    self._follow(opened)
-                    if self._surplus():
+                    run = self._next()
+                    if run is None:
+                        return
+                    opened = self._claimed(run)
+                if opened is not None:
+                    opened = self._follow(opened)
+                    if opened is None and self._surplus():
                         return
         except OSError as error:  # the journal refuses: without it nothing more may be run
             self.broken = f"journal: {error.strerror or error}"
@@ -260,6 +265,35 @@ class Grid:
             surplus = self._threads > self.launcher.jobs
             self._threads -= surplus
             return surplus
+
+    def _claimed(self, run: PlannedRun) -> Opened | None:
+        """Claims a cell; None, and it is kept in mind, when another controller has it."""
+        opened = self.book.claim(self._looked_at(run), self.plan, self.launcher.work_dir(run.spec))
+        if opened is None:
+            with self._lock:
+                self._elsewhere.append(run)
+            if self._placer is not None:
+                self._placer.release(run)
+        elif self._fresh:  # a checkpoint of an earlier grid's try would save the work that is asked for
+            (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
+        return opened
+
+    def _prepared(self, run: PlannedRun) -> Opened | None:
+        """Claims the next cell and has its worker set up while `run`, of which all is measured, still ends.
+
+        Not across blocks, before each of which the machine is watched while nothing runs.
+        """
+        if not isinstance(self.launcher, Preparing) or self._placer is not None or self._stop.is_set():
+            return None
+        with self._lock:
+            if not self._queue or self._queue[0].block != run.block:
+                return None
+            following = self._queue.popleft()
+        opened = self._claimed(following)
+        if opened is not None:
+            with suppress(OSError):  # no room for another process: it is started when its turn comes
+                self.launcher.prepare(following.spec, run.spec)
+        return opened
 
     def _looked_at(self, run: PlannedRun) -> PlannedRun:
         """The run with the reasons to doubt it, if the machine is not quiet."""
@@ -334,8 +368,10 @@ class Grid:
                 else:
                     self._sort(run, tries)
 
-    def _follow(self, opened: Opened) -> None:
+    def _follow(self, opened: Opened) -> Opened | None:
+        """Takes a claimed cell to its end; returns the cell that was prepared meanwhile, if one was."""
         run = opened.run
+        following: Opened | None = None
         with self._lock:
             self._running += 1
         self.listener.started(run)
@@ -347,6 +383,8 @@ class Grid:
             if isinstance(record, Progress | Metrics):
                 self.listener.progress(run, record)
             self.book.record(opened, record)
+            if isinstance(record, Phase) and record.name == "done":
+                following = self._prepared(run)
         self.book.close(opened, end)
         with self._lock:
             self._running -= 1
@@ -359,6 +397,7 @@ class Grid:
         if again and self.launcher.jobs == 0:
             self.broken = end.error or "no device is left"
             self.stop()
+        return following
 
     def _again(self, run: PlannedRun, end: End) -> bool:
         """Queues a cell again whose machine was lost: nobody has asked for an interruption. Called under the lock."""

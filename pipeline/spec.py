@@ -203,6 +203,7 @@ class Job(Frozen):
         work_dir: folder of this run alone: log, figures, checkpoints.
         gpu: index or UUID for CUDA_VISIBLE_DEVICES; None leaves the environment as it is.
         checkpoint_every: epochs between checkpoints; 0 for none.
+        flops_per_image: as counted by an earlier run of the same model on the same images; None to count.
     """
 
     spec: RunSpec
@@ -210,6 +211,7 @@ class Job(Frozen):
     work_dir: str
     gpu: str | None = None
     checkpoint_every: Natural = 0
+    flops_per_image: float | None = None
 
 
 class Phase(Frozen):

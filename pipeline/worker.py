@@ -18,6 +18,7 @@ import torch
 
 from pipeline import distributed, environment, models, requires
 from pipeline.checkpoint import Checkpoints
+from pipeline.confusion import draw
 from pipeline.data import inputs, store
 from pipeline.data.split import derive
 from pipeline.errors import AblateError, not_allowed
@@ -29,20 +30,25 @@ from pipeline.trainer import DivergedError, Result, train
 Emit = Callable[[Record], None]
 
 
-def run(job: Job, emit: Emit, began: float | None = None) -> None:
+def run(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], None] | None = None) -> None:
     """Runs one job to its end; the last record is always an `End`.
+
+    The phase `done` says that everything that is measured is over: what follows may share the machine.
 
     Args:
         job: the run and its place on this host.
         emit: takes each record.
         began: `time.time()` at launch, for the set-up time; default now.
+        gate: returns when training may start (the run before this one may still be ending); default at once.
     """
     began = time.time() if began is None else began
     if job.spec.nproc > 1:
+        if gate is not None:
+            gate()
         emit(distributed.run(job, lambda: _rank(job, emit, began), classify))
         return
     try:
-        _run(job, emit, began, SOLO)
+        _run(job, emit, began, SOLO, gate)
     except Exception as error:  # whatever a run raises is its outcome, and the grid goes on
         traceback.print_exc()
         outcome, message = classify(error)
@@ -69,13 +75,13 @@ def _rank(job: Job, emit: Emit, began: float) -> None:
     """One process of several; the first one reports."""
     try:
         team = Team.join(job.spec.device == "cuda")
-        _run(job, emit if team.leads else lambda _record: None, began, team)
+        _run(job, emit if team.leads else lambda _record: None, began, team, None)
     except BaseException:
         traceback.print_exc()
         raise
 
 
-def _run(job: Job, emit: Emit, began: float, team: Team) -> None:
+def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None] | None) -> None:
     spec = job.spec
     emit(Phase(time=time.time(), name="setup"))
     device = environment.prepare(spec, team.rank)
@@ -87,15 +93,22 @@ def _run(job: Job, emit: Emit, began: float, team: Team) -> None:
         environment.seed_all(spec.seed)
         model = models.build(spec.model, spec.recipe, data.num_classes)
         emit(Tags(time=time.time(), values=_facts(spec, model, device)))
-        flops = models.training_flops_per_image(spec.model, spec.recipe, data.num_classes)
+        flops = job.flops_per_image
+        if flops is None:
+            flops = models.training_flops_per_image(spec.model, spec.recipe, data.num_classes)
         environment.seed_all(spec.seed if team.leads else derive(spec.seed, team.rank) % 2**31)
         checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
         setup = time.time() - began
+        if gate is not None:
+            gate()
+        waited = time.time() - began - setup
         result = _drain(train(spec, model, data, device, checkpoints, team), emit)
+        emit(Phase(time=time.time(), name="done"))
         if result is not None:
-            _confusion_figure(result, data.class_names, Path(job.work_dir, "confusion.png"))
+            matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
+            draw(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
             emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
-        values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began}
+        values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began - waited}
         if flops is not None and math.isfinite(flops) and flops > 0:
             values["model/flops_per_image"] = flops
         emit(Metrics(time=time.time(), values=values))
@@ -129,27 +142,6 @@ def _drain(records: Any, emit: Emit) -> Result | None:
             emit(next(generator))
         except StopIteration as stop:
             return cast(Result | None, stop.value)
-
-
-def _confusion_figure(result: Result, names: tuple[str, ...], path: Path) -> None:
-    """Draws the confusion matrix; class names and counts where they are legible."""
-    from matplotlib.figure import Figure
-
-    matrix = confusion(result.labels, result.logits.argmax(axis=1), len(names))
-    few = len(names) <= 20
-    figure = Figure(figsize=(5.2, 4.6) if few else (6.4, 5.6), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(matrix, cmap="Blues")
-    axes.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix (test)")
-    if few:
-        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
-        axes.set_yticks(range(len(names)), names)
-        dark = matrix.max() / 2
-        for row, column in ((r, c) for r in range(len(names)) for c in range(len(names)) if matrix[r, c]):
-            color = "white" if matrix[row, column] > dark else "black"
-            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color, fontsize=7)
-    figure.colorbar(image, ax=axes, label="test images")
-    figure.savefig(path, dpi=80)
 
 
 def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:

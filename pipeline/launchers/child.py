@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from pipeline.spec import Record
 
 
-def main(payload: str, began: float, records: Connection, lifeline: Connection, log_path: str) -> None:
+def main(
+    payload: str, began: float, gate: Connection, records: Connection, lifeline: Connection, log_path: str
+) -> None:
     """Runs one job in this process and streams its records.
 
     Args:
         payload: the job, as JSON.
         began: `time.time()` when the parent launched it.
+        gate: training starts when a message comes from here.
         records: where records go, each as one JSON message.
         lifeline: never written to; its end-of-file means that the parent is dead.
         log_path: takes standard output and error.
@@ -35,7 +38,7 @@ def main(payload: str, began: float, records: Connection, lifeline: Connection, 
     job = Job.model_validate_json(payload)
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
-    worker.run(job, sender(records), began)
+    worker.run(job, sender(records), began, lambda: _pass(gate))
     _leave(records)
 
 
@@ -68,6 +71,14 @@ def check(payloads: list[str], records: Connection, lifeline: Connection, log_pa
         answer = (3, f"preflight: {type(error).__name__}: {error}")
     records.send(answer)
     _leave(records)
+
+
+def _pass(gate: Connection) -> None:
+    """Waits for the parent's word; without a parent there is no run."""
+    try:
+        gate.recv_bytes()
+    except EOFError:
+        os._exit(1)
 
 
 def _enter(lifeline: Connection, log_path: str) -> None:

@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,20 @@ from pipeline import nvml
 from pipeline.environment import oom_kills, process_environment
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.launchers import child
-from pipeline.spec import Artifact, Device, End, Job, Outcome, Record, RunSpec, parse_record
+from pipeline.launchers.process import Child, death, dump_and_stop, stop
+from pipeline.spec import Artifact, Device, End, Job, Metrics, Record, RunSpec, parse_record
 
-GRACE_SECONDS = 3.0  # from the asking to the killing of a worker
+FLOPS = "model/flops_per_image"
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A worker that sets up while the run before it, on the same slot, still ends."""
+
+    slot: str | None
+    started: Child
+    kills: int
+    present: bool
 
 
 class LocalLauncher:
@@ -59,6 +71,10 @@ class LocalLauncher:
         self.jobs = len(places)
         self._cancelled = False
         self._running: set[int] = set()
+        self._lock = threading.Lock()
+        self._slot_of: dict[str, str | None] = {}
+        self._ahead: dict[str, _Ahead] = {}
+        self._flops: dict[tuple[Any, ...], float] = {}
         os.environ.update({**process_environment(), **_kept("CUBLAS_WORKSPACE_CONFIG")})
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["pipeline.launchers.preload"])
@@ -81,6 +97,7 @@ class LocalLauncher:
             work_dir=str(self.work_dir(spec).resolve()),
             gpu=gpu,
             checkpoint_every=self._checkpoint_every,
+            flops_per_image=self._flops.get(_shape(spec)),
         )
 
     def preflight(self, specs: list[RunSpec], note: Any = None) -> None:
@@ -92,10 +109,10 @@ class LocalLauncher:
         log = self._work_dir / "preflight.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         payloads = [self.job(spec).model_dump_json() for spec in specs]
-        with self._process(child.check, (payloads,), log) as (process, records):
+        with self._closing(Child(self._context, child.check, (payloads,), log)) as started:
             try:
                 while True:
-                    code, text = records.recv()
+                    code, text = started.records.recv()
                     if code == "note":
                         if note is not None:
                             note(text)
@@ -104,8 +121,8 @@ class LocalLauncher:
                     else:
                         raise {2: InputError, 3: OutsideError}.get(code, AblateError)(text)
             except EOFError:
-                process.join(GRACE_SECONDS)
-                raise OutsideError(f"preflight ended with {_death(process.exitcode)}; see {log}") from None
+                started.wait()
+                raise OutsideError(f"preflight ended with {death(started.process.exitcode)}; see {log}") from None
 
     def launch(self, spec: RunSpec) -> Iterator[Record]:
         """Runs `spec`; yields its records, the last one an `End` whatever happens to the process.
@@ -113,19 +130,44 @@ class LocalLauncher:
         A GPU that disappears under a run takes its place with it: `jobs` goes down by one, and the run is
         `interrupted`, since nothing is known against it.
         """
-        slot = self._slots.get()
-        present = _present(slot)
+        ahead = self._ahead.pop(spec.digest, None)
+        slot = ahead.slot if ahead else self._slots.get()
+        present = ahead.present if ahead else _present(slot)
+        with self._lock:
+            self._slot_of[spec.digest] = slot
         try:
-            for record in self.launch_job(self.job(spec, slot)):
+            for record in self._launch(ahead or self._start(self.job(spec, slot)), self.job(spec, slot)):
                 if isinstance(record, End) and record.outcome == "failed" and present and not _present(slot):
                     text = f"GPU {slot} disappeared: {record.error}"
                     record = record.model_copy(update={"outcome": "interrupted", "error": text})
-                    slot, self.jobs = None, self.jobs - 1
+                    self._lose(spec)
                     present = False
                 yield record
         finally:
-            if slot is not None or self._device == "cpu":
-                self._slots.put(slot)
+            with self._lock:
+                if spec.digest in self._slot_of:
+                    self._slots.put(self._slot_of.pop(spec.digest))
+
+    def _lose(self, spec: RunSpec) -> None:
+        """Gives the run's place up, unless the next run has taken it over and will find that itself."""
+        with self._lock:
+            if spec.digest in self._slot_of:
+                del self._slot_of[spec.digest]
+                self.jobs -= 1
+
+    def prepare(self, spec: RunSpec, after: RunSpec) -> None:
+        """Starts the worker of the run that will follow `after` on its slot; it sets up, and waits before training.
+
+        To be called between two records of `after`; `launch` is then the one that lets it train.
+        """
+        with self._lock:
+            slot = self._slot_of.pop(after.digest)
+        try:
+            self._ahead[spec.digest] = self._start(self.job(spec, slot))
+        except BaseException:
+            with self._lock:
+                self._slot_of[after.digest] = slot
+            raise
 
     def cancel(self) -> None:
         """Stops every run; their last record says `interrupted`."""
@@ -139,63 +181,67 @@ class LocalLauncher:
 
     def launch_job(self, job: Job) -> Iterator[Record]:
         """Runs a job whose slot somebody else keeps (see `launch`)."""
+        return self._launch(self._start(job), job)
+
+    def _start(self, job: Job) -> _Ahead:
         folder = Path(job.work_dir)
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
         log.unlink(missing_ok=True)
         kills = oom_kills()
-        with self._process(child.main, (job.model_dump_json(), time.time()), log) as (process, records):
-            end = yield from self._follow(process, records)
+        started = Child(self._context, child.main, (job.model_dump_json(), time.time()), log, gated=True)
+        self._running.add(started.pid)
+        return _Ahead(job.gpu, started, kills, _present(job.gpu))
+
+    def _launch(self, ahead: _Ahead, job: Job) -> Iterator[Record]:
+        started = ahead.started
+        with self._closing(started):
+            started.open_gate()
+            end = yield from self._follow(started, job.spec)
             if end is None:
-                process.join(GRACE_SECONDS)
-                end = _dead(process, oom_kills() > kills)
+                started.wait()
+                end = _dead(started, oom_kills() > ahead.kills)
         if end.outcome != "finished":
             yield Artifact(time=time.time(), path="log.txt")
         yield end
 
-    def _follow(self, process: ForkServerProcess, records: Connection) -> Generator[Record, None, End | None]:
+    def _follow(self, started: Child, spec: RunSpec) -> Generator[Record, None, End | None]:
         """Yields records up to the last one, which is the generator's return value; None when it never came."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             if self._cancelled:
-                _stop(process)
+                stop(started.process)
                 return End(time=time.time(), outcome="interrupted", error="cancelled")
             if deadline is not None and time.monotonic() > deadline:
-                _dump_and_stop(process)
+                dump_and_stop(started.process)
                 return End(time=time.time(), outcome="timeout", error=f"no end within {self._timeout:g} s")
-            if not wait([records], timeout=0.2):
+            if not wait([started.records], timeout=0.2):
                 continue
             try:
-                record = parse_record(records.recv_bytes())
+                record = parse_record(started.records.recv_bytes())
             except (EOFError, OSError):
                 return None
             if isinstance(record, End):
                 return record
+            if isinstance(record, Metrics) and FLOPS in record.values:
+                self._flops[_shape(spec)] = record.values[FLOPS]
             yield record
 
     @contextmanager
-    def _process(self, target: Any, arguments: tuple[Any, ...], log: Path) -> Iterator[Any]:
-        """A child with its record pipe; it is gone when the block is left, however."""
-        records, sender = self._context.Pipe(duplex=False)
-        watched, lifeline = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=target, args=(*arguments, sender, watched, str(log.resolve())))
+    def _closing(self, started: Child) -> Iterator[Child]:
+        """The child is gone when the block is left, however."""
+        self._running.add(started.pid)
         try:
-            process.start()
+            yield started
+            started.wait()
         finally:
-            sender.close()
-            watched.close()
-        pid = process.pid or 0
-        self._running.add(pid)
-        try:
-            yield process, records
-            process.join(GRACE_SECONDS)
-        finally:
-            self._running.discard(pid)
-            if process.is_alive():
-                _stop(process)
-            process.close()
-            lifeline.close()
-            records.close()
+            self._running.discard(started.pid)
+            started.close()
+
+
+def _shape(spec: RunSpec) -> tuple[Any, ...]:
+    """What the number of operations per image depends on."""
+    return (spec.model, spec.dataset, spec.data_digest, spec.recipe.image_size, spec.recipe.patch_size)
 
 
 def _present(slot: str | None) -> bool:
@@ -208,46 +254,9 @@ def _kept(name: str) -> dict[str, str]:
     return {name: os.environ[name]} if name in os.environ else {}
 
 
-def _stop(process: ForkServerProcess) -> None:
-    """Kills a worker with its process group and reaps it."""
-    pid = process.pid
-    if pid is None:
-        return
-    for kill in (os.killpg, os.kill):  # the group exists once the child has called setsid
-        try:
-            kill(pid, signal.SIGKILL)
-            break
-        except ProcessLookupError:
-            continue
-    process.join(GRACE_SECONDS)
-
-
-def _dump_and_stop(process: ForkServerProcess) -> None:
-    """Asks for a dump of all stacks into the log, then kills."""
-    if process.pid is not None:
-        try:
-            os.kill(process.pid, signal.SIGCONT)  # a stopped process would not answer
-            os.kill(process.pid, signal.SIGUSR1)
-            time.sleep(0.5)
-        except ProcessLookupError:
-            pass
-    _stop(process)
-
-
-def _dead(process: ForkServerProcess, by_oom_killer: bool) -> End:
+def _dead(started: Child, by_oom_killer: bool) -> End:
     """The last record of a worker that died without one."""
-    if by_oom_killer and process.exitcode == -signal.SIGKILL:
+    code = started.process.exitcode
+    if by_oom_killer and code == -signal.SIGKILL:
         return End(time=time.time(), outcome="oom", error="killed by the kernel's out-of-memory killer")
-    outcome: Outcome = "failed"
-    return End(time=time.time(), outcome=outcome, error=f"worker ended with {_death(process.exitcode)}")
-
-
-def _death(code: int | None) -> str:
-    if code is None:
-        return "no exit status"
-    if code < 0:
-        try:
-            return f"signal {signal.Signals(-code).name}"
-        except ValueError:
-            return f"signal {-code}"
-    return f"exit status {code}"
+    return End(time=time.time(), outcome="failed", error=f"worker ended with {death(code)}")

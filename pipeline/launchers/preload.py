@@ -4,8 +4,7 @@ import atexit
 import os
 import sys
 
-import matplotlib.backends.backend_agg
-import matplotlib.figure  # noqa: F401
+import PIL.PngImagePlugin  # noqa: F401
 import sklearn.metrics  # noqa: F401
 
 import pipeline.worker  # noqa: F401

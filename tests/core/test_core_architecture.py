@@ -29,6 +29,7 @@ CHILD = {
     "models",
     "meter",
     "metrics",
+    "confusion",
     "warmup",
     "length",
     "steady",
@@ -56,7 +57,8 @@ SHARED = {
 }
 MIDDLE = {
     *("study", "plan", "techniques", "results", "grid", "book", "tracker", "delivery", "journal", "ownership"),
-    *("launchers.local", "launchers.child", "launchers.ray", "launchers.ray_node", "launchers.cluster"),
+    *("launchers.local", "launchers.child", "launchers.process"),
+    *("launchers.ray", "launchers.ray_node", "launchers.cluster"),
     *(f"tuning.{n}" for n in ("space", "objective", "finding", "sampler", "ledger", "storage", "search", "confirm")),
     *(f"tuning.{n}" for n in ("outcome", "tables", "plots", "recipes", "urls")),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.analysis.")),
@@ -175,7 +177,8 @@ def test_no_module_imports_upward() -> None:
         ("launchers.ray_node", {"data.listing", "environment", "errors", "gates", "launchers.local", "nvml", "spec"}),
         ("launchers.ray", {"errors", "launchers.cluster", "launchers.places", "launchers.ray_node", "spec"}),
         ("launchers.child", {"errors", "spec", "worker"}),
-        ("launchers.local", {"environment", "errors", "launchers.child", "nvml", "spec"}),
+        ("launchers.local", {"environment", "errors", "launchers.child", "launchers.process", "nvml", "spec"}),
+        ("launchers.process", set()),
     ],
 )
 def test_what_a_module_may_import(name: str, allowed: set[str]) -> None:

@@ -67,7 +67,7 @@ def test_records_arrive_in_order_and_equal_a_run_in_process(make: Any, digits_di
     launcher = make()
     records = list(launcher.launch(spec))
     assert end_of(records).outcome == "finished"
-    assert [record.name for record in records if isinstance(record, Phase)] == ["setup", "train", "evaluate"]
+    assert [record.name for record in records if isinstance(record, Phase)] == ["setup", "train", "evaluate", "done"]
     assert [record.time for record in records] == sorted(record.time for record in records)
     assert list(per_epoch(records)) == [1, 2, 3]
     inside = run_in_process(spec, digits_dir, tmp_path / "inside")
@@ -199,3 +199,49 @@ def test_from_launch_to_the_end_of_the_first_step(make: Any) -> None:
         seconds.append(first.time - began)
     print("launch to end of first step:", [round(value, 3) for value in seconds])
     assert statistics.median(seconds[1:]) < 2.0
+
+
+def test_a_prepared_worker_sets_up_but_does_not_train_before_it_is_launched(make: Any) -> None:
+    launcher = make()
+    first, second = small_spec(seed=1), small_spec(seed=2)
+    seen: list[Record] = []
+    for record in launcher.launch(first):
+        seen.append(record)
+        if isinstance(record, Phase) and record.name == "done":
+            launcher.prepare(second, first)
+            time.sleep(1.0)  # time to begin training, if it would
+    ended = time.time()
+    assert end_of(seen).outcome == "finished"
+    assert len(multiprocessing.active_children()) == 1, "the prepared worker waits"
+    time.sleep(2.0)
+    records = list(launcher.launch(second))
+    assert end_of(records).outcome == "finished"
+    began = {record.name: record.time for record in records if isinstance(record, Phase)}
+    assert began["setup"] < ended < began["train"]
+    values = summary(records)
+    working = values["time/setup_seconds"] + began["done"] - began["train"]
+    assert values["time/total_seconds"] == pytest.approx(working, abs=1.0), "waiting is no part of the run"
+    assert values["time/train_seconds"] > 0
+    assert end_of(launcher.launch(small_spec(seed=3))).outcome == "finished", "the slot is free again"
+    assert multiprocessing.active_children() == []
+
+
+def test_a_prepared_worker_goes_with_a_cancelled_grid(make: Any) -> None:
+    launcher = make()
+    first, second = small_spec(seed=1), small_spec(seed=2)
+    for record in launcher.launch(first):
+        if isinstance(record, Phase) and record.name == "done":
+            launcher.prepare(second, first)
+    launcher.cancel()
+    assert end_of(launcher.launch(second)).outcome == "interrupted"
+    assert multiprocessing.active_children() == []
+
+
+def test_operations_are_counted_once_per_model_and_size(make: Any) -> None:
+    launcher = make()
+    specs = [small_spec(seed=1), small_spec(seed=2), small_spec("test_vit", seed=1)]
+    assert launcher.job(specs[1]).flops_per_image is None
+    counted = summary(list(launcher.launch(specs[0])))["model/flops_per_image"]
+    assert counted > 0 and launcher.job(specs[1]).flops_per_image == counted
+    assert launcher.job(specs[2]).flops_per_image is None, "another model"
+    assert summary(list(launcher.launch(specs[1])))["model/flops_per_image"] == counted

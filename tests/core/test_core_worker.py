@@ -132,7 +132,7 @@ def test_two_runs_of_a_spec_give_equal_metrics(pipeline: str, digits_dir: Path, 
 def test_records_of_a_run(digits_dir: Path, tmp_path: Path) -> None:
     spec = small_spec(epochs=3, eval_every=2)
     records = run_in_process(spec, digits_dir, tmp_path / "work")
-    assert [record.name for record in records if isinstance(record, Phase)] == ["setup", "train", "evaluate"]
+    assert [record.name for record in records if isinstance(record, Phase)] == ["setup", "train", "evaluate", "done"]
     assert [record.time for record in records] == sorted(record.time for record in records)
     tags = {name: value for record in records if isinstance(record, Tags) for name, value in record.values.items()}
     assert tags["ablate.batchnorm"] == "true" and int(tags["ablate.parameters"]) > 1000

@@ -1,0 +1,108 @@
+"""A child process with its pipes, from start to end; how a dead one is described."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+GRACE_SECONDS = 3.0  # from the asking to the killing of a worker
+
+
+class Child:
+    """A process forked from the server, in a process group of its own.
+
+    Args:
+        context: whose server it is forked from.
+        target: called with `arguments`, then the pipe for its records, its lifeline, and the log's path.
+        arguments: picklable; of a gated child the gate comes behind them.
+        log: takes its output.
+        gated: whether it gets a gate, which `open_gate` opens.
+
+    Attributes:
+        process: the process.
+        records: what it sends.
+    """
+
+    def __init__(
+        self, context: ForkServerContext, target: Any, arguments: tuple[Any, ...], log: Path, *, gated: bool = False
+    ) -> None:
+        self.records, sender = context.Pipe(duplex=False)
+        watched, self._lifeline = context.Pipe(duplex=False)
+        gate: Connection | None = None
+        self._gate: Connection | None = None
+        if gated:
+            gate, self._gate = context.Pipe(duplex=False)
+        given = (*arguments, gate) if gated else arguments
+        self.process: ForkServerProcess = context.Process(
+            target=target, args=(*given, sender, watched, str(log.resolve()))
+        )
+        try:
+            self.process.start()
+        finally:
+            for end in (sender, watched, gate):
+                if end is not None:
+                    end.close()
+        self.pid = self.process.pid or 0
+
+    def open_gate(self) -> None:
+        """Lets it go on; a process that has died meanwhile is noticed by whoever reads its records."""
+        if self._gate is not None:
+            with suppress(OSError):
+                self._gate.send_bytes(b"go")
+
+    def wait(self) -> None:
+        """Gives it a moment to end by itself."""
+        self.process.join(GRACE_SECONDS)
+
+    def close(self) -> None:
+        """Ends it, however, and reaps it."""
+        if self.process.is_alive():
+            stop(self.process)
+        self.process.close()
+        for end in (self._lifeline, self.records, self._gate):
+            if end is not None:
+                end.close()
+
+
+def stop(process: ForkServerProcess) -> None:
+    """Kills a process with its process group and reaps it."""
+    pid = process.pid
+    if pid is None:
+        return
+    for kill in (os.killpg, os.kill):  # the group exists once the child has called setsid
+        try:
+            kill(pid, signal.SIGKILL)
+            break
+        except ProcessLookupError:
+            continue
+    process.join(GRACE_SECONDS)
+
+
+def dump_and_stop(process: ForkServerProcess) -> None:
+    """Asks for a dump of all stacks into the log, then kills."""
+    if process.pid is not None:
+        try:
+            os.kill(process.pid, signal.SIGCONT)  # a stopped process would not answer
+            os.kill(process.pid, signal.SIGUSR1)
+            time.sleep(0.5)
+        except ProcessLookupError:
+            pass
+    stop(process)
+
+
+def death(code: int | None) -> str:
+    """An exit code in words."""
+    if code is None:
+        return "no exit status"
+    if code < 0:
+        try:
+            return f"signal {signal.Signals(-code).name}"
+        except ValueError:
+            return f"signal {-code}"
+    return f"exit status {code}"
