@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,13 +103,24 @@ class Tracker:
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._ids: dict[str, str] = {}
+        self._aside: tempfile.TemporaryDirectory[str] | None = None
         self.problems: list[str] = []
 
-    @staticmethod
-    def load_library() -> None:
-        """Imports MLflow, which takes seconds, while something else goes on."""
+    def load_library(self) -> None:
+        """Imports MLflow, which takes seconds, while something else goes on.
+
+        So do the tables of a new SQLite store: they are made in a folder that goes with this object, and are
+        copied when the store is opened.
+        """
         _set_environment()
         import mlflow  # noqa: F401
+
+        database = sqlite_file(self.uri)
+        if database is not None and not _filled(database):
+            aside = tempfile.TemporaryDirectory(prefix="ablate-tables-")
+            with contextlib.suppress(Exception):  # no room there: they are made where they belong
+                _migrate(Path(aside.name, "mlflow.db"), self.uri)
+                self._aside = aside
 
     def connect(self, create: bool = True) -> None:
         """Opens the store, makes its tables and the experiment; may be repeated.
@@ -135,7 +148,7 @@ class Tracker:
             database.parent.mkdir(parents=True, exist_ok=True)
         with _initialising(database):
             if database is not None and not _filled(database):
-                _make_tables(database, self.uri)
+                _make_tables(database, self.uri, Path(self._aside.name, "mlflow.db") if self._aside else None)
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)
             if found is None and create:
@@ -454,21 +467,29 @@ def _filled(database: Path) -> bool:
     return database.is_file() and database.stat().st_size > 0
 
 
-def _make_tables(database: Path, uri: str) -> None:
-    """Has MLflow make its tables in a file beside the database, then renames it: a process that is killed in the two
-    seconds of MLflow's migrations would leave a file that no later call can open.
+def _make_tables(database: Path, uri: str, made: Path | None) -> None:
+    """Has MLflow make its tables in a file beside the database (or copies them, if they are made), then renames it: a
+    process that is killed in the two seconds of MLflow's migrations would leave a file that no later call can open.
     """
-    from mlflow import MlflowClient
-
     for leftover in database.parent.glob(f"{database.name}.new-*"):
         leftover.unlink(missing_ok=True)  # of killed processes: whoever is here holds the lock
     temporary = database.with_name(f"{database.name}.new-{os.getpid()}")
-    scheme = uri.partition(":///")[0]
-    client = MlflowClient(tracking_uri=f"{scheme}:///{temporary}")
-    client.search_experiments(max_results=1)
-    client._tracking_client.store.engine.dispose()
+    if made is not None and _filled(made):
+        shutil.copyfile(made, temporary)
+    else:
+        _migrate(temporary, uri)
     with contextlib.suppress(FileNotFoundError):
         temporary.replace(database)
+
+
+def _migrate(database: Path, uri: str) -> None:
+    """Has MLflow make its tables in a file that is not there yet."""
+    from mlflow import MlflowClient
+
+    scheme = uri.partition(":///")[0]
+    client = MlflowClient(tracking_uri=f"{scheme}:///{database}")
+    client.search_experiments(max_results=1)
+    client._tracking_client.store.engine.dispose()
 
 
 def _use_wal(database: Path) -> None:

@@ -83,32 +83,34 @@ def _rank(job: Job, emit: Emit, began: float) -> None:
 
 def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None] | None) -> None:
     spec = job.spec
+    waiting = _Waiting(gate)
     emit(Phase(time=time.time(), name="setup"))
     device = environment.prepare(spec, team.rank)
     source = store.prepare(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
     _same_data(spec, source)
+    classes = len(source.class_names)
+    # data preparation may have drawn random numbers; initial weights depend on the seed alone
+    environment.seed_all(spec.seed)
+    model = models.build(spec.model, spec.recipe, classes)
+    flops = job.flops_per_image
+    if flops is None:
+        flops = models.training_flops_per_image(spec.model, spec.recipe, classes)
+    if device.type == "cuda":
+        waiting()  # the run before this one may have filled the device: there is no room for a second context
     data = inputs.build(spec, source, device)
     try:
-        # data preparation may have drawn random numbers; initial weights depend on the seed alone
-        environment.seed_all(spec.seed)
-        model = models.build(spec.model, spec.recipe, data.num_classes)
         emit(Tags(time=time.time(), values=_facts(spec, model, device)))
-        flops = job.flops_per_image
-        if flops is None:
-            flops = models.training_flops_per_image(spec.model, spec.recipe, data.num_classes)
         environment.seed_all(spec.seed if team.leads else derive(spec.seed, team.rank) % 2**31)
         checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
-        setup = time.time() - began
-        if gate is not None:
-            gate()
-        waited = time.time() - began - setup
+        waiting()
+        setup = time.time() - began - waiting.seconds
         result = _drain(train(spec, model, data, device, checkpoints, team), emit)
         emit(Phase(time=time.time(), name="done"))
         if result is not None:
             matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
             draw(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
             emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
-        values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began - waited}
+        values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began - waiting.seconds}
         if flops is not None and math.isfinite(flops) and flops > 0:
             values["model/flops_per_image"] = flops
         emit(Metrics(time=time.time(), values=values))
@@ -123,6 +125,20 @@ def _same_data(spec: RunSpec, source: store.Store | store.FolderSource) -> None:
     listing = source.listing
     if spec.data_digest and listing is not None and listing.digest != spec.data_digest:
         raise not_allowed("dataset", spec.dataset, "a folder that does not change between plan and run")
+
+
+class _Waiting:
+    """Waits at the gate the first time that it is called; `seconds` is how long, which is no part of the run."""
+
+    def __init__(self, gate: Callable[[], None] | None) -> None:
+        self._gate = gate
+        self.seconds = 0.0
+
+    def __call__(self) -> None:
+        if self._gate is not None:
+            began = time.time()
+            self._gate()
+            self.seconds, self._gate = time.time() - began, None
 
 
 def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[str, str]:

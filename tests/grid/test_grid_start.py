@@ -1,0 +1,57 @@
+"""What a grid call does while its libraries are imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import tracker
+from pipeline.tracker import Tracker
+
+
+def _tracker(folder: Path) -> Tracker:
+    return Tracker(f"sqlite:///{folder}/store/mlflow.db", "study", folder / "artifacts")
+
+
+def test_tables_are_made_once_and_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+    migrate = tracker._migrate
+
+    def counted(database: Path, uri: str) -> None:
+        made.append(database)
+        migrate(database, uri)
+
+    monkeypatch.setattr(tracker, "_migrate", counted)
+    found = _tracker(tmp_path)
+    found.load_library()
+    assert len(made) == 1 and not list(tmp_path.iterdir()), "bad input still leaves no store behind"
+    found.connect()
+    assert len(made) == 1 and found.attempts() == []
+    assert sorted(path.name for path in (tmp_path / "store").iterdir() if "init" not in path.name)[0] == "mlflow.db"
+    again = _tracker(tmp_path)
+    again.load_library()
+    again.connect()
+    assert len(made) == 1, "a store that is there is left as it is"
+
+
+def test_without_room_for_them_tables_are_made_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate = tracker._migrate
+
+    def no_room_aside(database: Path, uri: str) -> None:
+        if "ablate-tables-" in str(database):
+            raise OSError("no space left on device")
+        migrate(database, uri)
+
+    monkeypatch.setattr(tracker, "_migrate", no_room_aside)
+    found = _tracker(tmp_path)
+    found.load_library()
+    found.connect()
+    assert found.attempts() == []
+
+
+def test_a_connection_without_the_head_start_works_too(tmp_path: Path) -> None:
+    found: Any = _tracker(tmp_path)
+    found.connect()
+    assert found.attempts() == []
