@@ -369,7 +369,7 @@ def test_inputs_are_closed_whatever_happens(
         return replace(data, train=train)
 
     wrap_inputs(spied)
-    monkeypatch.setattr(worker.models, "build", lambda *_: 1 / 0)
+    monkeypatch.setattr(worker, "train", lambda *_: 1 / 0)
     assert end_of(run_in_process(small_spec(), digits_dir, tmp_path)).outcome == "failed"
     assert closed == [True]
 
