@@ -278,8 +278,8 @@ class Grid:
             (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
         return opened
 
-    def _prepared(self, run: PlannedRun) -> Opened | None:
-        """Claims the next cell and has its worker set up while `run`, of which all is measured, still ends.
+    def _claimed_ahead(self, run: PlannedRun) -> Opened | None:
+        """Claims the next cell while `run`, which has been trained, is tested.
 
         Not across blocks, before each of which the machine is watched while nothing runs.
         """
@@ -289,11 +289,13 @@ class Grid:
             if not self._queue or self._queue[0].block != run.block:
                 return None
             following = self._queue.popleft()
-        opened = self._claimed(following)
-        if opened is not None:
+        return self._claimed(following)
+
+    def _prepare(self, following: Opened, run: PlannedRun) -> None:
+        """Has the next cell's worker set up while `run`, of which all is measured, still ends."""
+        if isinstance(self.launcher, Preparing):
             with suppress(OSError):  # no room for another process: it is started when its turn comes
-                self.launcher.prepare(following.spec, run.spec)
-        return opened
+                self.launcher.prepare(following.run.spec, run.spec)
 
     def _looked_at(self, run: PlannedRun) -> PlannedRun:
         """The run with the reasons to doubt it, if the machine is not quiet."""
@@ -383,8 +385,10 @@ class Grid:
             if isinstance(record, Progress | Metrics):
                 self.listener.progress(run, record)
             self.book.record(opened, record)
-            if isinstance(record, Phase) and record.name == "done":
-                following = self._prepared(run)
+            if isinstance(record, Phase) and record.name == "evaluate":
+                following = self._claimed_ahead(run)
+            elif isinstance(record, Phase) and record.name == "done" and following is not None:
+                self._prepare(following, run)
         self.book.close(opened, end)
         with self._lock:
             self._running -= 1
