@@ -86,10 +86,14 @@ class Book:
 
     def start(self) -> None:
         """Delivers what dead controllers left, then starts the background delivery."""
+        self.take_over()
+        self._delivery.start()
+
+    def take_over(self) -> None:
+        """Delivers what dead controllers left, and closes their rows."""
         for path in self._of_this_store():
             with contextlib.suppress(Exception):  # an absent store is told later; `ablate sync` delivers then
                 replay(path, self.tracker)
-        self._delivery.start()
 
     def _of_this_store(self) -> list[Path]:
         """The other journals of this store and experiment."""

@@ -151,6 +151,7 @@ class Search:
     def _work(self) -> None:
         while not (self._stop.is_set() or self.late):
             if self._ledger.reap():
+                self._book.take_over()
                 self._book.close_dead(self._book.attempts())
             trial = self._ledger.ask()
             if trial is not None:

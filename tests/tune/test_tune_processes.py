@@ -174,3 +174,32 @@ def test_the_dashboard_shows_the_studies(tmp_path: Path, digits_dir: Path) -> No
         assert "shown-in-the-dashboard" in wait_for(answer, 90.0)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+def test_another_seed_names_the_same_winner_or_a_tie(tmp_path: Path, digits_dir: Path) -> None:
+    words = [
+        *(
+            "tune",
+            "--model",
+            "test_resnet",
+            "--dataset",
+            "digits",
+            "--study",
+            "quickstart",
+            "--device",
+            "cpu",
+            "--json",
+        ),
+        *("--batch-sizes", "16,64,256", "--accumulation", "1", "--trial-seconds", "0.7", "--top", "2"),
+        *("--confirm-blocks", "4"),
+    ]
+    found = [document(ablate(tmp_path, digits_dir, *words, "--seed", seed)) for seed in ("0", "7")]
+    assert found[0]["name"] != found[1]["name"]
+    for one in found:
+        low, high = one["low"], one["high"]
+        assert one["verdict"] == ("better" if low > 1 else "worse" if high < 1 else "tie")
+        slow = next(c["ratios"]["throughput"] for c in one["confirmed"] if c["config"]["batch_size"] == 16)
+        assert slow["ratio"] < 1, "small batches are slow on every machine"
+    same = found[0]["best"] == found[1]["best"]
+    tied = any(one["verdict"] == "tie" or other["best"] in one["ties"] for one, other in (found, found[::-1]))
+    assert same or tied

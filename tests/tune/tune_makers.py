@@ -124,6 +124,9 @@ class Shelf:
         """Closes a row."""
         self.rows.append((opened.run, end.outcome, dict(more or {})))
 
+    def take_over(self) -> None:
+        """Nobody else writes."""
+
     def attempts(self) -> list[Any]:
         """None are known."""
         return []
