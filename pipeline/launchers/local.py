@@ -246,7 +246,7 @@ def _shape(spec: RunSpec) -> tuple[Any, ...]:
 
 def _present(slot: str | None) -> bool:
     """Whether NVML still lists a GPU; one that has fallen off the bus is not listed any more."""
-    return slot is not None and any(gpu.uuid == slot for gpu in nvml.gpus())
+    return slot is not None and set(slot.split(",")) <= {gpu.uuid for gpu in nvml.gpus()}
 
 
 def _kept(name: str) -> dict[str, str]:
