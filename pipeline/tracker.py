@@ -505,6 +505,8 @@ def _set_environment() -> None:
     """No telemetry, and an absent server is told within seconds (the defaults block for minutes)."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # the client prints two lines for each run that it ends on a server; with --json they are not the program's
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

@@ -19,7 +19,7 @@ from cluster_tools import (
     finished,
     wait_ended,
 )
-from fault_tools import Row, Workspace, assert_once, ended, environment, until
+from fault_tools import Row, Workspace, assert_once, document, ended, environment, until
 from server_tools import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
@@ -46,7 +46,7 @@ class Site:
 
     def start(self, work: Workspace) -> subprocess.Popen[str]:
         """Starts quickstart there."""
-        words = [*QUICKSTART, "--launcher", "ray", "--address", self.cluster.address]
+        words = [*QUICKSTART, "--json", "--launcher", "ray", "--address", self.cluster.address]
         return work.start(*words, *(word for setting in SMALL for word in ("--set", setting)))
 
     def rows(self, experiment: str) -> list[Row]:
@@ -80,6 +80,7 @@ def test_two_controllers_and_two_ray_workers_at_once(site: Site, tmp_path: Path)
     wait_ended(running, PATIENCE)
     for call in (ended(process) for process in running):
         assert call.code == 0, call.err
+        assert document(call)["finished"] == CELLS, "one document on standard output, and nothing else"
     rows = site.rows("peace")
     assert_once(rows, CELLS)
     assert_blocks_kept_together(rows)
