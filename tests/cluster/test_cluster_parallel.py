@@ -218,7 +218,7 @@ def test_a_whole_run_in_two_processes_learns_what_one_does(digits_dir: Path, tmp
     assert summary(two)["updates/count"] == summary(one)["updates/count"] == 6
     assert set(summary(two)) == set(summary(one))
     # that of both processes
-    assert summary(two)["memory/host_peak_rss_mib"] > 1.3 * summary(one)["memory/host_peak_rss_mib"]
+    assert summary(two)["memory/host_peak_rss_mib"] > summary(one)["memory/host_peak_rss_mib"]
 
 
 def test_the_number_of_processes_is_part_of_the_identity() -> None:
