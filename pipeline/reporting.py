@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline import session
-from pipeline.errors import InputError
+from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.reading import load
+
+if TYPE_CHECKING:
+    from pipeline.analysis.frame import StudyData
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to make of a study: the folder for it, and the options of `analysis.report.build`."""
+
+    folder: Path
+    options: dict[str, Any]
 
 
 def report(
@@ -23,28 +41,86 @@ def report(
     accuracy_margin: float,
 ) -> None:
     """`ablate report`: builds and writes the report, and logs it to the parent run."""
-    from pipeline.analysis.report import build, summary_lines
-
-    data, tracker, parent = load(study, tracking_uri, session.STATE_DIR, curves=True)
-    found = build(
-        data, memory_limit_mib=memory_limit, margin=margin, accuracy_margin_points=accuracy_margin, paper=paper
-    )
     folder = Path(out) if out else session.STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = found.write(folder)
-    except OSError as error:
-        raise InputError(
-            f"--out: {str(folder)!r} is not allowed ({error.strerror}); allowed: a writable folder"
-        ) from None
+    options = {"memory_limit_mib": memory_limit, "margin": margin, "accuracy_margin_points": accuracy_margin}
+    with _writer() as write:
+        data, tracker, parent = load(study, tracking_uri, session.STATE_DIR, curves=True)
+        paths, lines = write(data, Wanted(folder, {**options, "paper": paper}))
     if parent:
         for path in paths:
             tracker.client.log_artifact(parent, str(path), "report")
     if as_json:
         print((folder / "report.json").read_text())
         return
-    print("\n".join(summary_lines(found)))
+    print("\n".join(lines))
     print(f"written: {os.path.relpath(folder / 'report.html')} and {len(paths) - 1} more files")
+
+
+Written = tuple[list[Path], list[str]]
+
+
+@contextmanager
+def _writer() -> Iterator[Callable[[StudyData, Wanted], Written]]:
+    """A process that makes the report. It imports statistics and drawing while this one imports MLflow and reads the
+    store: each takes seconds, and neither needs the other.
+    """
+    context = multiprocessing.get_context("fork")  # nothing heavy, and no thread, is here yet
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+
+    def write(data: StudyData, wanted: Wanted) -> Written:
+        ours.send((data, wanted))
+        try:
+            answer = ours.recv()
+        except EOFError:
+            process.join()
+            raise OutsideError(f"the report's process ended with exit status {process.exitcode}") from None
+        if isinstance(answer, BaseException):
+            raise answer
+        found: Written = answer
+        return found
+
+    try:
+        yield write
+    finally:
+        ours.close()
+        process.kill()
+        process.join()
+
+
+def _serve(connection: Connection) -> None:
+    """Makes one report, or sends back what went wrong."""
+    from matplotlib.backends import backend_svg  # noqa: F401
+
+    from pipeline.analysis import audit, figures, render  # noqa: F401
+
+    try:
+        data, wanted = connection.recv()
+    except EOFError:  # there was nothing to report
+        return
+    try:
+        connection.send(_write(data, wanted))
+    except InputError as error:
+        connection.send(error)
+    except Exception as error:
+        traceback.print_exc()
+        connection.send(AblateError(f"report: {type(error).__name__}: {error}"))
+
+
+def _write(data: StudyData, wanted: Wanted) -> Written:
+    from pipeline.analysis.report import build, summary_lines
+
+    found = build(data, **wanted.options)
+    try:
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+        paths = found.write(wanted.folder)
+    except OSError as error:
+        raise InputError(
+            f"--out: {str(wanted.folder)!r} is not allowed ({error.strerror}); allowed: a writable folder"
+        ) from None
+    return paths, summary_lines(found)
 
 
 def compare(study_a: str, study_b: str, tracking_uri: str | None, uri_b: str | None, *, as_json: bool) -> None:
