@@ -63,7 +63,7 @@ class Case:
 # Batch 32 on the smallest model is the worst case for overhead: nothing hides it. resnet50 on CIFAR is the other end;
 # there a step on a CPU takes a good second, so segments are short.
 _CPU = {
-    DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=16, rounds=9, threads=1),
+    DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=8, rounds=11, threads=1),
     "resnet50": Case("resnet50", batch=8, windows=2, rounds=4, threads=2),
 }
 _CUDA = {
