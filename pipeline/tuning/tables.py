@@ -71,8 +71,8 @@ def sentences(outcome: Outcome) -> list[str]:
     lines = [_counts(outcome), _winner(outcome)]
     if outcome.optimistic is not None:
         lines.append(
-            f"the search alone would have claimed x{outcome.optimistic:.3f}: the best of many noisy measurements is "
-            "too good to be true, so the claim above is measured afresh"
+            f"the search alone would have claimed x{outcome.optimistic:.3f}: a value picked for being the best of many "
+            "noisy ones, so the claim above rests on fresh measurements alone"
         )
     if outcome.ties and outcome.verdict == BETTER:
         lines.append(f"tied with the winner (intervals include no difference): {_labels(outcome.ties)}")
