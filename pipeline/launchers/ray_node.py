@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -113,7 +114,7 @@ def run_cell(request: Request, spec_json: str, node: str, moved: str, watch: boo
 
 
 def _provenance(node: str, moved: str, doubts: list[str]) -> str:
-    tags = {**host_provenance(), "env.ray_node": node}
+    tags = {**host_provenance(), "env.ray_node": node, "env.nice": str(os.getpriority(os.PRIO_PROCESS, 0))}
     if moved:
         tags["ablate.moved"] = moved
     if moved or doubts:
@@ -180,6 +181,8 @@ def _launcher(request: Request) -> LocalLauncher:
     from pipeline.data.listing import default_data_dir
 
     _unhide_gpus()
+    with suppress(OSError):  # Ray starts its workers at nice 15 (RAY_worker_niceness), and the run would inherit it
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
     for name, value in request.environment:
         os.environ.pop(name, None)
         if value is not None:

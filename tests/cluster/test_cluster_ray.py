@@ -93,6 +93,7 @@ def a_lost_node_s_cells_run_elsewhere(cluster: RayCluster, nodes: list[object], 
     assert "is lost: its cells run again elsewhere" in call.err
     for row in finished(rows):  # what the runs wrote on the nodes has come back
         assert list((work.state / "artifacts").rglob(f"{row.run_id}/artifacts/figures/confusion.png")), row.name
+        assert os.getuid() or row.tags["env.nice"] == "0", "Ray's low priority is undone where that is allowed"
         assert row.tags["env.hostname"] and row.params["nproc"] == "1"
     report = work.call("report", "small", "--json")
     assert report.code == 0 and "moved" in json.dumps(document(report)), "the report tells of the move"
