@@ -30,6 +30,7 @@ os.environ.update(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps tests that share something expensive in one worker: a file's, and those of the one whole grid."""
     for item in items:

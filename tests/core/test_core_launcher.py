@@ -180,7 +180,7 @@ def test_preflight_says_what_is_wrong(make: Any, tmp_path: Path) -> None:
     assert notes and notes[0] == "preparing digits"
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"no weights")
-    with pytest.raises(InputError, match=r"recipe\.weights: .*weights\.pt"):
+    with pytest.raises(InputError, match=r"recipe\.weights: .* is not allowed; allowed: a state dict"):
         launcher.preflight([small_spec(weights=str(weights))])
     with pytest.raises(OutsideError, match="pretrained weights cannot be fetched"):
         launcher.preflight([small_spec("resnet50", image_size=32, pretrained=True)])
