@@ -74,7 +74,7 @@ SCENARIOS = [
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_intervals_cover_the_planted_truth(scenario, blocks, record_property):
     found = coverage(simulate(scenario, blocks, simulations=FOR_COVERAGE), blocks)
-    record_property("coverage", {k: round(v, 1) for k, v in found.items()})
+    record_property("coverage", {str(k): round(float(v), 1) for k, v in found.items()})
     print(scenario, blocks, {k: round(v, 1) for k, v in found.items()})
     for kind in found:
         assert 93 <= found[kind] <= 97, (kind, found)
