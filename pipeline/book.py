@@ -355,9 +355,11 @@ class Book:
         in the journal what it had taken.
         """
         tags = {OUTCOME_TAG: "interrupted", "ablate.error": "the journal could not be written"}
-        rows = [*self._open_rows, self.parent]
-        with contextlib.suppress(Exception):
-            self.tracker.apply([{**_close(key, "interrupted", tags), "orphan": key == self.parent} for key in rows])
+        with contextlib.suppress(Exception):  # without its heartbeat the parent is an orphan, unless others are at work
+            self.tracker.set_tag(self.parent, HEARTBEAT_TAG + self.owner, ENDED)
+        for key in [*self._open_rows, self.parent]:
+            with contextlib.suppress(Exception):  # a row whose opening the journal refused is not in the store
+                self.tracker.apply([{**_close(key, "interrupted", tags), "orphan": key == self.parent}])
         self._delivery.stop(0.0)
         self._journal.close()
 

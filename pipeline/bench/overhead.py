@@ -58,7 +58,9 @@ def grid_cost(study: str, device: str, folder: Path) -> GridCost:
     if process.returncode != 0:
         raise OutsideError(f"grid_overhead: the grid ended with exit status {process.returncode}; {_tail(folder)}")
     name = json.loads(output)["experiment"]
-    return _cost(Tracker(resolve_uri(uri), name, folder / "artifacts"), wall, peak)
+    tracker = Tracker(resolve_uri(uri), name, folder / "artifacts")
+    tracker.connect(create=False)
+    return _cost(tracker, wall, peak)
 
 
 def _cost(tracker: Tracker, wall: float, peak: float) -> GridCost:

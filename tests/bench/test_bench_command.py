@@ -94,6 +94,7 @@ def test_overhead_of_a_small_grid(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_ablate_keeps_up_with_a_bare_loop(tmp_path: Path) -> None:
     """A bound for a busy machine; what is promised is measured on a quiet one (experiments/results)."""
     words = "--only over_bare,over_timm --models test_resnet --blocks 3 --windows 6 --device cpu --json"
