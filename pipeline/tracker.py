@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import InputError, OutsideError, not_allowed
 from pipeline.journal import Entry, well_formed
-from pipeline.ownership import alive
+from pipeline.ownership import ENDED, alive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -266,7 +266,8 @@ class Tracker:
         """Whether a row is open and none of the controllers registered on it lives."""
         run = self.client.get_run(run_id)
         beats = heartbeats_of(run.data.tags)
-        living = any(alive(name, int(value) / 1000 if value.isdigit() else None) for name, value in beats)
+        at_work = [(name, value) for name, value in beats if value != ENDED]
+        living = any(alive(name, int(value) / 1000 if value.isdigit() else None) for name, value in at_work)
         return run.info.status == "RUNNING" and not living
 
     def _withdraw(self, entry: Entry) -> None:
