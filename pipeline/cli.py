@@ -73,13 +73,21 @@ def cli() -> None:
 @_option("--design", type=click.Choice(["full", "fractional"]), help="Full factorial or resolution-IV fraction.")
 @_option("--tuned", is_flag=True, envvar=None, help="First tune each (model, data set), once, and freeze its recipe.")
 @_option("--tune-trials", type=click.IntRange(1, 100_000), default=30, help="Trials of each search of --tuned.")
+@_option(
+    "--tune-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    metavar="SECONDS",
+    help="Longest training of a trial of --tuned.",
+)
 @_option("--storage", metavar="URL", help="Optuna storage of --tuned  [default: sqlite:///mlruns/optuna.db]")
 @_run_options
-def grid(as_json: bool, dry_run: bool, tuned: bool, tune_trials: int, storage: str | None, **options: Any) -> None:
+def grid(as_json: bool, dry_run: bool, tuned: bool, storage: str | None, **options: Any) -> None:
     """Run a designed experiment: every combination of techniques, blocked, shuffled, tracked in MLflow."""
     from pipeline.commands import run_grid
 
-    first = {"trials": tune_trials, "storage": storage} if tuned else None
+    length = {"trials": options.pop("tune_trials"), "trial_seconds": options.pop("tune_seconds")}
+    first = {**length, "storage": storage} if tuned else None
     _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=False, tuned=first))
 
 

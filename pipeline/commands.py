@@ -28,7 +28,7 @@ def run_grid(
         as_json: one JSON document on standard output.
         dry_run: print the plan only.
         single: one cell.
-        tuned: with `--tuned`, how to tune first: `trials` and `storage`.
+        tuned: with `--tuned`, how to tune first (see `TuneFlags`): `trials`, `trial_seconds`, `storage`.
     """
     flags = session.Flags(**options)
     out = sys.stderr if as_json else sys.stdout
@@ -36,7 +36,7 @@ def run_grid(
         from pipeline.tuning.command import freeze
 
         try:
-            flags = freeze(flags, tuned["trials"], tuned["storage"], dry_run=dry_run, out=out)
+            flags = freeze(flags, tuned, dry_run=dry_run, out=out)
         except KeyboardInterrupt:
             return _interrupted()
     choice = session.choose(flags, single)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -102,15 +103,14 @@ def _space_document(setup: Setup) -> dict[str, Any]:
     }
 
 
-def freeze(flags: session.Flags, trials: int, storage: str | None, *, dry_run: bool, out: TextIO) -> session.Flags:
+def freeze(flags: session.Flags, how: Mapping[str, Any], *, dry_run: bool, out: TextIO) -> session.Flags:
     """Tunes each (model, data set) of a grid once, for throughput, and puts the recipes into the grid's flags.
 
     What is tuned already, for the same recipe, space and device, is not tuned again.
 
     Args:
         flags: of the grid.
-        trials: of each search.
-        storage: of Optuna.
+        how: fields of `TuneFlags`: the trials of each search, their length, Optuna's storage.
         dry_run: use what there is and tune nothing.
         out: where to say what happens.
 
@@ -127,8 +127,7 @@ def freeze(flags: session.Flags, trials: int, storage: str | None, *, dry_run: b
                 dataset=dataset,
                 study=flags.study,
                 settings=flags.settings,
-                trials=trials,
-                storage=storage,
+                **how,
                 device=flags.device,
                 data_dir=flags.data_dir,
                 tracking_uri=flags.tracking_uri,

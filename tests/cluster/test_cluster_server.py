@@ -44,9 +44,9 @@ class Site:
         env = {**self.cluster.env, "MLFLOW_TRACKING_URI": self.server.uri, "MLFLOW_EXPERIMENT_NAME": experiment}
         return Workspace(folder, env=env)
 
-    def start(self, work: Workspace) -> subprocess.Popen[str]:
+    def start(self, work: Workspace, *more: str) -> subprocess.Popen[str]:
         """Starts quickstart there."""
-        words = [*QUICKSTART, "--json", "--launcher", "ray", "--address", self.cluster.address]
+        words = [*QUICKSTART, *more, "--json", "--launcher", "ray", "--address", self.cluster.address]
         return work.start(*words, *(word for setting in SMALL for word in ("--set", setting)))
 
     def rows(self, experiment: str) -> list[Row]:
@@ -75,14 +75,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def test_two_controllers_and_two_ray_workers_at_once(site: Site, tmp_path: Path) -> None:
+    """Half of quickstart; the whole of it has to come out of the losses in the next test."""
     controllers = [site.controller(tmp_path / name, "peace") for name in ("a", "b")]
-    running = [site.start(work) for work in controllers]
+    running = [site.start(work, "--techniques", "ga,pm") for work in controllers]
     wait_ended(running, PATIENCE)
     for call in (ended(process) for process in running):
         assert call.code == 0, call.err
-        assert document(call)["finished"] == CELLS, "one document on standard output, and nothing else"
+        assert document(call)["finished"] == CELLS // 2, "one document on standard output, and nothing else"
     rows = site.rows("peace")
-    assert_once(rows, CELLS)
+    assert_once(rows, CELLS // 2)
     assert_blocks_kept_together(rows)
     assert not [row.name for row in rows if row.tags.get("ablate.moved")]
     owners = {row.tags["ablate.owner"] for row in finished(rows)}
@@ -90,7 +91,7 @@ def test_two_controllers_and_two_ray_workers_at_once(site: Site, tmp_path: Path)
     (parent,) = site.postgres.rows("mlflow", "grid", "peace")
     assert parent.status == "FINISHED"
     told = controllers[1].call("status", "quickstart", "--json")
-    assert '"finished": 48' in told.out
+    assert '"finished": 24' in told.out
 
 
 def test_server_and_a_ray_worker_are_killed_and_come_back(site: Site, tmp_path: Path) -> None:

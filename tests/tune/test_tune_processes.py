@@ -140,6 +140,7 @@ def test_a_grid_tunes_once_and_freezes_the_recipe(tmp_path: Path, digits_dir: Pa
         "recipe: {image_size: 16, batch_size: 64, max_train_samples: 128, max_test_samples: 50}\n"
     )
     words = ["grid", "--study", "small.yaml", "--device", "cpu", "--tuned", "--tune-trials", "3", "--json"]
+    words += ["--tune-seconds", "0.5"]
     first = ablate(tmp_path, digits_dir, *words)
     assert document(first)["finished"] == 2
     assert "tune test_resnet on digits" in first.stderr
