@@ -24,7 +24,7 @@ from server_tools import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
 # quickstart's 48 cells, with as little training as its data sets allow
-SMALL = ("epochs=1", "max_train_samples=200", "max_test_samples=100")
+SMALL = ("epochs=1", "max_train_samples=128", "max_test_samples=100")
 QUICKSTART = ["grid", "--study", "quickstart", "--device", "cpu"]
 CELLS = 48
 PATIENCE = 900  # a busy machine needs 400 s
