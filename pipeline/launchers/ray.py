@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,10 @@ LOOK_SECONDS = 2.0  # between looks at the cluster's nodes
 NODE_PATIENCE = 300.0  # without any node
 LOSS_SECONDS = 40.0  # that Ray takes at most to tell a lost node from a crashed worker
 FACTS_SECONDS = 180.0
+
+
+class NodeLostError(OutsideError):
+    """A node has left the cluster while it was asked something."""
 
 
 class Planned(Protocol):
@@ -120,19 +124,39 @@ class RayLauncher:
         self._known = set(found)
         if note is not None:
             note(f"checking {len(found)} node(s) of the Ray cluster")
-        facts = _together([partial(self._facts, machine) for machine in found.values()])
-        self._model = _commonest({m.id: self._slots(m) for m in found.values()}, facts)
+        facts = self._of_each(self._facts, found.values())
+        self._model = _commonest({node: self._slots(found[node]) for node in facts}, facts)
         chosen = []
-        for machine, fact in zip(found.values(), facts, strict=True):
+        for node, fact in facts.items():
             if fact["model"] == self._model:
-                chosen.append((machine, fact))
+                chosen.append(found[node])
             else:
-                self._leave_out(machine, f"has {fact['model']}, the others {self._model}")
-        _together([partial(self._check, machine) for machine, _ in chosen])
-        for machine, fact in chosen:
-            self._places.add(Node(machine.id, fact["hostname"], self._slots(machine)))
+                self._leave_out(found[node], f"has {fact['model']}, the others {self._model}")
+        for node in self._of_each(self._check, chosen):
+            self._places.add(Node(node, facts[node]["hostname"], self._slots(found[node])))
         self._look()
         self.jobs = self._places.slots
+
+    def _of_each(
+        self, function: Callable[[cluster.Machine], Any], machines: Iterable[cluster.Machine]
+    ) -> dict[str, Any]:
+        """Asks all nodes at once; one that is lost meanwhile is left out, as it would be a moment later.
+
+        Raises:
+            InputError, OutsideError: the first problem of a node that lives, or none lives.
+        """
+        listed = list(machines)
+        found = {}
+        for machine, answer in zip(listed, _together([partial(function, machine) for machine in listed]), strict=True):
+            if isinstance(answer, NodeLostError):
+                self._leave_out(machine, "it was lost while it was checked")
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found[machine.id] = answer
+        if not found:
+            raise OutsideError(f"Ray at {self._address}: no node is left, all were lost while they were checked")
+        return found
 
     def _units(self, spec: RunSpec) -> int:
         """GPUs or CPUs that a run takes."""
@@ -177,7 +201,18 @@ class RayLauncher:
         except errors.RayTaskError as error:
             raise OutsideError(f"Ray node {machine.name}: {_reason(error)}") from None
         except errors.RayError as error:
-            raise OutsideError(f"Ray node {machine.name}: lost ({type(error).__name__})") from None
+            lost = NodeLostError if self._has_left(machine.id) else OutsideError
+            raise lost(f"Ray node {machine.name}: lost ({type(error).__name__})") from None
+
+    def _has_left(self, node: str) -> bool:
+        """Whether a node that failed has left the cluster; waits until Ray knows."""
+        deadline = time.monotonic() + LOSS_SECONDS
+        while not self._cancelled and time.monotonic() < deadline:
+            with suppress(Exception):
+                if node not in cluster.machines(self._ray):
+                    return True
+            time.sleep(0.5)
+        return False
 
     def _on(self, node: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -360,7 +395,7 @@ class RayLauncher:
 
 
 def _together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Runs functions at the same time; raises the first error in their order."""
+    """Runs functions at the same time; what one raises stands in the place of its result."""
     found: list[Any] = [None] * len(calls)
 
     def run(index: int) -> None:
@@ -375,17 +410,14 @@ def _together(calls: list[Callable[[], Any]]) -> list[Any]:
     for thread in threads:
         while thread.is_alive():  # a join without time-out would keep signals waiting
             thread.join(0.2)
-    for value in found:
-        if isinstance(value, BaseException):
-            raise value
     return found
 
 
-def _commonest(slots: dict[str, int], facts: list[dict[str, str]]) -> str:
+def _commonest(slots: dict[str, int], facts: dict[str, dict[str, str]]) -> str:
     """The hardware model with the most slots; the study stays on it."""
     counts: dict[str, int] = {}
-    for count, fact in zip(slots.values(), facts, strict=True):
-        counts[fact["model"]] = counts.get(fact["model"], 0) + count
+    for node, fact in facts.items():
+        counts[fact["model"]] = counts.get(fact["model"], 0) + slots[node]
     return max(sorted(counts), key=lambda model: counts[model])
 
 
