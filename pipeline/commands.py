@@ -131,7 +131,8 @@ def _result_document(plan: Plan, held: session.Session, tally: Tally, found: Any
 
 
 def _tracker(name: str, tracking_uri: str | None) -> Any:
-    from pipeline.tracker import Tracker, resolve_uri
+    from pipeline.stores import resolve_uri
+    from pipeline.tracker import Tracker
 
     tracker = Tracker(resolve_uri(tracking_uri), name, session.STATE_DIR / "artifacts")
     tracker.connect(create=False)

@@ -149,7 +149,8 @@ def _data(data_dir: str | None) -> list[Check]:
 
 
 def _store(tracking_uri: str | None) -> list[Check]:
-    from pipeline.tracker import Tracker, resolve_uri, sqlite_file
+    from pipeline.stores import resolve_uri, sqlite_file
+    from pipeline.tracker import Tracker
 
     try:
         uri = resolve_uri(tracking_uri)

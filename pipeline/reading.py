@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline import tables
 from pipeline.errors import InputError
-from pipeline.tracker import Tracker, resolve_uri
+from pipeline.stores import resolve_uri, sqlite_file
+from pipeline.tracker import Tracker
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.analysis.frame import StudyData
 
 CURVES = ("val/accuracy", "train/loss")
 MAX_CURVE_RUNS = 400
 
 
-def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, Tracker, str]:
+class Source(Protocol):
+    """Where runs are read: MLflow's client (`Tracker`) or the tables of a local store (`tables.Store`)."""
+
+    def frame(self) -> pd.DataFrame:
+        """The experiment's runs."""
+        ...
+
+    def history(self, run_ids: Iterable[str], keys: Sequence[str]) -> pd.DataFrame:
+        """Per-epoch points of some runs."""
+        ...
+
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """Tags of a run."""
+        ...
+
+
+def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, str]:
     """Reads a study: the children of its youngest grid, or all runs where no parent is tagged.
 
     Args:
@@ -25,25 +46,42 @@ def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) 
         curves: whether per-epoch metrics are wanted too.
 
     Returns:
-        The `StudyData`, the tracker, and the parent's run id (empty when there is none).
+        The `StudyData`, and the parent's run id (empty when there is none).
 
     Raises:
         InputError: no such study, or it has no runs.
+        OutsideError: the store cannot be reached.
     """
+    uri = resolve_uri(tracking_uri)
+    return read(tables.open_store(sqlite_file(uri), name) or client_of(uri, name, state_dir), name, curves=curves)
+
+
+def client_of(uri: str, name: str, state_dir: Path) -> Tracker:
+    """A study's store through MLflow's client, connected.
+
+    Raises:
+        InputError: there is no such store.
+        OutsideError: it cannot be reached.
+    """
+    tracker = Tracker(uri, name, state_dir / "artifacts")
+    tracker.connect(create=False)
+    return tracker
+
+
+def read(source: Source, name: str, *, curves: bool) -> tuple[StudyData, str]:
+    """As `load`, from a source."""
     from pipeline.analysis.frame import StudyData
 
-    tracker = Tracker(resolve_uri(tracking_uri), name, state_dir / "artifacts")
-    tracker.connect(create=False)
-    runs = tracker.frame()
+    runs = source.frame()
     if runs.empty:
         raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
     runs, parent = _children(runs)
     if runs.empty:
         raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
-    techniques = _techniques(tracker, parent)
+    techniques = _techniques(source, parent)
     wanted = runs["run_id"].tolist() if curves and len(runs) <= MAX_CURVE_RUNS else []
     measured = [key for key in CURVES if f"metrics.{key}" in runs]  # the report draws the first that there is
-    return StudyData(name, runs, tracker.history(wanted, measured[:1]), techniques), tracker, parent
+    return StudyData(name, runs, source.history(wanted, measured[:1]), techniques), parent
 
 
 def _children(runs: Any) -> tuple[Any, str]:
@@ -70,10 +108,10 @@ def _children(runs: Any) -> tuple[Any, str]:
     return chosen[chosen["status"] != "RUNNING"].reset_index(drop=True), youngest
 
 
-def _techniques(tracker: Tracker, parent: str) -> tuple[str, ...]:
+def _techniques(source: Source, parent: str) -> tuple[str, ...]:
     if not parent:
         return ()
-    tags = tracker.client.get_run(parent).data.tags
+    tags = source.tags_of(parent)
     return tuple(name for name in tags.get("ablate.techniques", "").split(",") if name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import re
@@ -13,9 +14,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import session
+from pipeline import session, tables
 from pipeline.errors import AblateError, InputError, OutsideError
-from pipeline.reading import load
+from pipeline.reading import client_of, load, read
+from pipeline.stores import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
     from pipeline.analysis.frame import StudyData
@@ -41,11 +43,14 @@ def report(
     accuracy_margin: float,
 ) -> None:
     """`ablate report`: builds and writes the report, and logs it to the parent run."""
+    _collect_rarely()
     folder = Path(out) if out else session.STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
     options = {"memory_limit_mib": memory_limit, "margin": margin, "accuracy_margin_points": accuracy_margin}
-    with _writer() as write:
-        data, tracker, parent = load(study, tracking_uri, session.STATE_DIR, curves=True)
-        paths, lines = write(data, Wanted(folder, {**options, "paper": paper}))
+    uri = resolve_uri(tracking_uri)
+    local = tables.open_store(sqlite_file(uri), study)
+    with _writer(study, local, Wanted(folder, {**options, "paper": paper})) as ask:
+        tracker = client_of(uri, study, session.STATE_DIR)
+        paths, lines, parent = ask(None if local else read(tracker, study, curves=True))
     if parent:
         for path in paths:
             tracker.client.log_artifact(parent, str(path), "report")
@@ -56,60 +61,68 @@ def report(
     print(f"written: {os.path.relpath(folder / 'report.html')} and {len(paths) - 1} more files")
 
 
-Written = tuple[list[Path], list[str]]
+Read = tuple["StudyData", str]
+Written = tuple[list[Path], list[str], str]  # the files, the summary, the parent run
+
+
+def _collect_rarely() -> None:
+    """Half a million objects of the imports and of the runs would be gone through again and again, a quarter of
+    the time of a report, by a process that keeps nearly all of them.
+    """
+    gc.set_threshold(200_000, 50, 100)
 
 
 @contextmanager
-def _writer() -> Iterator[Callable[[StudyData, Wanted], Written]]:
-    """A process that makes the report. It imports statistics and drawing while this one imports MLflow and reads the
-    store: each takes seconds, and neither needs the other.
+def _writer(study: str, store: tables.Store | None, wanted: Wanted) -> Iterator[Callable[[Read | None], Written]]:
+    """A process that makes the report. It imports statistics and drawing, and reads a local store, while this one
+    imports MLflow and connects, or reads a store that is elsewhere: each takes seconds, and neither needs the other.
     """
     context = multiprocessing.get_context("fork")  # nothing heavy, and no thread, is here yet
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, study, store, wanted), daemon=True)
     process.start()
     theirs.close()
 
-    def write(data: StudyData, wanted: Wanted) -> Written:
-        ours.send((data, wanted))
+    def ask(found: Read | None) -> Written:
         try:
+            if found is not None:
+                ours.send(found)
             answer = ours.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             process.join()
             raise OutsideError(f"the report's process ended with exit status {process.exitcode}") from None
         if isinstance(answer, BaseException):
             raise answer
-        found: Written = answer
-        return found
+        written: Written = answer
+        return written
 
     try:
-        yield write
+        yield ask
     finally:
         ours.close()
         process.kill()
         process.join()
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, study: str, store: tables.Store | None, wanted: Wanted) -> None:
     """Makes one report, or sends back what went wrong."""
     from matplotlib.backends import backend_svg  # noqa: F401
 
     from pipeline.analysis import audit, figures, render  # noqa: F401
 
     try:
-        data, wanted = connection.recv()
+        found: Read = read(store, study, curves=True) if store else connection.recv()
+        connection.send((*_write(found[0], wanted), found[1]))
     except EOFError:  # there was nothing to report
         return
-    try:
-        connection.send(_write(data, wanted))
-    except InputError as error:
+    except AblateError as error:
         connection.send(error)
     except Exception as error:
         traceback.print_exc()
         connection.send(AblateError(f"report: {type(error).__name__}: {error}"))
 
 
-def _write(data: StudyData, wanted: Wanted) -> Written:
+def _write(data: StudyData, wanted: Wanted) -> tuple[list[Path], list[str]]:
     from pipeline.analysis.report import build, summary_lines
 
     found = build(data, **wanted.options)
@@ -127,7 +140,7 @@ def compare(study_a: str, study_b: str, tracking_uri: str | None, uri_b: str | N
     """`ablate compare`: B against A, cell by cell and effect by effect."""
     from pipeline.analysis import compare as comparing
 
-    first, _, _ = load(study_a, tracking_uri, session.STATE_DIR, curves=False)
-    second, _, _ = load(study_b, uri_b or tracking_uri, session.STATE_DIR, curves=False)
+    first, _ = load(study_a, tracking_uri, session.STATE_DIR, curves=False)
+    second, _ = load(study_b, uri_b or tracking_uri, session.STATE_DIR, curves=False)
     found = comparing.compare(first, second)
     print(found.to_json() if as_json else found.to_markdown())

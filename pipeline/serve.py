@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline import session
 from pipeline.errors import InputError, OutsideError
-from pipeline.tracker import resolve_uri, sqlite_file
+from pipeline.stores import resolve_uri, sqlite_file
 
 
 def serve(tracking_uri: str | None, host: str, port: int) -> int:

@@ -231,7 +231,8 @@ class Session:
     """
 
     def __init__(self, flags: Flags, choice: Choice, listener: Listener, state_dir: Path = STATE_DIR) -> None:
-        from pipeline.tracker import Tracker, resolve_uri
+        from pipeline.stores import resolve_uri
+        from pipeline.tracker import Tracker
 
         self.plan = choice.plan
         self.flags = flags

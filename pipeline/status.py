@@ -11,7 +11,8 @@ from pipeline.delivery import delivered_offset, replay
 from pipeline.environment import scrubbed, without_credentials
 from pipeline.errors import OutsideError
 from pipeline.ownership import alive
-from pipeline.tracker import HEARTBEAT_TAG, Attempt, Tracker, resolve_uri
+from pipeline.stores import resolve_uri
+from pipeline.tracker import HEARTBEAT_TAG, Attempt, Tracker
 
 
 def status_of(tracker: Tracker, state_dir: Path) -> dict[str, Any]:

@@ -7,19 +7,18 @@ its record (MLflow stores the same key, step, time and value once), and params n
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import InputError, OutsideError, not_allowed
+from pipeline.errors import InputError, OutsideError
 from pipeline.journal import Entry, well_formed
 from pipeline.ownership import ENDED, alive
+from pipeline.stores import filled, first_line, initialising, set_environment, shown, sqlite_file, use_wal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +28,6 @@ KEY_TAG = "ablate.key"
 OWNER_TAG = "ablate.owner"
 CLAIM_TAG = "ablate.claim"
 HEARTBEAT_TAG = "ablate.heartbeat."
-_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 
 
@@ -58,35 +56,6 @@ class UndeliverableError(Exception):
     """The store refuses an entry for good; trying again cannot help."""
 
 
-def resolve_uri(uri: str | None) -> str:
-    """Makes the tracking URI absolute and checks its kind.
-
-    Args:
-        uri: the flag's value; without it MLFLOW_TRACKING_URI and then the default are used.
-
-    Raises:
-        InputError: a scheme that cannot hold runs.
-    """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    scheme = uri.split("://", 1)[0].split("+", 1)[0]
-    if "://" not in uri or scheme not in _SCHEMES:
-        raise not_allowed(
-            "--tracking-uri", uri, "sqlite:///FILE, http(s)://HOST:PORT, postgresql://, mysql://, mssql://"
-        )
-    if scheme == "sqlite":
-        prefix, _, path = uri.partition(":///")
-        if not path or path.startswith("?"):
-            raise not_allowed("--tracking-uri", uri, "sqlite:///FILE")
-        # a relative path means another file in every process with another working folder
-        return f"{prefix}:///{Path(path).resolve()}"
-    return uri
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite URI."""
-    return Path(uri.partition(":///")[2]) if uri.startswith("sqlite") else None
-
-
 class Tracker:
     """A tracking store with one experiment.
 
@@ -112,11 +81,11 @@ class Tracker:
         So do the tables of a new SQLite store: they are made in a folder that goes with this object, and are
         copied when the store is opened.
         """
-        _set_environment()
+        set_environment()
         import mlflow  # noqa: F401
 
         database = sqlite_file(self.uri)
-        if database is not None and not _filled(database):
+        if database is not None and not filled(database):
             aside = tempfile.TemporaryDirectory(prefix="ablate-tables-")
             with contextlib.suppress(Exception):  # no room there: they are made where they belong
                 _migrate(Path(aside.name, "mlflow.db"), self.uri)
@@ -133,21 +102,19 @@ class Tracker:
         except (InputError, OutsideError):
             raise
         except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
-            raise OutsideError(f"tracking store {_shown(self.uri)}: {_first_line(error)}") from error
+            raise OutsideError(f"tracking store {shown(self.uri)}: {first_line(error)}") from error
 
     def _open(self, create: bool) -> MlflowClient:
-        _set_environment()
+        set_environment()
         from mlflow import MlflowClient
 
         database = sqlite_file(self.uri)
         if database is not None:
             if not create and not database.is_file():
-                raise InputError(
-                    f"tracking store {_shown(self.uri)}: no such file; allowed: a store with a study in it"
-                )
+                raise InputError(f"tracking store {shown(self.uri)}: no such file; allowed: a store with a study in it")
             database.parent.mkdir(parents=True, exist_ok=True)
-        with _initialising(database):
-            if database is not None and not _filled(database):
+        with initialising(database):
+            if database is not None and not filled(database):
                 _make_tables(database, self.uri, Path(self._aside.name, "mlflow.db") if self._aside else None)
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)
@@ -162,7 +129,7 @@ class Tracker:
                     )
                 self._experiment_id = str(found.experiment_id)
             if database is not None:
-                _use_wal(database)
+                use_wal(database)
         return client
 
     @property
@@ -212,7 +179,7 @@ class Tracker:
         except MlflowException as error:
             if error.error_code not in _PERMANENT:
                 raise
-            self.problems.append(_first_line(error))
+            self.problems.append(first_line(error))
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of the run with this key, deleted ones not counted."""
@@ -323,7 +290,7 @@ class Tracker:
                 raise
             alone = len(values) + len(named) + len(marks) == 1
             if alone or self.client.get_run(run_id).info.lifecycle_stage != "active":
-                self.problems.append(_first_line(error))
+                self.problems.append(first_line(error))
                 return
             for part in (values, named, marks):
                 half = (len(part) + 1) // 2
@@ -412,6 +379,10 @@ class Tracker:
         ]
         return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
 
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """Tags of a run by MLflow's id."""
+        return dict(self.client.get_run(run_id).data.tags)
+
     def log_artifacts(self, key: str, paths: Iterable[Path], folder: str) -> None:
         """Logs files to the run with this key."""
         for path in paths:
@@ -453,21 +424,6 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
         return str(found.experiment_id)
 
 
-@contextlib.contextmanager
-def _initialising(database: Path | None) -> Iterator[None]:
-    """Lets one process at a time create the tables of a SQLite store: several at once break the file for good."""
-    if database is None:
-        yield
-        return
-    with database.with_name(f"{database.name}.init-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _filled(database: Path) -> bool:
-    return database.is_file() and database.stat().st_size > 0
-
-
 def _make_tables(database: Path, uri: str, made: Path | None) -> None:
     """Has MLflow make its tables in a file beside the database (or copies them, if they are made), then renames it: a
     process that is killed in the two seconds of MLflow's migrations would leave a file that no later call can open.
@@ -475,7 +431,7 @@ def _make_tables(database: Path, uri: str, made: Path | None) -> None:
     for leftover in database.parent.glob(f"{database.name}.new-*"):
         leftover.unlink(missing_ok=True)  # of killed processes: whoever is here holds the lock
     temporary = database.with_name(f"{database.name}.new-{os.getpid()}")
-    if made is not None and _filled(made):
+    if made is not None and filled(made):
         shutil.copyfile(made, temporary)
     else:
         _migrate(temporary, uri)
@@ -493,46 +449,5 @@ def _migrate(database: Path, uri: str) -> None:
     client._tracking_client.store.engine.dispose()
 
 
-def _use_wal(database: Path) -> None:
-    """Write-ahead logging nearly doubles the write rate, and readers (the UI) do not block the writer."""
-    connection = sqlite3.connect(database, timeout=10)
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-    finally:
-        connection.close()
-
-
-def _set_environment() -> None:
-    """No telemetry, and an absent server is told within seconds (the defaults block for minutes)."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # the client prints two lines for each run that it ends on a server; with --json they are not the program's
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-        "GIT_PYTHON_REFRESH": "quiet",
-        "MLFLOW_LOGGING_LEVEL": "ERROR",
-    }.items():
-        os.environ.setdefault(name, value)
-    import logging
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-
-
 def _quoted(text: str) -> str:
     return text.replace("'", "")
-
-
-def _shown(uri: str) -> str:
-    from pipeline.environment import without_credentials
-
-    return without_credentials(uri)
-
-
-def _first_line(error: BaseException) -> str:
-    from pipeline.environment import scrubbed
-
-    lines = str(error).strip().splitlines()
-    return scrubbed(lines[0] if lines else type(error).__name__)[:300]

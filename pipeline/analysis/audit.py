@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from pipeline.analysis import student
-from pipeline.analysis.effects import ALL, Effects
+from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, StudyData, text
 from pipeline.analysis.paper import CLAIMS, CONFOUNDS, Claim
+from pipeline.analysis.pooling import ALL
 
 if TYPE_CHECKING:
     from pipeline.analysis.svg import Drawing

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis import svg
-from pipeline.analysis.effects import ALL, Effects
+from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, BUDGET_PHASES, OFF
+from pipeline.analysis.pooling import ALL
 from pipeline.analysis.svg import BG, FG, GRID, MARKERS, MUTED, NEUTRAL, SERIES, Drawing, plain
 from pipeline.analysis.trust import Trust
 from pipeline.analysis.why import Budget

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.analysis.effects import ALL
+from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report import MAX_TABLE_ROWS, VERDICT_WORDS, headlines
 from pipeline.analysis.responses import BY_NAME
 

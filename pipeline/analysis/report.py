@@ -14,8 +14,9 @@ from pipeline.analysis import recommend as recommending
 from pipeline.analysis import trust as trusting
 from pipeline.analysis import why
 from pipeline.analysis.compare import provenance
-from pipeline.analysis.effects import ALL, Effects, estimate
+from pipeline.analysis.effects import Effects, estimate
 from pipeline.analysis.frame import StudyData
+from pipeline.analysis.pooling import ALL
 
 if TYPE_CHECKING:
     from pipeline.analysis.audit import Audit

@@ -15,7 +15,8 @@ from pipeline.book import Book
 from pipeline.grid import Grid
 from pipeline.plan import Plan, PlannedRun, build
 from pipeline.spec import End, Metrics, Phase, Progress, Record, RunSpec, Tags
-from pipeline.tracker import Tracker, resolve_uri
+from pipeline.stores import resolve_uri
+from pipeline.tracker import Tracker
 
 EPOCHS = 3
 RECORDS_AT_ONCE = 500

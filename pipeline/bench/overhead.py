@@ -13,7 +13,8 @@ from typing import Any
 
 import pipeline
 from pipeline.errors import OutsideError
-from pipeline.tracker import Tracker, resolve_uri
+from pipeline.stores import resolve_uri
+from pipeline.tracker import Tracker
 
 
 @dataclass(frozen=True)

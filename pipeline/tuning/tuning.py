@@ -21,7 +21,8 @@ from pipeline.ownership import exclusive
 from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import Outcome as RunOutcome
 from pipeline.spec import RunSpec, content_digest
-from pipeline.tracker import Tracker, resolve_uri
+from pipeline.stores import resolve_uri
+from pipeline.tracker import Tracker
 from pipeline.tuning import confirm, outcome, plots, recipes, tables
 from pipeline.tuning.ledger import Ledger, workers
 from pipeline.tuning.outcome import Outcome

@@ -57,6 +57,7 @@ SHARED = {
 }
 MIDDLE = {
     *("study", "plan", "techniques", "results", "grid", "book", "tracker", "delivery", "journal", "ownership"),
+    *("stores", "tables"),
     *("launchers.local", "launchers.child", "launchers.process"),
     *("launchers.ray", "launchers.ray_node", "launchers.cluster"),
     *(f"tuning.{n}" for n in ("space", "objective", "finding", "sampler", "ledger", "storage", "search", "confirm")),
@@ -197,7 +198,7 @@ def test_nothing_below_the_command_line_imports_it() -> None:
 
 
 def test_analysis_and_plan_stay_out_of_execution() -> None:
-    running = {"grid", "book", "tracker", "delivery", "journal", "launchers.local", "worker", "trainer"}
+    running = {"grid", "book", "tracker", "stores", "delivery", "journal", "launchers.local", "worker", "trainer"}
     for name, imports in IMPORTS.items():
         if name.startswith("pipeline.analysis.") or short(name) in ("plan", "study", "techniques", "results"):
             assert not {short(found) for found in own(imports.all)} & running, name

@@ -1,0 +1,96 @@
+"""Runs read from a SQLite store's tables are those that MLflow's client gives."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline import tables
+from pipeline.tracker import Tracker
+
+
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+    """A store with what a study has and what it may have: numbers that are none, deleted runs, open ones, others'."""
+    folder = tmp_path_factory.mktemp("tables")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    found = Tracker(uri, "ours", folder / "artifacts")
+    found.connect()
+    client = found.client
+    ours = client.get_experiment_by_name("ours").experiment_id
+    other = client.create_experiment("theirs")
+    for index in range(5):
+        run_id = client.create_run(ours, start_time=1000 + index // 2, run_name=f"run {index}").info.run_id
+        client.log_param(run_id, "model", f"m{index}")
+        client.set_tag(run_id, "ablate.kind", "run")
+        for step, value in enumerate((math.nan, 0.25, math.inf, -math.inf, 1 / 3)[: index + 1]):
+            client.log_metric(run_id, "val/accuracy", value, timestamp=5 - step, step=step)
+        client.log_metric(run_id, "last", (math.nan, math.inf, -math.inf, 0.1, -0.0)[index])
+        if index == 3:
+            client.delete_run(run_id)
+        elif index != 4:  # that one is open
+            client.set_terminated(run_id, "KILLED" if index else "FINISHED", end_time=2000 + index)
+    client.create_run(ours, start_time=900)  # a run without anything
+    client.log_param(client.create_run(other).info.run_id, "model", "not ours")
+    return found
+
+
+def store_of(tracker: Tracker) -> tables.Store:
+    found = tables.open_store(Path(tracker.uri.removeprefix("sqlite:///")), "ours")
+    assert found is not None
+    return found
+
+
+def test_runs_are_those_of_the_client(tracker: Tracker) -> None:
+    direct, through = store_of(tracker).frame(), tracker.frame()
+    assert len(through) == 5
+    pd.testing.assert_frame_equal(direct[sorted(direct)], through[sorted(through)])
+
+
+def test_histories_are_those_of_the_client(tracker: Tracker) -> None:
+    runs = tracker.frame()["run_id"].tolist()
+    keys = ["val/accuracy", "last", "absent"]
+    direct, through = store_of(tracker).history(runs, keys), tracker.history(runs, keys)
+    assert through["value"].isna().any() and len(through) == 1 + 2 + 3 + 5 + 4
+    pd.testing.assert_frame_equal(direct, through)
+    empty = store_of(tracker).history([], keys)
+    pd.testing.assert_frame_equal(empty, tracker.history([], keys))
+
+
+def test_tags_are_those_of_the_client(tracker: Tracker) -> None:
+    for run_id in tracker.frame()["run_id"]:
+        assert store_of(tracker).tags_of(run_id) == tracker.tags_of(run_id)
+
+
+def test_what_it_does_not_know_is_left_to_the_client(tracker: Tracker, tmp_path: Path) -> None:
+    file = Path(tracker.uri.removeprefix("sqlite:///"))
+    assert tables.open_store(None, "ours") is None
+    assert tables.open_store(tmp_path / "absent.db", "ours") is None
+    assert not (tmp_path / "absent.db").exists()
+    assert tables.open_store(file, "no such study") is None
+    (tmp_path / "text.db").write_text("no database " * 100)
+    assert tables.open_store(tmp_path / "text.db", "ours") is None
+    for change in (
+        "ALTER TABLE latest_metrics RENAME COLUMN is_nan TO missing",
+        "DROP TABLE metrics",
+        "UPDATE experiments SET lifecycle_stage = 'deleted'",
+        "UPDATE experiments SET name = 'ours', workspace = name",
+    ):
+        copy = tmp_path / f"{abs(hash(change))}.db"
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+            assert tables.open_store(copy, "ours") is not None
+            target.execute(change)
+            target.commit()
+        assert tables.open_store(copy, "ours") is None, change
+
+
+def test_reading_changes_nothing(tracker: Tracker) -> None:
+    file = Path(tracker.uri.removeprefix("sqlite:///"))
+    with closing(tables._connect(file)) as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
+        connection.execute("DELETE FROM runs")
