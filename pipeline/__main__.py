@@ -1,6 +1,6 @@
 """`python -m pipeline` is `ablate`."""
 
-from pipeline.cli import main
+from pipeline.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -16,6 +16,7 @@ from pipeline.errors import OutsideError
 from pipeline.grid import Tally
 from pipeline.plan import Plan
 from pipeline.spec import OUTCOMES
+from pipeline.stores import STATE_DIR, resolve_uri
 
 
 def run_grid(
@@ -131,10 +132,9 @@ def _result_document(plan: Plan, held: session.Session, tally: Tally, found: Any
 
 
 def _tracker(name: str, tracking_uri: str | None) -> Any:
-    from pipeline.stores import resolve_uri
     from pipeline.tracker import Tracker
 
-    tracker = Tracker(resolve_uri(tracking_uri), name, session.STATE_DIR / "artifacts")
+    tracker = Tracker(resolve_uri(tracking_uri), name, STATE_DIR / "artifacts")
     tracker.connect(create=False)
     return tracker
 
@@ -158,7 +158,7 @@ def show_status(study: str | None, tracking_uri: str | None, as_json: bool) -> N
     """`ablate status`."""
     from pipeline.status import status_of
 
-    found = status_of(_tracker(experiment_of(study), tracking_uri), session.STATE_DIR)
+    found = status_of(_tracker(experiment_of(study), tracking_uri), STATE_DIR)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -175,7 +175,7 @@ def sync_journals(tracking_uri: str | None, as_json: bool) -> None:
     """
     from pipeline.status import sync
 
-    journals, entries, problems = sync(tracking_uri, session.STATE_DIR)
+    journals, entries, problems = sync(tracking_uri, STATE_DIR)
     if as_json:
         print(json.dumps({"journals": journals, "entries": entries, "problems": problems}))
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline import nvml, requires
 from pipeline.errors import AblateError
-from pipeline.session import STATE_DIR
+from pipeline.stores import STATE_DIR, resolve_uri, sqlite_file
 
 MIN_FREE_GIB = 2.0
 
@@ -149,7 +149,6 @@ def _data(data_dir: str | None) -> list[Check]:
 
 
 def _store(tracking_uri: str | None) -> list[Check]:
-    from pipeline.stores import resolve_uri, sqlite_file
     from pipeline.tracker import Tracker
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import re
@@ -14,10 +13,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import session, tables
+from pipeline import tables
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.reading import client_of, load, read
-from pipeline.stores import resolve_uri, sqlite_file
+from pipeline.stores import STATE_DIR, resolve_uri, sqlite_file
+from pipeline.tracker import artifact_writer
 
 if TYPE_CHECKING:
     from pipeline.analysis.frame import StudyData
@@ -43,17 +43,21 @@ def report(
     accuracy_margin: float,
 ) -> None:
     """`ablate report`: builds and writes the report, and logs it to the parent run."""
-    _collect_rarely()
-    folder = Path(out) if out else session.STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
+    folder = Path(out) if out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
     options = {"memory_limit_mib": memory_limit, "margin": margin, "accuracy_margin_points": accuracy_margin}
     uri = resolve_uri(tracking_uri)
     local = tables.open_store(sqlite_file(uri), study)
     with _writer(study, local, Wanted(folder, {**options, "paper": paper})) as ask:
-        tracker = client_of(uri, study, session.STATE_DIR)
-        paths, lines, parent = ask(None if local else read(tracker, study, curves=True))
-    if parent:
-        for path in paths:
-            tracker.client.log_artifact(parent, str(path), "report")
+        if local:
+            put = artifact_writer()
+            paths, lines, parent = ask(None)
+            for path in paths if parent else ():
+                put(local.artifact_uri(parent), path, "report")
+        else:
+            tracker = client_of(uri, study, STATE_DIR)
+            paths, lines, parent = ask(read(tracker, study, curves=True))
+            for path in paths if parent else ():
+                tracker.client.log_artifact(parent, str(path), "report")
     if as_json:
         print((folder / "report.json").read_text())
         return
@@ -63,13 +67,6 @@ def report(
 
 Read = tuple["StudyData", str]
 Written = tuple[list[Path], list[str], str]  # the files, the summary, the parent run
-
-
-def _collect_rarely() -> None:
-    """Half a million objects of the imports and of the runs would be gone through again and again, a quarter of
-    the time of a report, by a process that keeps nearly all of them.
-    """
-    gc.set_threshold(200_000, 50, 100)
 
 
 @contextmanager
@@ -140,7 +137,7 @@ def compare(study_a: str, study_b: str, tracking_uri: str | None, uri_b: str | N
     """`ablate compare`: B against A, cell by cell and effect by effect."""
     from pipeline.analysis import compare as comparing
 
-    first, _ = load(study_a, tracking_uri, session.STATE_DIR, curves=False)
-    second, _ = load(study_b, uri_b or tracking_uri, session.STATE_DIR, curves=False)
+    first, _ = load(study_a, tracking_uri, STATE_DIR, curves=False)
+    second, _ = load(study_b, uri_b or tracking_uri, STATE_DIR, curves=False)
     found = comparing.compare(first, second)
     print(found.to_json() if as_json else found.to_markdown())

@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline import session
 from pipeline.errors import InputError, OutsideError
-from pipeline.stores import resolve_uri, sqlite_file
+from pipeline.stores import STATE_DIR, resolve_uri, sqlite_file
 
 
 def serve(tracking_uri: str | None, host: str, port: int) -> int:
@@ -33,7 +32,7 @@ def serve(tracking_uri: str | None, host: str, port: int) -> int:
     if database is not None and not database.is_file():
         raise InputError(f"--tracking-uri: {database} is not there; allowed: a store with runs (ablate grid makes one)")
     _check_address(host, port, "MLflow")
-    artifacts = (session.STATE_DIR / "artifacts").resolve().as_uri()
+    artifacts = (STATE_DIR / "artifacts").resolve().as_uri()
     command = [
         sys.executable,
         "-m",

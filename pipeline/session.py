@@ -20,9 +20,8 @@ from pipeline.gates import Gate
 from pipeline.grid import Grid, Listener, Tally
 from pipeline.plan import Plan, build
 from pipeline.spec import RERUNS_FROM, Device, RunSpec, content_digest
+from pipeline.stores import STATE_DIR, resolve_uri
 from pipeline.study import Study
-
-STATE_DIR = Path("mlruns")
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,6 @@ class Session:
     """
 
     def __init__(self, flags: Flags, choice: Choice, listener: Listener, state_dir: Path = STATE_DIR) -> None:
-        from pipeline.stores import resolve_uri
         from pipeline.tracker import Tracker
 
         self.plan = choice.plan

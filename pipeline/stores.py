@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import not_allowed
 
+STATE_DIR = Path("mlruns")  # of this folder: the default store, journals, artifacts, reports
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
 

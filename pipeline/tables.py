@@ -70,6 +70,12 @@ class Store:
         with closing(_connect(self.file)) as connection:
             return dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,)).fetchall())
 
+    def artifact_uri(self, run_id: str) -> str:
+        """Where a run's artifacts are."""
+        with closing(_connect(self.file)) as connection:
+            query = "SELECT artifact_uri FROM runs WHERE run_uuid = ?"
+            return str(connection.execute(query, (run_id,)).fetchone()[0])
+
 
 def open_store(file: Path | None, experiment: str) -> Store | None:
     """Finds an active experiment in a SQLite file; None where only MLflow's client can say what there is.
@@ -83,7 +89,8 @@ def open_store(file: Path | None, experiment: str) -> Store | None:
     try:
         with closing(_connect(file)) as connection:
             for query in (
-                "SELECT run_uuid, status, start_time, end_time, lifecycle_stage, experiment_id FROM runs LIMIT 0",
+                "SELECT run_uuid, status, start_time, end_time, lifecycle_stage, experiment_id, artifact_uri "
+                "FROM runs LIMIT 0",
                 "SELECT run_uuid, key, value FROM params LIMIT 0",
                 "SELECT run_uuid, key, value FROM tags LIMIT 0",
                 "SELECT run_uuid, key, value, is_nan FROM latest_metrics LIMIT 0",

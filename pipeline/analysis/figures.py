@@ -25,6 +25,7 @@ _VERDICT_STYLE = {
     "undecided": (MUTED, "^", "undecided"),
 }
 _MAX_ROWS, _MAX_POINTS, _MAX_PANELS = 42, 1500, 6
+_INFINITE = 1e300
 
 
 def _where(model: str, dataset: str) -> str:
@@ -274,6 +275,8 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
         return None
     runs = effects.study.runs[["run_id", "model", "dataset", "cell"]]
     points = history[history["key"].eq(key)].merge(runs, on="run_id")
+    # a diverged run has infinite losses, which MLflow keeps as the largest number: no axis goes that far
+    points = points[points["value"].abs() < _INFINITE]
     means = points.groupby(["model", "dataset", "cell", "step"])["value"].mean().reset_index()
     groups = list(means[["model", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
     shown = groups[:_MAX_PANELS]

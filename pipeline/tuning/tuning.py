@@ -21,7 +21,7 @@ from pipeline.ownership import exclusive
 from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import Outcome as RunOutcome
 from pipeline.spec import RunSpec, content_digest
-from pipeline.stores import resolve_uri
+from pipeline.stores import STATE_DIR, resolve_uri
 from pipeline.tracker import Tracker
 from pipeline.tuning import confirm, outcome, plots, recipes, tables
 from pipeline.tuning.ledger import Ledger, workers
@@ -55,7 +55,7 @@ class Tuning:
         state_dir: `mlruns`.
     """
 
-    def __init__(self, flags: TuneFlags, setup: Setup, listener: Listener, state_dir: Path = session.STATE_DIR) -> None:
+    def __init__(self, flags: TuneFlags, setup: Setup, listener: Listener, state_dir: Path = STATE_DIR) -> None:
         self.flags = flags
         self.setup = setup
         self.listener = listener

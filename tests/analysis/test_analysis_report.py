@@ -111,6 +111,16 @@ def test_every_figure_follows_the_page_colours(written):
         assert len(drawing.alt) > 20
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1.7976931348623157e308])
+def test_the_curve_of_a_diverged_run_has_no_point(value):
+    """MLflow keeps an infinite loss as the largest number; the axis would have to reach it."""
+    study = planted(models=("m1",), blocks=2)
+    for hit in (study.history.index == 0, study.history.index >= 0):  # one point, and all
+        history = study.history.assign(value=study.history["value"].where(~hit, value))
+        drawings = report.build(replace(study, history=history)).drawings()
+        assert ("curves" in [d.key for d in drawings]) == (not hit.all())
+
+
 def test_equal_data_give_equal_bytes(written, tmp_path):
     built, out, _ = written
     again = report.build(built.study, paper=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 
 from pipeline import tables
-from pipeline.tracker import Tracker
+from pipeline.tracker import Tracker, artifact_writer
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,16 @@ def test_tags_are_those_of_the_client(tracker: Tracker) -> None:
         assert store_of(tracker).tags_of(run_id) == tracker.tags_of(run_id)
 
 
+def test_artifacts_go_where_the_client_puts_them(tracker: Tracker, tmp_path: Path) -> None:
+    run_id = tracker.frame()["run_id"].iloc[0]
+    path = tmp_path / "report.md"
+    path.write_text("said")
+    uri = store_of(tracker).artifact_uri(run_id)
+    assert uri == tracker.client.get_run(run_id).info.artifact_uri
+    artifact_writer()(uri, path, "report")
+    assert [item.path for item in tracker.client.list_artifacts(run_id, "report")] == ["report/report.md"]
+
+
 def test_what_it_does_not_know_is_left_to_the_client(tracker: Tracker, tmp_path: Path) -> None:
     file = Path(tracker.uri.removeprefix("sqlite:///"))
     assert tables.open_store(None, "ours") is None
@@ -94,3 +106,23 @@ def test_reading_changes_nothing(tracker: Tracker) -> None:
     file = Path(tracker.uri.removeprefix("sqlite:///"))
     with closing(tables._connect(file)) as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
         connection.execute("DELETE FROM runs")
+
+
+def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Tracker, tmp_path: Path) -> None:
+    """The parent imports what writes artifacts, its child what analyses and draws, neither MLflow's SQL store."""
+    script = (
+        "import os, sys\nfrom pipeline import reporting\nbuild = reporting._write\n"
+        "def write(*given):\n    print('child:', *sorted(sys.modules), file=sys.stderr)\n    return build(*given)\n"
+        "reporting._write = write\n"
+        "reporting.report('ours', sys.argv[1], 'out', as_json=False, paper=False, memory_limit=None, margin=0.01, "
+        "accuracy_margin=1.0)\nprint('parent:', *sorted(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tracker.uri], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
+    loaded = {line.split(":")[0]: set(line.split()[1:]) for line in done.stderr.splitlines() if ": " in line}
+    assert "matplotlib" in loaded["child"] and "mlflow" not in loaded["child"]
+    assert "mlflow" in loaded["parent"]
+    assert not loaded["parent"] & {"sqlalchemy", "alembic", "pipeline.analysis.effects"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -245,3 +246,20 @@ def test_operations_are_counted_once_per_model_and_size(make: Any) -> None:
     assert counted > 0 and launcher.job(specs[1]).flops_per_image == counted
     assert launcher.job(specs[2]).flops_per_image is None, "another model"
     assert summary(list(launcher.launch(specs[1])))["model/flops_per_image"] == counted
+
+
+def report_collector(connection: Any) -> None:
+    """Tells what a worker's garbage collector goes through, and what it leaves alone."""
+    connection.send((gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())))
+
+
+def test_garbage_collection_of_a_run_leaves_the_imports_alone(make: Any) -> None:
+    """Going through them took half a second each time, in the midst of what is measured."""
+    context = make()._context
+    ours, theirs = context.Pipe()
+    process = context.Process(target=report_collector, args=(theirs,))
+    process.start()
+    enabled, frozen, live = ours.recv()
+    process.join()
+    assert enabled
+    assert frozen > 10 * live and frozen > 100_000
