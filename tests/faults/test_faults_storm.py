@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.study import Study, load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-ROUNDS = 24
+ROUNDS = 16
 SHORT = ("--set", "max_train_samples=128", "--set", "max_test_samples=100", "--set", "epochs=1")
 
 
