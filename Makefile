@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 
 # tests that time something against something carry the marker `quiet` and run one after the other
-PARALLEL := -n 2 --dist loadgroup
+PARALLEL := -n 2 --dist loadscope
 
 .PHONY: grid test slow lint types lock clean
 

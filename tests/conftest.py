@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,13 +31,28 @@ os.environ.update(
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps tests that share something expensive in one worker: a file's, and those of the one whole grid."""
-    for item in items:
-        folder = item.path.parent.name
-        if folder != "faults":  # each of these makes its own workspace
-            item.add_marker(pytest.mark.xdist_group("grid" if folder == "grid" else item.path.stem))
+def scope_of(nodeid: str) -> str:
+    """What has to run in one process: a file's tests, and those of the one whole grid, share something expensive."""
+    path = Path(nodeid.partition("::")[0])
+    if path.parent.name == "faults":  # each of these makes its own workspace, and some take minutes
+        return nodeid
+    return str(path.parent if path.parent.name == "grid" else path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups tests by `scope_of`.
+
+    xdist's own groups (`xdist_group`) are lost with pytest 9.2, which no longer reads the attribute that xdist sets:
+    every expensive fixture was made twice, and nothing told so. The fixture of the whole grid now does.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scopes(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return scope_of(nodeid)
+
+    return Scopes(config, log)
 
 
 @pytest.fixture(scope="session")

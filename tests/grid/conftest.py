@@ -10,6 +10,8 @@ from grid_makers import SMALL, FinishedGrid
 
 @pytest.fixture(scope="session")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> FinishedGrid:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # their base folders have one parent
+        (tmp_path_factory.getbasetemp().parent / "whole-grid").mkdir()  # a second time: the tests are not grouped
     folder = tmp_path_factory.mktemp("grid")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
     environment = {**kept, "ABLATE_DATA_DIR": str(folder / "data"), "OMP_WAIT_POLICY": "passive"}
