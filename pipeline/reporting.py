@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import tables
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.reading import client_of, load, read
-from pipeline.stores import STATE_DIR, resolve_uri, sqlite_file
+from pipeline.stores import STATE_DIR, first_line, resolve_uri, sqlite_file
 from pipeline.tracker import artifact_writer
 
 if TYPE_CHECKING:
@@ -51,18 +51,25 @@ def report(
         if local:
             put = artifact_writer()
             paths, lines, parent = ask(None)
-            for path in paths if parent else ():
-                put(local.artifact_uri(parent), path, "report")
         else:
             tracker = client_of(uri, study, STATE_DIR)
             paths, lines, parent = ask(read(tracker, study, curves=True))
-            for path in paths if parent else ():
-                tracker.client.log_artifact(parent, str(path), "report")
     if as_json:
         print((folder / "report.json").read_text())
-        return
-    print("\n".join(lines))
-    print(f"written: {os.path.relpath(folder / 'report.html')} and {len(paths) - 1} more files")
+    else:
+        print("\n".join(lines))
+        print(f"written: {os.path.relpath(folder / 'report.html')} and {len(paths) - 1} more files")
+    try:
+        for path in paths if parent else ():
+            if local:
+                put(local.artifact_uri(parent), path, "report")
+            else:
+                tracker.client.log_artifact(parent, str(path), "report")
+    except Exception as error:  # the artifact stores each have their own
+        place = os.path.relpath(folder)
+        raise OutsideError(
+            f"report: written to {place}, but not logged to the parent run: {first_line(error)}"
+        ) from None
 
 
 Read = tuple["StudyData", str]

@@ -108,6 +108,25 @@ def test_reading_changes_nothing(tracker: Tracker) -> None:
         connection.execute("DELETE FROM runs")
 
 
+def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) -> None:
+    """As with the file of a store whose artifacts are behind its server; the report is written all the same."""
+    found = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "ours", tmp_path / "artifacts")
+    found.connect()
+    experiment = found.client.get_experiment_by_name("ours").experiment_id
+    parent = found.client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
+    child = found.client.create_run(experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}).info.run_id
+    found.client.log_param(child, "model", "m")
+    found.client.set_terminated(child)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        store.execute("UPDATE runs SET artifact_uri = 'mlflow-artifacts:/0/artifacts'")
+        store.commit()
+    command = [sys.executable, "-m", "pipeline", "report", "ours", "--tracking-uri", found.uri, "--out", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1), done.stderr
+    assert done.stderr.startswith("ablate: report: written to out, but not logged to the parent run: ")
+    assert (tmp_path / "out" / "report.html").is_file() and "written: out/report.html" in done.stdout
+
+
 def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Tracker, tmp_path: Path) -> None:
     """The parent imports what writes artifacts, its child what analyses and draws, neither MLflow's SQL store."""
     script = (
