@@ -132,11 +132,9 @@ def _result_document(plan: Plan, held: session.Session, tally: Tally, found: Any
 
 
 def _tracker(name: str, tracking_uri: str | None) -> Any:
-    from pipeline.tracker import Tracker
+    from pipeline.reading import client_of
 
-    tracker = Tracker(resolve_uri(tracking_uri), name, STATE_DIR / "artifacts")
-    tracker.connect(create=False)
-    return tracker
+    return client_of(resolve_uri(tracking_uri), name, STATE_DIR)
 
 
 def default_study() -> str:
