@@ -116,6 +116,9 @@ class Tracker:
         with initialising(database):
             if database is not None and not filled(database):
                 _make_tables(database, self.uri, Path(self._aside.name, "mlflow.db") if self._aside else None)
+            if self._aside is not None:  # now, not at the end: a killed process would leave it behind
+                self._aside.cleanup()
+                self._aside = None
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)
             if found is None and create:

@@ -64,7 +64,7 @@ class Case:
 # there a step on a CPU takes a good second, so segments are short.
 _CPU = {
     DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=8, rounds=11, threads=1),
-    "resnet50": Case("resnet50", batch=8, windows=2, rounds=4, threads=2),
+    "resnet50": Case("resnet50", batch=8, windows=2, rounds=8, threads=2),
 }
 _CUDA = {
     DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=100, rounds=9, threads=1, device="cuda"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,32 @@ def test_synchronisations_of_the_device_stay_at_phase_boundaries(monkeypatch: py
         Ablate(build(_case(windows))).epoch(1)
         found.append(len(calls))
     assert found == [2, 2]
+
+
+_FAULTS = """
+import resource
+from pipeline.bench.cases import Case
+from pipeline.bench.contenders import Ablate
+from pipeline.bench.work import build
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+ablate = Ablate(build(Case("timm:resnet18", batch=2, windows=4, rounds=1, threads=1)))
+for epoch in (1, 2):
+    ablate.epoch(epoch)
+before = faults()
+ablate.epoch(3)
+print(faults() - before)
+ablate.close()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told to keep memory")
+def test_a_step_does_not_fault_its_gradients_in_again() -> None:
+    done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, timeout=300, check=True)
+    gradients = 4 * 11_000_000 // 4096  # pages of one window's
+    assert int(done.stdout) < gradients / 4
 
 
 @pytest.fixture(scope="module")

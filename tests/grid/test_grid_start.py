@@ -27,7 +27,9 @@ def test_tables_are_made_once_and_aside(tmp_path: Path, monkeypatch: pytest.Monk
     found = _tracker(tmp_path)
     found.load_library()
     assert len(made) == 1 and not list(tmp_path.iterdir()), "bad input still leaves no store behind"
+    assert made[0].is_file()
     found.connect()
+    assert not made[0].parent.exists(), "a process that is killed later would leave it behind"
     assert len(made) == 1 and found.attempts() == []
     assert sorted(path.name for path in (tmp_path / "store").iterdir() if "init" not in path.name)[0] == "mlflow.db"
     again = _tracker(tmp_path)
