@@ -168,6 +168,7 @@ def _race(
     rates = {name: sorted(case.images / s for seconds in found for s in seconds[name]) for name in names}
     record: dict[str, Any] = case.document()
     record["images_per_second"] = {name: values[len(values) // 2] for name, values in rates.items()}
+    record["seconds"] = [{name: [round(t, 6) for t in times] for name, times in block.items()} for block in found]
     record["weights_differ_by"] = difference
     flops = processes.call(child.flops_per_image, case)
     record |= _use_of_device(case, record["images_per_second"][SELF], flops)
