@@ -73,8 +73,9 @@ _CUDA = {
 DEFAULT_MODELS = tuple(_CPU)
 
 
-def case_of(model: str, device: Device, cores: int, windows: int | None = None) -> Case:
-    """The case of a model: the tables' row, or for other models the one of a middling size.
+def case_of(model: str, device: Device, cores: int, windows: int | None = None, batch: int | None = None) -> Case:
+    """The case of a model: the tables' row, or for other models the one of a middling size; `windows` and `batch`
+    replace the row's.
 
     Raises:
         InputError: there is no such model.
@@ -82,7 +83,9 @@ def case_of(model: str, device: Device, cores: int, windows: int | None = None) 
     catalog.model(model)
     table = _CPU if device == "cpu" else _CUDA
     found = table.get(model) or replace(table[DEFAULT_MODEL], model=model, windows=table[DEFAULT_MODEL].windows // 4)
-    return replace(found, threads=min(found.threads, cores), windows=windows or found.windows)
+    return replace(
+        found, threads=min(found.threads, cores), windows=windows or found.windows, batch=batch or found.batch
+    )
 
 
 def missing(name: str) -> str | None:

@@ -54,6 +54,7 @@ def options_of(flags: dict[str, Any]) -> suite.Options:
         parts=suite.parse_parts(flags["only"]),
         blocks=flags["blocks"],
         windows=flags["windows"],
+        batch=flags["batch"],
         device=session.resolve_device(flags["device"]),
         grid_study=flags["grid_study"],
         full=flags["full"],

@@ -39,6 +39,7 @@ class Options:
         parts: of `PARTS`.
         blocks: fresh processes per model; None for the default.
         windows: optimizer steps of a segment; None for the default.
+        batch: images per step; None for each model's default.
         device: where it trains.
         grid_study: the study of `grid_overhead`.
         full: the report's cost at 100,000 cells, too.
@@ -49,6 +50,7 @@ class Options:
     parts: tuple[str, ...] = PARTS
     blocks: int | None = None
     windows: int | None = None
+    batch: int | None = None
     device: Device = "cpu"
     grid_study: str = "quickstart"
     full: bool = False
@@ -112,7 +114,7 @@ def run(options: Options, note: Callable[[str], None], keep: Callable[[Results],
     Raises:
         AblateError: bad input, or a process failed.
     """
-    cases = [case_of(model, options.device, options.cores, options.windows) for model in options.models]
+    cases = [case_of(model, options.device, options.cores, options.windows, options.batch) for model in options.models]
     results = Results()
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
         log = Path(folder) / "processes.log"

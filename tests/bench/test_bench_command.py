@@ -41,6 +41,7 @@ def bench(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.Comple
         ("--models nonsense", "model: 'nonsense' is not allowed; allowed: resnet50"),
         ("--models test_resnet,test_resnet", "--models: 'test_resnet,test_resnet' is not allowed"),
         ("--blocks 0", "Invalid value for '--blocks'"),
+        ("--batch 1", "Invalid value for '--batch'"),
         ("--only grid_overhead --grid-study nowhere", "study"),
     ],
 )
@@ -59,13 +60,17 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_json_of_a_small_race(tmp_path: Path) -> None:
-    words = "--only over_bare,over_accelerate --models test_resnet --blocks 2 --windows 2 --device cpu --json --out out"
+    words = (
+        "--only over_bare,over_accelerate --models test_resnet --blocks 2 --windows 2 --batch 8 --device cpu --json "
+        "--out out"
+    )
     done = bench(*words.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     rows = {row["name"]: row for row in document["rows"]}
     row = rows["over_bare"]
     assert row["unit"] == "ratio" and row["model"] == "test_resnet" and row["blocks"] == 2
+    assert row["batch"] == 8 == document["cases"][0]["batch"]
     assert 0.2 < row["low"] <= row["ratio"] <= row["high"] < 5 or row["high"] - row["low"] > 1
     assert document["provenance"]["env.torch"] and document["provenance"]["time"].endswith("Z")
     (case,) = document["cases"]
