@@ -202,7 +202,7 @@ def doctor(data_dir: str | None, tracking_uri: str | None, as_json: bool) -> Non
 @_option("--models", metavar="A,B", help="Models to race  [default: test_resnet,resnet50]")
 @_option("--only", metavar="NAMES", help="Only these rows: over_bare, .., gather_over_loader, grid_overhead, scaling.")
 @_option("--blocks", type=click.IntRange(1, 1000), help="Fresh processes per model; the interval is over them.")
-@_option("--windows", type=click.IntRange(1, 100_000), help="Optimizer steps of one timed segment.")
+@_option("--windows", type=click.IntRange(1, 100_000), help="Optimizer steps of one timed epoch.")
 @_option("--batch", type=click.IntRange(2, 100_000), help="Images per step  [default: by model]")
 @_option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", help="Where to train.")
 @_option("--grid-study", metavar="NAME|FILE", default="quickstart", help="Study of grid_overhead.")

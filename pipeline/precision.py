@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.spec import Recipe
 
+_PLAIN = nullcontext()  # a disabled autocast costs as much as one that is enabled
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -64,12 +65,14 @@ class Precision:
         Args:
             cache: whether a weight is cast once per context; the same values either way.
         """
-        enabled = self._dtype is not None
-        return torch.autocast(self._device.type, dtype=self._dtype, enabled=enabled, cache_enabled=cache)
+        if self._dtype is None:
+            return _PLAIN
+        return torch.autocast(self._device.type, dtype=self._dtype, cache_enabled=cache)
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """Notices real updates without reading anything from the device."""
-        optimizer.register_step_post_hook(lambda *_: setattr(self, "_stepped", True))
+        """Notices real updates without reading anything from the device; without a scaler every update is one."""
+        if self.scaler is not None:
+            optimizer.register_step_post_hook(lambda *_: setattr(self, "_stepped", True))
 
     def backward(self, loss: Tensor) -> None:
         """Adds the (scaled) gradients of `loss` to the parameters'."""

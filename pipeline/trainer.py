@@ -99,6 +99,42 @@ def train(
     return result
 
 
+class WindowLosses:
+    """The mean losses of an epoch's windows, kept on the device.
+
+    They are written to their tensor some at a time: one write costs as much as a small layer.
+
+    Args:
+        most: windows of the epoch.
+        device: of the losses.
+    """
+
+    GROUP = 64
+
+    def __init__(self, most: int, device: torch.device) -> None:
+        self._written = torch.zeros(most, device=device)
+        self._count = 0
+        self._waiting: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Takes the next window's loss, shape ()."""
+        self._waiting.append(loss)
+        if len(self._waiting) == self.GROUP:
+            self._write()
+
+    def all(self) -> Tensor:
+        """All losses so far, float32 (windows,)."""
+        self._write()
+        return self._written[: self._count]
+
+    def _write(self) -> None:
+        if self._waiting:
+            stop = self._count + len(self._waiting)
+            self._written[self._count : stop] = torch.stack(self._waiting)
+            self._count = stop
+            self._waiting.clear()
+
+
 class _Run:
     """The state of one training run."""
 
@@ -152,7 +188,7 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
         """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
-        losses = torch.zeros(len(self.windows), device=self.device)
+        losses = WindowLosses(len(self.windows), self.device)
         updated: list[bool] = []
         self.precision.training()
         self.learner.model.train()
@@ -162,7 +198,7 @@ class _Run:
         images = 0
         for index, window in enumerate(self.windows):
             skipped = self.precision.skipped
-            losses[index] = optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.mark)
+            losses.add(optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.mark))
             updated.append(self.precision.skipped == skipped)
             self.meter.window(window.total)
             images += window.total
@@ -175,7 +211,7 @@ class _Run:
         seconds = self.meter.end_training()
         self.updates += sum(updated)
         made = len(updated)
-        self.last_loss = mean_loss(self.team.mean(losses[:made]).cpu(), self.windows[:made], updated, epoch)
+        self.last_loss = mean_loss(self.team.mean(losses.all()).cpu(), self.windows[:made], updated, epoch)
         return {
             "train/loss": self.last_loss,
             "train/epoch_seconds": seconds,

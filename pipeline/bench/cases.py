@@ -29,8 +29,8 @@ class Case:
     Attributes:
         model: catalog name or `timm:NAME`.
         batch: images per optimizer step.
-        windows: optimizer steps of one timed segment.
-        rounds: segments of each contender in one block.
+        windows: optimizer steps of an epoch, which is timed.
+        rounds: timed epochs of each contender in one block.
         threads: compute threads.
         device: where it trains.
         precision: arithmetic of the forward pass.
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def images(self) -> int:
-        """Images of one segment, which is one epoch of the contender."""
+        """Images of an epoch."""
         return self.batch * self.windows
 
     def document(self) -> dict[str, Any]:
@@ -61,9 +61,9 @@ class Case:
 
 
 # Batch 32 on the smallest model is the worst case for overhead: nothing hides it. resnet50 on CIFAR is the other end;
-# there a step on a CPU takes a good second, so segments are short.
+# there a step on a CPU takes a good second, so epochs are short.
 _CPU = {
-    DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=8, rounds=11, threads=1),
+    DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=16, rounds=8, threads=1),
     "resnet50": Case("resnet50", batch=8, windows=2, rounds=8, threads=2),
 }
 _CUDA = {

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.bench.turns import give_way
 from pipeline.bench.work import DATASET, LEARNING_RATE, MOMENTUM, Work, loader
 from pipeline.data import inputs
+from pipeline.data.hostbatch import HostBatch
+from pipeline.data.inputs import TrainInput
 from pipeline.data.store import Store
 from pipeline.spec import Metrics
 from pipeline.trainer import train
@@ -28,7 +32,11 @@ class Contender(Protocol):
     model: nn.Module
 
     def epoch(self, number: int) -> float:
-        """Trains over the work's images once, in the order of epoch `number`; returns seconds."""
+        """Trains over the work's images once, in the order of epoch `number`; gives way before every batch.
+
+        Returns:
+            Seconds, without those of the others' turns.
+        """
         ...
 
     def close(self) -> None:
@@ -55,6 +63,7 @@ class Bare:
         plain = work.case.precision == "fp32"
         model.train()
         for start in range(0, len(order), batch):
+            give_way()
             rows = order[start : start + batch]
             x = work.normalised(images[rows])
             if plain:
@@ -70,6 +79,25 @@ class Bare:
         """Nothing is held."""
 
 
+class Polite:
+    """A training input whose consumer gives way before every batch."""
+
+    def __init__(self, train: TrainInput) -> None:
+        self._train = train
+        self.num_samples = train.num_samples
+        self.to_device, self.prepare, self.close = train.to_device, train.prepare, train.close
+
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: Tensor | None = None) -> Iterator[HostBatch]:
+        """See `TrainInput.epoch`."""
+        batches = self._train.epoch(epoch, sizes, positions)
+        while True:
+            give_way()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
 class Ablate:
     """ablate's trainer, whole: the generator is driven from one epoch's record to the next."""
 
@@ -81,7 +109,8 @@ class Ablate:
         # nothing is tested: one image of each class keeps the split happy
         test = np.arange(work.case.classes, dtype=np.int64)
         store = Store(DATASET, names, pixels, labels, pixels[: len(test)], test, digest="")
-        self._inputs = inputs.build(work.spec, store, work.device)
+        made = inputs.build(work.spec, store, work.device)
+        self._inputs = replace(made, train=Polite(made.train))
         self._records: Generator[Any, None, Any] = train(work.spec, self.model, self._inputs, work.device)
         self._done = 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.bench.contenders import Contender
+from pipeline.bench.turns import now
 from pipeline.bench.work import Work, loader
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -117,11 +117,11 @@ class Lightning:
 
             def on_train_epoch_start(self) -> None:
                 work.synchronize()
-                self._began = time.perf_counter()
+                self._began = now()
 
             def on_train_epoch_end(self) -> None:
                 work.synchronize()
-                self.seconds = time.perf_counter() - self._began
+                self.seconds = now() - self._began
 
         self._module = Module()
 

@@ -1,4 +1,4 @@
-"""One block: all contenders in this process, in short segments whose order is shuffled in every round."""
+"""One block: all contenders in this process, in rounds of one epoch each, step by step in turn."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import gc
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from pipeline.bench.cases import SELF, Case
 from pipeline.bench.contenders import BUILT_IN, Contender, weights
 from pipeline.bench.peers import PEERS, silence
+from pipeline.bench.turns import take_turns
 from pipeline.bench.work import Work, build
 
 # of the distance that the weights have moved: far above what another order of the same sums makes, far below what
@@ -24,9 +26,9 @@ class Block:
     """What one block measured.
 
     Attributes:
-        seconds: contender -> seconds of each round's segment; the n-th of all were timed in the same round.
+        seconds: contender -> seconds of each round's epoch; the n-th of all were timed in the same round.
         difference: contender -> distance of its weights from the bare loop's (or the first contender's) after the
-            warm-up segment, over the distance that those have moved.
+            warm-up epoch, over the distance that those have moved.
     """
 
     seconds: dict[str, list[float]]
@@ -82,7 +84,12 @@ def _rounds(case: Case, contenders: dict[str, Contender], number: int) -> dict[s
     names = list(contenders)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for epoch in range(2, case.rounds + 2):
-        order.shuffle(names)
+        if case.device == "cpu":
+            actions = {name: partial(contenders[name].epoch, epoch) for name in names}
+            taken = take_turns(actions, order)
+        else:  # a GPU's steps overlap with the host's next ones: an epoch in one piece
+            order.shuffle(names)
+            taken = {name: contenders[name].epoch(epoch) for name in names}
         for name in names:
-            seconds[name].append(contenders[name].epoch(epoch))
+            seconds[name].append(taken[name])
     return {name: seconds[name] for name in sorted(seconds, key=lambda name: (name != SELF, name))}

@@ -20,7 +20,6 @@ from pipeline.spec import Device
 
 OVER = {f"over_{name}": name for name in CONTENDERS if name != SELF}
 PARTS = (*OVER, "gather_over_loader", "grid_overhead", "scaling")
-# On two shared cores 6 blocks left an interval of 4 % either side, 18 one of 1.3 %
 BLOCKS = {DEFAULT_MODEL: 12}
 OTHER_BLOCKS = 6
 FEEDING_ROUNDS = 5
@@ -38,7 +37,7 @@ class Options:
         models: raced models; the default model's rows have the contract's plain names.
         parts: of `PARTS`.
         blocks: fresh processes per model; None for the default.
-        windows: optimizer steps of a segment; None for the default.
+        windows: optimizer steps of an epoch; None for the default.
         batch: images per step; None for each model's default.
         device: where it trains.
         grid_study: the study of `grid_overhead`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline import environment, models
 from pipeline.bench.cases import Case
+from pipeline.bench.turns import give_way, now
 from pipeline.data.split import epoch_order
 from pipeline.data.transforms import moments
 from pipeline.precision import set_matmul_precision
@@ -76,12 +76,12 @@ class Work:
             torch.cuda.synchronize(self.device)
 
     def timed(self, action: Callable[[], None]) -> float:
-        """Seconds that `action` takes, to the end of what it has put on the device."""
+        """Seconds that `action` takes without the turns of others, to the end of what it has put on the device."""
         self.synchronize()
-        began = time.perf_counter()
+        began = now()
         action()
         self.synchronize()
-        return time.perf_counter() - began
+        return now() - began
 
 
 def build(case: Case) -> Work:
@@ -154,6 +154,7 @@ class InMemory(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
         """A batch: uint8 (B, 3, S, S) and int64 (B,)."""
+        give_way()
         index = torch.tensor(rows, device=self._work.device)
         return self._work.images[index], self._work.labels[index]
 

@@ -1,4 +1,4 @@
-"""Input pipelines over arrays in memory: `gather` on the host, `device` on the device, and evaluation.
+"""Input pipelines over arrays in memory: `gather` with and without a copy, `device`, and evaluation.
 
 Batches travel as uint8, a quarter of float32; augmentation, resize and normalisation run on the device. See
 docs/input.md for what the copy's fields change.
@@ -25,8 +25,8 @@ from pipeline.spec import Recipe
 Images = npt.NDArray[np.uint8]
 # buffers in flight: one that the consumer holds, one that it takes, two that are filled ahead
 RING = 4
-# Where a thread gathers ahead. On a CPU the batch is needed by the same cores that would gather it.
-AHEAD_ON = frozenset(("cuda",))
+# floats of the batches that are prepared in one pass on a CPU: they stay in the cache until training has read them
+TOGETHER_BYTES = 4 << 20
 
 
 class _Prepared:
@@ -60,19 +60,87 @@ class _Prepared:
         Raises:
             RuntimeError: no epoch has been started, or it is over.
         """
-        if self._cursor < 0 or self._cursor + len(images) > self.num_samples:
+        return self._transform(images, self._draws, self._place(len(images)))
+
+    def _place(self, count: int) -> int:
+        """The place of the next batch, of `count` samples, in the epoch."""
+        if self._cursor < 0 or self._cursor + count > self.num_samples:
             raise RuntimeError("prepare() takes each batch of an epoch once, in order")
-        start, self._cursor = self._cursor, self._cursor + len(images)
-        return self._transform(images, self._draws, start)
+        start, self._cursor = self._cursor, self._cursor + count
+        return start
+
+
+class HostTrain(_Prepared):
+    """`gather` where the host trains: no copy, so no ring and no thread (it would take its time from training).
+
+    Between two steps of a model the caches hold nothing of the input pipeline, which makes its many small calls
+    several times dearer than in a loop of their own. So some batches are gathered, augmented and normalised in one
+    pass, and each is a slice of it.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        rows: Indices,
+        recipe: Recipe,
+        dataset: str,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(rows, recipe, dataset, seed, device)
+        _read_ahead(images)
+        self._images, self._labels = np.asarray(images), np.asarray(labels)[rows]
+        self._together = TOGETHER_BYTES // (4 * 3 * recipe.image_size**2)
+
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
+        """See `TrainInput.epoch`; the batches are ready for the model already."""
+        order = self._begin(epoch, sizes, positions).numpy()
+        return self._batches(order, sizes, self._draws)
+
+    def _batches(self, order: Indices, sizes: Sequence[int], draws: Draws | None) -> Iterator[HostBatch]:
+        rows, labels = self._rows[order], torch.from_numpy(self._labels[order])
+        start = 0
+        for group in grouped(sizes, self._together):
+            stop = start + sum(group)
+            images = torch.from_numpy(np.take(self._images, rows[start:stop], axis=0))
+            prepared = self._transform(images, draws, start)
+            yield from map(HostBatch, torch.split(prepared, group), torch.split(labels[start:stop], group))
+            start = stop
+
+    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `TrainInput.to_device`: nothing to do."""
+        return batch.images, batch.labels
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """See `TrainInput.prepare`: nothing to do, but out of order it is an error here too."""
+        self._place(len(images))
+        return images
+
+    def close(self) -> None:
+        """See `TrainInput.close`: nothing is held."""
+
+
+def grouped(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Splits batch sizes, in order, into groups of at most `most` samples; a larger batch is a group of its own."""
+    group: list[int] = []
+    total = 0
+    for size in sizes:
+        if group and total + size > most:
+            yield group
+            group, total = [], 0
+        group.append(size)
+        total += size
+    if group:
+        yield group
 
 
 class GatherTrain(_Prepared):
-    """`gather`: rows of a memory-mapped array, gathered into a ring of host buffers.
+    """`gather` for a device of its own memory: rows of a memory-mapped array, gathered into a ring of host buffers.
 
-    For a CUDA device a thread gathers ahead, and copies run on a stream of their own, so that they overlap with
-    training; the training stream waits for the copy's event, never the host for the training stream. A buffer is
-    refilled only when its copy has ended. On a CPU there is no copy: the batch is the buffer until `prepare` has
-    turned it into floats, and is overwritten `RING` batches later.
+    A thread gathers ahead, and copies run on a stream of their own, so that they overlap with training; the training
+    stream waits for the copy's event, never the host for the training stream. A buffer is refilled only when its
+    copy has ended. (On a CPU, which only tests ask for, the batch is the buffer: nothing is copied.)
     """
 
     def __init__(
@@ -126,11 +194,6 @@ class GatherTrain(_Prepared):
             slot, size, stop = number % RING, sizes[number], stops[number]
             return HostBatch(self._ring[slot][:size], labels[stop - size : stop], slot)
 
-        if self._device.type not in AHEAD_ON:
-            for number in range(len(sizes)):
-                fill(number)
-                yield batch(number)
-            return
         with Ahead(fill, len(sizes), RING) as ahead:
             for number in range(len(sizes)):
                 ahead.wait()

@@ -14,7 +14,7 @@ class HostBatch:
 
     Attributes:
         images: (B, ...) in the pipeline's own form: uint8 (B, H, W, 3) of `gather` and `device`, normalised
-            float32 (B, 3, S, S) of `loader`.
+            float32 (B, 3, S, S) of `loader`, and of `gather` where the host trains.
         labels: int64 (B,).
         slot: number of the reused buffer that it lies in, -1 for none.
     """

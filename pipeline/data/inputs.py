@@ -3,7 +3,8 @@
 Three input pipelines, one order of samples, one normalisation:
 
 * `loader`: DataLoader workers with torchvision's transforms, one sample at a time, float32 batches;
-* `gather`: one vectorised gather of uint8 rows per batch into a reused host buffer; the rest on the device;
+* `gather`: one vectorised gather of uint8 rows per batch into a reused host buffer, the rest on the device; where
+  the host trains, both for several batches in one pass;
 * `device`: the training set lies on the device, batches are indexed there.
 
 Evaluation is the same for all three wherever the data set has a store.
@@ -20,13 +21,15 @@ import numpy.typing as npt
 import torch
 
 from pipeline.data import split
-from pipeline.data.gather import DeviceTrain, GatherTrain, StoreEval
+from pipeline.data.gather import DeviceTrain, GatherTrain, HostTrain, StoreEval
 from pipeline.data.hostbatch import HostBatch
 from pipeline.data.loader import LoaderEval, LoaderTrain, Samples
 from pipeline.data.store import FolderSource, Store
 from pipeline.errors import InputError
 from pipeline.spec import Recipe, RunSpec
 
+# Where a thread gathers ahead. On a CPU the batch is needed by the same cores that would gather it.
+AHEAD_ON = frozenset(("cuda",))
 # test images are chosen alike in every run, so that accuracies of all seeds are of the same images
 _TEST_SEED = 0
 
@@ -43,7 +46,7 @@ class TrainInput(Protocol):
     def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """Starts an epoch and yields micro-batches of exactly these sizes, in `split.epoch_order`.
 
-        A batch of `gather` lies in a reused buffer: it is valid until two more have been asked for.
+        A batch of `gather` may lie in a reused buffer: it is valid until two more have been asked for.
 
         Args:
             epoch: its number; with the seed it decides order and augmentation.
@@ -145,7 +148,10 @@ def _train(spec: RunSpec, source: Store | FolderSource, rows: split.Indices, dev
             f"input_pipeline: {recipe.input_pipeline!r} is not allowed; allowed: loader (the images of "
             f"{source.name!r} are too large to be held in memory)"
         )
-    kind = GatherTrain if recipe.input_pipeline == "gather" else DeviceTrain
+    if recipe.input_pipeline == "device":
+        kind: type[DeviceTrain | GatherTrain | HostTrain] = DeviceTrain
+    else:
+        kind = GatherTrain if device.type in AHEAD_ON else HostTrain
     return kind(source.train_images, source.train_labels, rows, recipe, source.name, spec.seed, device)
 
 

@@ -6,16 +6,18 @@ import platform
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import journal
 from pipeline.bench import feeding, orchestration, scaling
 from pipeline.bench.cases import Case
-from pipeline.bench.contenders import Ablate, Timm
+from pipeline.bench.contenders import Ablate, Bare, Timm
 from pipeline.bench.records import record_seconds
 from pipeline.bench.work import build
 from pipeline.plan import PlannedRun
@@ -54,6 +56,41 @@ def test_an_epoch_reads_from_the_device_once_however_long_it_is(monkeypatch: pyt
 def test_the_counter_sees_a_loop_that_reads_every_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     short, long = (_reads(Timm(build(_case(windows))), monkeypatch) for windows in (3, 12))
     assert (short["item"], long["item"]) == (3, 12)
+
+
+class _Operations(TorchDispatchMode):
+    """Counts what a device would be given to do; views and bookkeeping of the host are not among it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not operation.is_view:
+            self.counts[operation.name()] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def _operations(contender: Any) -> Counter[str]:
+    with _Operations() as mode:
+        contender.epoch(1)
+    return mode.counts
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_has_no_operation_that_the_bare_loop_has_not(precision: Any) -> None:
+    # 64 windows make one write of losses; what an epoch costs as a whole is in both lengths
+    def more(kind: Any) -> Counter[str]:
+        short, long = (
+            _operations(kind(build(replace(_case(windows), precision=precision)))) for windows in (3, 3 + 64)
+        )
+        long.subtract(short)
+        return Counter({name: count for name, count in long.items() if count})
+
+    ours, bare = more(Ablate), more(Bare)
+    extra = {name: ours[name] - bare[name] for name in ours if ours[name] > bare[name]}
+    assert sum(extra.values()) <= 2, f"beyond the one write of 64 losses: {extra}"
+    assert sum(bare.values()) > 64 * 50
 
 
 def test_synchronisations_of_the_device_stay_at_phase_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.bench import race
+from pipeline.bench import contenders, race, turns
+from pipeline.bench import work as work_module
 from pipeline.bench.cases import CONTENDERS, Case, missing
 from pipeline.bench.contenders import BUILT_IN, Ablate, Bare, weights
 from pipeline.bench.peers import PEERS
@@ -100,25 +104,101 @@ def test_ablate_races_with_its_own_trainer_epoch_by_epoch(work: Work) -> None:
     contender.close()
 
 
-def test_the_order_of_contenders_is_shuffled_and_every_round_has_all(work: Work) -> None:
+class Noted:
+    """A contender of three steps that notes each of them."""
+
+    def __init__(self, name: str, seen: list[str], steps: int = 3) -> None:
+        self.name, self.seen, self.steps = name, seen, steps
+
+    def epoch(self, number: int) -> float:
+        began = turns.now()
+        for step in range(self.steps):
+            turns.give_way()
+            self.seen.append(f"{self.name}{number}.{step}")
+        return turns.now() - began
+
+
+def raced(device: Any, rounds: int = 20) -> tuple[list[str], dict[str, list[float]]]:
     seen: list[str] = []
+    contenders: Any = {name: Noted(name, seen) for name in "abcd"}
+    return seen, race._rounds(replace(CASE, rounds=rounds, device=device), contenders, 0)
 
-    class Noted:
-        def __init__(self, name: str) -> None:
-            self.name = name
 
-        def epoch(self, number: int) -> float:
-            seen.append(f"{self.name}{number}")
-            return 1.0
-
-    contenders: Any = {name: Noted(name) for name in "abcd"}
-    found = race._rounds(replace(CASE, rounds=20), contenders, 0)
+def test_on_a_cpu_every_step_is_followed_by_those_of_the_others() -> None:
+    seen, found = raced("cpu")
     assert all(len(values) == 20 for values in found.values())
-    rounds = [tuple(name[0] for name in seen[start : start + 4]) for start in range(0, 80, 4)]
-    assert all(set(names) == set("abcd") for names in rounds)
-    assert len(set(rounds)) > 5
-    again: list[str] = []
-    seen, again = again, seen
-    race._rounds(replace(CASE, rounds=20), contenders, 0)
-    assert seen == again, "the order is the block's own, and the same in every call"
-    del work
+    turn = [seen[start : start + 4] for start in range(0, len(seen), 4)]
+    assert len(turn) == 20 * 3
+    for number, names in enumerate(turn):
+        assert sorted(names) == [f"{name}{number // 3 + 2}.{number % 3}" for name in "abcd"]
+    assert len({tuple(name[0] for name in names) for names in turn}) > 10, "the order is shuffled before every turn"
+    assert raced("cpu")[0] == seen, "the order is the block's own, and the same in every call"
+
+
+def test_on_a_gpu_every_contender_has_an_epoch_in_one_piece() -> None:
+    seen, found = raced("cuda")
+    assert all(len(values) == 20 for values in found.values())
+    pieces = [seen[start : start + 3] for start in range(0, len(seen), 3)]
+    assert all([step[0] for step in piece] == [piece[0][0]] * 3 for piece in pieces)
+    assert len({tuple(piece[0][0] for piece in pieces[start : start + 4]) for start in range(0, 80, 4)}) > 5
+
+
+def test_the_time_of_others_turns_is_not_counted() -> None:
+    def sleeper(seconds: float) -> Any:
+        def epoch() -> float:
+            began = turns.now()
+            for _step in range(5):
+                turns.give_way()
+                time.sleep(seconds)
+            return turns.now() - began
+
+        return epoch
+
+    found = turns.take_turns({"slow": sleeper(0.04), "fast": sleeper(0.001)}, random.Random(1))
+    assert found["slow"] >= 0.2 and 0.005 <= found["fast"] < 0.1
+    began = turns.now()
+    turns.give_way()  # nobody to give way to
+    assert turns.now() - began < 0.1
+
+
+def test_contenders_that_end_earlier_leave_the_rest_to_the_others() -> None:
+    seen: list[str] = []
+    actions = {name: partial(Noted(name, seen, steps).epoch, 1) for name, steps in (("a", 1), ("b", 0), ("c", 4))}
+    assert set(turns.take_turns(actions, random.Random(1))) == {"a", "b", "c"}
+    assert sorted(seen) == ["a1.0", "c1.0", "c1.1", "c1.2", "c1.3"]
+
+
+def test_an_error_of_one_ends_all() -> None:
+    ended: list[str] = []
+
+    def waits() -> float:
+        try:
+            while True:
+                turns.give_way()
+        finally:
+            ended.append("waits")
+
+    def fails() -> float:
+        for _step in range(3):
+            turns.give_way()
+        raise RuntimeError("no more images")
+
+    with pytest.raises(RuntimeError, match="no more images"):
+        turns.take_turns({"waits": waits, "fails": fails}, random.Random(1))
+    assert ended == ["waits"]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_contender_gives_way_before_every_batch(name: str, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = 0
+
+    def count() -> None:
+        nonlocal given
+        given += 1
+
+    for module in (contenders, work_module):
+        monkeypatch.setattr(module, "give_way", count)
+    contender = {**BUILT_IN, **PEERS}[name](work)
+    contender.epoch(1)
+    assert CASE.windows <= given <= CASE.windows + 1, "once more to find that there is none left"
+    contender.close()

@@ -39,7 +39,7 @@ CHILD = {
     "team",
     "distributed",
     "launchers.preload",
-    *(f"bench.{name}" for name in ("work", "contenders", "peers", "race", "feeding", "preload")),
+    *(f"bench.{name}" for name in ("work", "contenders", "peers", "race", "feeding", "preload", "turns")),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.data.")),
 } - {"data.listing", "data.contents"}
 SHARED = {

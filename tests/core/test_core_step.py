@@ -18,6 +18,7 @@ from pipeline.optim import build_optimizer
 from pipeline.precision import Precision
 from pipeline.spec import Recipe
 from pipeline.step import Learner, Window, optimizer_step, plan_windows
+from pipeline.trainer import WindowLosses
 
 CPU = torch.device("cpu")
 
@@ -227,6 +228,33 @@ def test_a_scale_that_overflows_is_backed_off_until_updates_are_made() -> None:
         optimizer_step(learner, Window((4,)), iter(Batches([4], dtype=torch.float32).made), PlainCopier(), no_mark)
     assert 0 < learner.precision.skipped < 30
     assert learner.schedule.last_epoch == 30 - learner.precision.skipped
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_whole_window_is_not_weighted(share: float) -> None:
+    learner = learner_of(Recipe(), perceptron())
+    images, labels = Batches([4]).made[0]
+    loss = learner.forward(images, labels, share)
+    assert loss.grad_fn is not None
+    assert loss.grad_fn.name().startswith("Mul" if share < 1 else "Nll"), "a weight of 1 would be two operations"
+
+
+def test_full_precision_has_no_autocast_and_no_hook() -> None:
+    learner = learner_of(Recipe(precision="fp32"), perceptron())
+    assert not isinstance(learner.precision.autocast(), torch.autocast)
+    assert not learner.optimizer._optimizer_step_post_hooks
+    assert isinstance(Precision(Recipe(precision="bf16"), CPU).autocast(), torch.autocast)
+    assert learner_of(Recipe(precision="fp16"), perceptron()).optimizer._optimizer_step_post_hooks
+
+
+@given(values=st.lists(st.floats(-1e6, 1e6, width=32), max_size=200), looks=st.sets(st.integers(0, 199)))
+def test_losses_of_windows_are_kept_in_order(values: list[float], looks: set[int]) -> None:
+    losses = WindowLosses(len(values), CPU)
+    for number, value in enumerate(values):
+        losses.add(torch.tensor(value))
+        if number in looks:
+            assert losses.all().tolist() == values[: number + 1]
+    assert losses.all().tolist() == values
 
 
 def test_phases_are_marked_in_order() -> None:

@@ -15,7 +15,7 @@ from data_makers import even, spec, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import ahead, gather
+from pipeline.data import ahead, gather, inputs
 from pipeline.data.ahead import Ahead
 from pipeline.data.inputs import TrainInput, build
 from pipeline.data.store import Store
@@ -32,7 +32,7 @@ def store(count: int = 200) -> Store:
 @pytest.fixture
 def threaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Gathers ahead on the CPU too; afterwards no thread may be left."""
-    monkeypatch.setattr(gather, "AHEAD_ON", frozenset(("cpu",)))
+    monkeypatch.setattr(inputs, "AHEAD_ON", frozenset(("cpu",)))
     yield
     assert not threads()
 
@@ -58,17 +58,17 @@ def test_the_cpu_gathers_in_line() -> None:
     # measured: a thread makes a step on 2 cores 1 to 4 % slower, and a batch that is waited for 40 us dearer
     batches = training().epoch(1, [20] * 10)
     next(batches)
-    assert not threads() and {"cuda"} == gather.AHEAD_ON
+    assert not threads() and {"cuda"} == inputs.AHEAD_ON
 
 
 @settings(deadline=None, max_examples=25)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) <= 200))
 def test_batches_are_those_without_a_thread(sizes: list[int]) -> None:
-    inputs = build(spec(image_size=8, augmentation="crop_flip"), store(), CPU)
-    expected = whole(inputs, 2, sizes)
+    run = spec(image_size=8, augmentation="crop_flip")
+    expected = whole(build(run, store(), CPU), 2, sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gather, "AHEAD_ON", frozenset(("cpu",)))
-        images, labels = whole(inputs, 2, sizes)
+        patch.setattr(inputs, "AHEAD_ON", frozenset(("cpu",)))
+        images, labels = whole(build(run, store(), CPU), 2, sizes)
     assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
     assert not threads()
 

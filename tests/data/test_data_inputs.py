@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data import folder, gather
+from pipeline.data import folder, gather, transforms
 from pipeline.data.inputs import Inputs, build
 from pipeline.data.split import epoch_order
 from pipeline.data.store import FolderSource, Store, prepare
@@ -160,9 +161,7 @@ def test_any_sizes_give_the_same_samples(digits: Store, data: st.DataObject) -> 
     inputs = build(spec(input_pipeline=pipeline, augmentation=augmentation, max_train_samples=40), digits, CPU)
     sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) <= 40))
     reference, reference_labels = whole(inputs, 1, [40])
-    batches = list(inputs.train.epoch(1, sizes)) if pipeline != "gather" else None
-    if batches is not None:
-        assert [len(batch.labels) for batch in batches] == sizes
+    assert [len(batch.labels) for batch in inputs.train.epoch(1, sizes)] == sizes
     images, labels = whole(inputs, 1, sizes)
     assert torch.equal(labels, reference_labels[: sum(sizes)])
     torch.testing.assert_close(images, reference[: sum(sizes)], atol=1e-5, rtol=0)
@@ -197,17 +196,47 @@ def test_prepare_out_of_step_is_an_error(pipeline: str, digits: Store, building:
         train.prepare(batch.images)
 
 
-def test_gather_reuses_buffers_but_not_too_early(digits: Store, building: Any) -> None:
+def test_batches_of_gather_on_a_cpu_are_never_overwritten(digits: Store, building: Any) -> None:
     train = building(spec(), digits).train
-    held, places = [], set()
-    for number, batch in enumerate(train.epoch(1, [16] * 20)):
-        held.append((batch.images, batch.images.clone()))
-        places.add(batch.images.data_ptr())
-        # the documented promise: two more may be asked for
-        for images, copy in held[max(0, number - gather.RING + 1) :]:
-            assert torch.equal(images, copy)
-    assert len(places) == gather.RING
-    assert not torch.equal(*held[0]), "the ring has come round"
+    held = [(batch.images, batch.images.clone(), batch.labels) for batch in train.epoch(1, [16] * 20)]
+    assert all(torch.equal(images, copy) for images, copy, _labels in held)
+    assert torch.cat([labels for _images, _copy, labels in held]).tolist() == whole_labels(digits, 320)
+
+
+def whole_labels(source: Store, count: int) -> list[int]:
+    """The first labels of epoch 1, by the definition of the order."""
+    return [int(label) for label in source.train_labels[epoch_order(1347, 3, 1).numpy()[:count]]]
+
+
+def test_gather_on_a_cpu_prepares_several_batches_in_one_pass(
+    digits: Store, building: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as many as the limit holds: 10 of 16 images of 16 px
+    monkeypatch.setattr(gather, "TOGETHER_BYTES", 10 * 16 * 3 * 16 * 16 * 4)
+    passes: list[int] = []
+    transform = transforms.BatchTransform.__call__
+
+    def counted(self: Any, images: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append(len(images))
+        return transform(self, images, *rest)
+
+    monkeypatch.setattr(transforms.BatchTransform, "__call__", counted)
+    train = building(spec(), digits).train
+    batches = train.epoch(1, [16] * 25)
+    assert not passes, "nothing before it is asked for"
+    for number, batch in enumerate(batches, start=1):
+        images, _labels = train.to_device(batch)
+        assert train.prepare(images).data_ptr() == batch.images.data_ptr(), "no second pass, no copy"
+        assert len(passes) == (number + 9) // 10
+    assert passes == [160, 160, 80]
+
+
+@given(sizes=st.lists(st.integers(1, 50)), most=st.integers(0, 60))
+def test_batches_are_grouped_in_order_and_as_full_as_allowed(sizes: list[int], most: int) -> None:
+    groups = list(gather.grouped(sizes, most))
+    assert [size for group in groups for size in group] == sizes
+    assert all(group and (sum(group) <= most or len(group) == 1) for group in groups)
+    assert all(sum(group) + following[0] > most for group, following in itertools.pairwise(groups))
 
 
 def test_labels_and_prepared_images_outlive_the_ring(digits: Store, building: Any) -> None:
