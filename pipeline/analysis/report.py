@@ -262,8 +262,10 @@ def headline(row: dict[str, Any], control: bool, further: float | None) -> str:
     if control:
         said += " (an A/A control here: any effect would be noise)"
     elif row["verdict"] == "undecided":
-        known = further is not None and not math.isnan(further)
-        said += f"; about {further:.0f} more blocks would decide it" if known else "; more blocks will hardly decide it"
+        if further is None or math.isnan(further):
+            said += "; more blocks will hardly decide it"
+        else:
+            said += f"; about {further:.0f} more {'block' if round(further) == 1 else 'blocks'} would decide it"
     return said + "."
 
 
