@@ -399,13 +399,14 @@ class Grid:
                 self._values[run.spec.digest] = opened.values
         self.listener.ended(run, end, opened.values)
         if again and self.launcher.jobs == 0:
-            self.broken = end.error or "no device is left"
+            self.broken = self.broken or end.error or "no device is left"
             self.stop()
         return following
 
     def _again(self, run: PlannedRun, end: End) -> bool:
         """Queues a cell again whose machine was lost: nobody has asked for an interruption. Called under the lock."""
-        if end.outcome != "interrupted" or self._stop.is_set():
+        asked = self._stop.is_set() and self.broken is None  # two devices may go at once: the first one ends the grid
+        if end.outcome != "interrupted" or asked:
             return False
         lost = self._lost[run.spec.digest] = self._lost.get(run.spec.digest, 0) + 1
         if lost >= LOST_TRIES:

@@ -104,6 +104,35 @@ def test_the_cell_of_a_lost_device_is_run_on_another(plan: Plan, tmp_path: Path)
     assert killed.digest in {row.digest for row in rows if row.status == "FINISHED"}
 
 
+class LosingTwice(Losing):
+    """Two devices disappear at once; the second run is heard of when the grid has given up already."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, jobs=2, lost=2)
+        self._both = threading.Barrier(2)
+        self._order = iter((False, True))
+        self._cancelled = threading.Event()
+
+    def launch(self, spec: RunSpec) -> Iterator[Record]:
+        with self._lock:
+            last = next(self._order)
+        records = list(super().launch(spec))
+        self._both.wait(30)
+        if last:
+            assert self._cancelled.wait(30)
+        yield from records
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+
+def test_two_devices_lost_at_once_leave_all_cells_pending(plan: Plan, tmp_path: Path) -> None:
+    tally = outcome_of(plan, LosingTwice(tmp_path / "work"), tmp_path)
+    assert tally.broken == "GPU GPU-a disappeared: CUDA error"
+    assert tally.outcomes == {"pending": 4}, "nobody interrupted anything"
+    assert "RUNNING" not in {row.status for row in rows_of(tmp_path / "mlflow.db", "")}
+
+
 def test_a_grid_without_any_device_left_ends_and_says_so(plan: Plan, tmp_path: Path) -> None:
     tally = outcome_of(plan, Losing(tmp_path / "work", jobs=2, lost=2), tmp_path)
     assert tally.broken == "GPU GPU-a disappeared: CUDA error"
