@@ -10,7 +10,7 @@ _EXPLAINED = {
     "over_accelerate": "images/s over Accelerate's",
     "over_lightning": "images/s over Lightning Trainer's",
     "over_fabric": "images/s over Lightning Fabric's",
-    "over_timm": "images/s over timm's loop's",
+    "over_timm": "images/s over timm's",
     "gather_over_loader": "images/s delivered, gather over loader",
     "grid_overhead": "wall time of a grid over its runs' train and eval time",
 }
