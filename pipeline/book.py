@@ -242,7 +242,14 @@ class Book:
         self._append({"kind": "artifact", "key": self.parent, "path": str(path.resolve()), "folder": folder})
 
     def close_parent(self, outcome: Outcome) -> None:
-        """Leaves the parent run, and closes it unless other controllers are at work on it; the last one does."""
+        """Leaves the parent run, and closes it unless other controllers are at work on it; the last one does.
+
+        Rows of this controller that are still open are closed first: something broke in the middle of their runs.
+        """
+        tags = {OUTCOME_TAG: "interrupted", "ablate.error": "its controller could not go on"}
+        if self._open_rows:
+            self._append(*(_close(key, "interrupted", tags) for key in sorted(self._open_rows)))
+            self._open_rows.clear()
         with exclusive(self._folder / "claims" / "parent", STORE_PATIENCE):
             self._parent_open = False
             ended = {HEARTBEAT_TAG + self.owner: ENDED}

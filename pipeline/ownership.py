@@ -23,13 +23,18 @@ ENDED = "ended"
 
 
 def _start_ticks(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot; tells a pid from its later reuse."""
+    """Start time of a process in clock ticks since boot; tells a pid from its later reuse. None: it is dead.
+
+    A killed process lives until its last thread has ended: one that hangs in `fsync` still holds the journal and all
+    locks when the main thread is a zombie already, and nobody could take them over.
+    """
+    place = Path(f"/proc/{pid}")
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = (place / "stat").read_text().rpartition(")")[2].split()
+        ended = fields[0] in ("Z", "X") and len(list((place / "task").iterdir())) < 2
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else fields[19]
+    return None if ended else fields[19]
 
 
 @lru_cache(maxsize=1)

@@ -185,8 +185,8 @@ class Search:
             position=trial.number,
         )
         run = self._looked_at(run)
-        trial.set_user_attr("ablate.digest", run.spec.digest)
         opened = self._book.open(run, self._task.plan, self._launcher.work_dir(run.spec))
+        trial.set_user_attr("ablate.digest", run.spec.digest)  # a trial that names its run has one, whoever dies now
         with self._lock:
             self._running += 1
         try:

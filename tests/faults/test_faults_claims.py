@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import ownership
+from pipeline.journal import abandoned
 from pipeline.ownership import ENDED, Liveness, LocalClaims, alive, exclusive, owner, settle
 
 
@@ -236,6 +238,40 @@ def test_on_this_host_the_process_table_decides() -> None:
     liveness.see({name: "9999999999999"})
     assert not liveness.alive(name)
     assert liveness.alive(owner())
+
+
+HALF_DEAD = """
+import ctypes, sys, threading, time
+from pathlib import Path
+from pipeline.journal import Journal
+from pipeline.ownership import owner
+book = Journal(Path(sys.argv[1]))
+threading.Thread(target=time.sleep, args=(600,)).start()
+print(owner(), flush=True)
+ctypes.CDLL(None).pthread_exit(None)  # as when a kill has reached the main thread, and another one hangs in fsync
+"""
+
+
+def test_a_process_lives_until_its_last_thread_has_let_go_of_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    process = subprocess.Popen([sys.executable, "-c", HALF_DEAD, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        stat = Path(f"/proc/{process.pid}/stat")
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        with abandoned(path) as free:
+            assert not free
+        assert alive(name, None)
+        process.kill()
+        while alive(name, None):  # nobody has asked for its exit status yet: it stays in the process table
+            time.sleep(0.01)
+        with abandoned(path) as free:
+            assert free and stat.exists()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_local_claim_is_one_and_dies_with_its_process(tmp_path: Path) -> None:

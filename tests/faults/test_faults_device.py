@@ -16,11 +16,12 @@ from fault_tools import STUDY, rows_of
 from pipeline import nvml, study
 from pipeline.book import Book
 from pipeline.display import PlainDisplay
+from pipeline.errors import OutsideError
 from pipeline.grid import Grid, Tally
 from pipeline.launchers import local
 from pipeline.launchers.local import LocalLauncher
 from pipeline.plan import Plan, build
-from pipeline.spec import End, Record, RunSpec
+from pipeline.spec import End, Metrics, Record, RunSpec
 from pipeline.tracker import Tracker
 
 
@@ -138,3 +139,19 @@ def test_a_grid_without_any_device_left_ends_and_says_so(plan: Plan, tmp_path: P
     assert tally.broken == "GPU GPU-a disappeared: CUDA error"
     assert tally.outcomes == {"pending": 4}
     assert "RUNNING" not in {row.status for row in rows_of(tmp_path / "mlflow.db", "")}
+
+
+class Breaking(Losing):
+    """A launcher that cannot go on in the middle of a run."""
+
+    def launch(self, spec: RunSpec) -> Iterator[Record]:
+        yield Metrics(time=time.time(), step=1, values={"train/loss": 1.0})
+        raise OutsideError(f"the cluster is gone while {spec.model} trains")
+
+
+def test_a_launcher_that_breaks_in_mid_run_leaves_no_row_open(plan: Plan, tmp_path: Path) -> None:
+    tally = outcome_of(plan, Breaking(tmp_path / "work", jobs=1, lost=0), tmp_path)
+    assert tally.broken == "the cluster is gone while test_resnet trains"
+    rows = rows_of(tmp_path / "mlflow.db")
+    assert [(row.status, row.outcome) for row in rows] == [("KILLED", "interrupted")]
+    assert rows[0].tags["ablate.error"] == "its controller could not go on"

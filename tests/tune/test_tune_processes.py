@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,26 @@ def wait_for(what: Callable[[], Any], seconds: float = 280.0) -> Any:
     raise AssertionError("it did not happen")
 
 
-def running_of(folder: Path, pid: int) -> list[int]:
-    """Numbers of the trials that a process is at work on, by plain SQL: opening a storage takes too long to poll."""
+def running_of(folder: Path, pid: int, younger_than: float = 1e6) -> list[int]:
+    """Numbers of the trials that a process is at work on, by plain SQL: opening a storage takes too long to poll.
+
+    Args:
+        folder: of the call.
+        pid: of the process.
+        younger_than: only trials that began less than so many seconds ago.
+    """
     query = (
         "select t.number from trials t "
         "join trial_user_attributes o on o.trial_id = t.trial_id and o.key = 'ablate.owner' "
         "join trial_user_attributes d on d.trial_id = t.trial_id and d.key = 'ablate.digest' "
-        "where t.state = 'RUNNING' and o.value_json like ?"
+        "where t.state = 'RUNNING' and o.value_json like ? and t.datetime_start > ?"
     )
+    since = str(datetime.now() - timedelta(seconds=younger_than))  # as Optuna writes it
     database = folder / "mlruns" / "optuna.db"
     if not database.is_file():
         return []
     with contextlib.closing(sqlite3.connect(database, timeout=10)) as connection:
-        return [row[0] for row in connection.execute(query, (f"%.{pid}.%",))]
+        return [row[0] for row in connection.execute(query, (f"%.{pid}.%", since))]
 
 
 def statuses(folder: Path) -> list[tuple[str, str, str]]:
@@ -103,9 +111,8 @@ def assert_complete(folder: Path) -> None:
 def test_one_of_two_processes_is_killed_in_mid_trial(tmp_path: Path, digits_dir: Path) -> None:
     words = [*SMALL, "--trial-seconds", "3", "--interval", "0.0001", "--join", "--json"]
     with started(tmp_path, digits_dir, *words) as one, started(tmp_path, digits_dir, *words) as other:
-        lost = wait_for(lambda: running_of(tmp_path, one.pid))
         wait_for(lambda: running_of(tmp_path, other.pid))
-        lost = running_of(tmp_path, one.pid) or lost
+        lost = wait_for(lambda: running_of(tmp_path, one.pid, younger_than=1.5))  # of at least 3 seconds
         one.kill()
         out, err = other.communicate(timeout=400)
         assert other.returncode == 0, err

@@ -9,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from tune_makers import (
     Device,
+    Shelf,
     best_of,
     cliff,
     feasible,
@@ -20,6 +21,8 @@ from tune_makers import (
     search,
 )
 
+from pipeline.book import Opened
+from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import RunSpec
 from pipeline.tuning.confirm import ranked
 from pipeline.tuning.objective import OBJECTIVES
@@ -100,6 +103,23 @@ def test_a_failure_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
     outcomes = {f.config.batch_size: f.outcome for f in ledger.findings()}
     assert outcomes == {64: "finished", 128: "failed"}
     assert [outcome for _, outcome, _ in shelf.rows].count("failed") == 4
+
+
+def test_a_trial_names_its_run_when_the_run_has_a_row(tmp_path: Path) -> None:
+    """Whoever is killed in between must not leave a trial that names a run which nobody can find."""
+    ledger = make_ledger(make_space(batches=[64, 128], accumulations=[1]), tmp_path, budget=10)
+    named: list[bool] = []
+
+    class Watching(Shelf):
+        def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> Opened:
+            (trial,) = ledger.study.get_trials(states=(TrialState.RUNNING,))
+            named.append("ablate.digest" in trial.user_attrs)
+            return super().open(run, plan, work_dir)
+
+    shelf = search(Device(), ledger, shelf=Watching())
+    assert named == [False, False]
+    rows = [run.spec.digest for run, _, _ in shelf.rows]
+    assert [trial.user_attrs["ablate.digest"] for trial in ledger.study.trials] == rows
 
 
 def test_the_same_seed_makes_the_same_search(tmp_path: Path) -> None:

@@ -169,9 +169,9 @@ def make_ledger(
     return Ledger(study, space, budget=budget, retries=settings.get("retries", 2), seed=seed, lock=folder / "lock")
 
 
-def search(device: Device, ledger: Ledger, task: Task | None = None) -> Shelf:
+def search(device: Device, ledger: Ledger, task: Task | None = None, shelf: Shelf | None = None) -> Shelf:
     """Runs a search to its end."""
-    shelf = Shelf()
+    shelf = shelf or Shelf()
     running = Search(task or make_task(), ledger, device, shelf, Silent())  # type: ignore[arg-type]
     running.run()
     assert running.broken is None
