@@ -15,14 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import journal
+from pipeline.attempts import (
+    CLAIM_TAG,
+    FINAL,
+    HEARTBEAT_TAG,
+    OUTCOME_TAG,
+    OWNER_TAG,
+    PARENTS,
+    Attempt,
+    heartbeats_of,
+)
 from pipeline.delivery import Delivery, replay
 from pipeline.environment import host_provenance, scrubbed, without_credentials
 from pipeline.errors import OutsideError
-from pipeline.history import FINAL, PARENTS, History
+from pipeline.history import History
 from pipeline.ownership import ENDED, Liveness, LocalClaims, exclusive, owner, settle
 from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import Artifact, End, Metrics, Outcome, Record, Tags
-from pipeline.tracker import CLAIM_TAG, HEARTBEAT_TAG, OWNER_TAG, Attempt, Tracker, heartbeats_of
+from pipeline.tracker import Tracker
+from pipeline.writing import Writer
 
 STATUS: dict[str, str] = {
     "finished": "FINISHED",
@@ -33,7 +44,6 @@ STATUS: dict[str, str] = {
 }
 STORE_PATIENCE = 8.0
 PARENT_PATIENCE = 60.0
-OUTCOME_TAG = "ablate.outcome"
 
 
 def now_ms(seconds: float | None = None) -> int:
@@ -64,6 +74,7 @@ class Book:
 
     def __init__(self, tracker: Tracker, state_dir: Path) -> None:
         self.tracker = tracker
+        self._writer = Writer(tracker)
         self.owner = owner()
         self.parent = ""
         self._folder = state_dir / "journal"
@@ -77,7 +88,7 @@ class Book:
         path = self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{self.owner}-{uuid.uuid4().hex[:8]}.journal"
         try:
             self._journal = journal.Journal(path)
-            self._delivery = Delivery(path, tracker, self._beat)
+            self._delivery = Delivery(path, self._writer, self._beat)
             self._append({"kind": "journal", "uri": self._uri, "experiment": tracker.experiment, "owner": self.owner})
         except OSError as error:
             raise OutsideError(
@@ -93,7 +104,7 @@ class Book:
         """Delivers what dead controllers left, and closes their rows."""
         for path in self._of_this_store():
             with contextlib.suppress(Exception):  # an absent store is told later; `ablate sync` delivers then
-                replay(path, self.tracker)
+                replay(path, self._writer)
 
     def _of_this_store(self) -> list[Path]:
         """The other journals of this store and experiment."""
@@ -366,7 +377,7 @@ class Book:
             self.tracker.set_tag(self.parent, HEARTBEAT_TAG + self.owner, ENDED)
         for key in [*self._open_rows, self.parent]:
             with contextlib.suppress(Exception):  # a row whose opening the journal refused is not in the store
-                self.tracker.apply([{**_close(key, "interrupted", tags), "orphan": key == self.parent}])
+                self._writer.apply([{**_close(key, "interrupted", tags), "orphan": key == self.parent}])
         self._delivery.stop(0.0)
         self._journal.close()
 

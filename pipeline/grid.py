@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from pipeline import results
+from pipeline.attempts import Attempt
 from pipeline.book import Book, Opened
 from pipeline.errors import AblateError
 from pipeline.gates import Gate
 from pipeline.plan import Plan, PlannedRun
 from pipeline.spec import End, Metrics, Outcome, Phase, Progress, Record, RunSpec
-from pipeline.tracker import Attempt
 
 DELIVERY_PATIENCE = 20.0
 LOST_TRIES = 5  # of a cell whose machine is lost, in one call

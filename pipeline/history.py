@@ -8,11 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import journal
+from pipeline.attempts import CLAIM_TAG, PARENTS, Attempt, attempt_of
 from pipeline.delivery import delivered_offset
-from pipeline.tracker import CLAIM_TAG, OWNER_TAG, Attempt, heartbeats_of
-
-FINAL = ("finished", "oom")  # outcomes that are not tried again
-PARENTS = ("grid", "tune")
 
 
 @dataclass
@@ -118,15 +115,4 @@ class History:
 
 def _attempt(key: str, entry: journal.Entry) -> Attempt:
     tags = {str(name): str(value) for name, value in entry["tags"].items()}
-    return Attempt(
-        key=key,
-        digest=tags.get("ablate.digest", ""),
-        outcome="",
-        owner=tags.get(OWNER_TAG, ""),
-        kind=tags.get("ablate.kind", ""),
-        parent=str(entry.get("parent") or ""),
-        start_time=entry["time"],
-        command=tags.get("ablate.command", ""),
-        claim=tags.get(CLAIM_TAG, ""),
-        heartbeats=heartbeats_of(tags),
-    )
+    return attempt_of(key, tags, start_time=entry["time"], parent=str(entry.get("parent") or ""))

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import journal
+from pipeline.attempts import HEARTBEAT_TAG, Attempt
 from pipeline.delivery import delivered_offset, replay
 from pipeline.environment import scrubbed, without_credentials
 from pipeline.errors import OutsideError
 from pipeline.ownership import alive
 from pipeline.stores import resolve_uri
-from pipeline.tracker import HEARTBEAT_TAG, Attempt, Tracker
+from pipeline.tracker import Tracker
+from pipeline.writing import Writer
 
 
 def status_of(tracker: Tracker, state_dir: Path) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]
             if experiment not in trackers:
                 trackers[experiment] = Tracker(uri, experiment, state_dir / "artifacts")
                 trackers[experiment].connect()
-            entries += replay(path, trackers[experiment])
+            entries += replay(path, Writer(trackers[experiment]))
         except OutsideError:
             raise
         except Exception as error:

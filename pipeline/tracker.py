@@ -1,7 +1,6 @@
-"""The only module that imports MLflow: applies journal entries to a tracking store, and reads studies back.
+"""The only module that imports MLflow: opens a tracking store, finds and reads its runs, and logs to them.
 
-Everything here can be repeated without harm. A run is found again by its key (a tag), a metric keeps the time of
-its record (MLflow stores the same key, step, time and value once), and params never change.
+What is to be written comes through `writing`; only claims and heartbeats, which no journal keeps, go straight here.
 """
 
 from __future__ import annotations
@@ -11,49 +10,29 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.attempts import KEY_TAG, OUTCOME_TAG, Attempt, attempt_of
 from pipeline.errors import InputError, OutsideError
-from pipeline.journal import Entry, well_formed
-from pipeline.ownership import ENDED, alive
 from pipeline.stores import filled, first_line, initialising, set_environment, shown, sqlite_file, use_wal
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-KEY_TAG = "ablate.key"
-OWNER_TAG = "ablate.owner"
-CLAIM_TAG = "ablate.claim"
-HEARTBEAT_TAG = "ablate.heartbeat."
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One try at a cell, as the store or a journal knows it.
-
-    `outcome` is empty while the run is open; `owner` is `host:pid:start` of the controller; `run_id` is empty
-    when only the journal knows the run.
-    """
-
-    key: str
-    digest: str
-    outcome: str
-    owner: str
-    kind: str = "run"
-    run_id: str = ""
-    parent: str = ""
-    start_time: int = 0
-    command: str = ""
-    claim: str = ""
-    heartbeats: tuple[tuple[str, str], ...] = ()
 
 
 class UndeliverableError(Exception):
     """The store refuses an entry for good; trying again cannot help."""
+
+
+def permanent(error: Exception) -> bool:
+    """Whether a store that raised this refuses for good."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code in _PERMANENT
 
 
 class Tracker:
@@ -63,6 +42,9 @@ class Tracker:
         uri: absolute tracking URI.
         experiment: name of the experiment (made when absent).
         artifacts: where artifacts of a local store go.
+
+    Attributes:
+        problems: what the store has refused for good, one line each.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
@@ -143,47 +125,6 @@ class Tracker:
         assert self._client is not None
         return self._client
 
-    def apply(self, entries: Sequence[Entry]) -> None:
-        """Applies journal entries, in order; metrics of one run go in few batches.
-
-        Raises:
-            Exception: what MLflow raises when the store is away; the call can be repeated whole.
-        """
-        waiting: dict[str, list[Entry]] = {}
-        for entry in entries:
-            key = str(entry.get("key", ""))
-            if not well_formed(entry):
-                self.problems.append(f"an entry of kind {str(entry.get('kind'))[:40]!r} that cannot be read")
-                continue
-            if entry.get("kind") in ("metrics", "tags"):
-                waiting.setdefault(key, []).append(entry)
-                continue
-            if key in waiting:
-                self._attempt(self._batch, key, waiting.pop(key))
-            action = {
-                "open": self._open_run,
-                "close": self._close_run,
-                "artifact": self._log_artifact,
-                "withdraw": self._withdraw,
-            }.get(str(entry.get("kind")))
-            if action is not None:
-                self._attempt(action, entry)
-        for key, held in waiting.items():
-            self._attempt(self._batch, key, held)
-
-    def _attempt(self, action: Any, *arguments: Any) -> None:
-        """Runs one action; what the store refuses for good is noted and passed over."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            action(*arguments)
-        except UndeliverableError as error:
-            self.problems.append(str(error))
-        except MlflowException as error:
-            if error.error_code not in _PERMANENT:
-                raise
-            self.problems.append(first_line(error))
-
     def run_id(self, key: str) -> str | None:
         """MLflow's id of the run with this key, deleted ones not counted."""
         if key not in self._ids:
@@ -195,29 +136,22 @@ class Tracker:
             self._ids[key] = found[0].info.run_id
         return self._ids[key]
 
-    def _known(self, key: str) -> str:
+    def known(self, key: str) -> str:
+        """The same, where there has to be one.
+
+        Raises:
+            UndeliverableError: there is none.
+        """
         run_id = self.run_id(key)
         if run_id is None:
             raise UndeliverableError(f"no run with key {key} in the store")
         return run_id
 
-    def _open_run(self, entry: Entry) -> None:
-        key = str(entry["key"])
-        run_id = self.run_id(key)
-        tags = {str(name): str(value) for name, value in entry["tags"].items()}
-        if run_id is None:
-            tags |= {KEY_TAG: key, "mlflow.source.name": "ablate", "mlflow.source.type": "LOCAL"}
-            parent = entry.get("parent")
-            if parent:
-                tags["mlflow.parentRunId"] = self._known(str(parent))
-            self.client.create_run(self._experiment_id, int(entry["time"]), tags, str(entry["name"]))
-            run_id = self._only_one(key)
-        elif not entry.get("parent"):
-            self.client.update_run(run_id, status="RUNNING")
-        self._log(run_id, params=entry.get("params", {}), tags=tags)
-
-    def _only_one(self, key: str) -> str:
-        """The run just made; MLflow's client makes a second one where the answer to its first request got lost."""
+    def create_run(self, key: str, tags: dict[str, str], *, name: str, start_time: int) -> str:
+        """Makes a run; `start_time` in milliseconds since the epoch. Returns MLflow's id."""
+        tags = {**tags, KEY_TAG: key, "mlflow.source.name": "ablate", "mlflow.source.type": "LOCAL"}
+        self.client.create_run(self._experiment_id, start_time, tags, name)
+        # MLflow's client makes a second run where the answer to its first request got lost
         found = self.client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{_quoted(key)}'")
         ids = sorted(str(run.info.run_id) for run in found)
         for extra in ids[1:]:
@@ -225,54 +159,25 @@ class Tracker:
         self._ids[key] = ids[0]
         return ids[0]
 
-    def _close_run(self, entry: Entry) -> None:
-        run_id = self._known(str(entry["key"]))
-        if entry.get("orphan") and not self._orphaned(run_id):
-            return
-        self._log(run_id, tags=entry.get("tags", {}))
-        self.client.set_terminated(run_id, str(entry["status"]), int(entry["time"]))
+    def delete_run(self, key: str) -> None:
+        """Marks a run as deleted; its key is free again."""
+        self.client.delete_run(self.known(key))
+        self._ids.pop(key, None)
 
-    def _orphaned(self, run_id: str) -> bool:
-        """Whether a row is open and none of the controllers registered on it lives."""
-        run = self.client.get_run(run_id)
-        beats = heartbeats_of(run.data.tags)
-        at_work = [(name, value) for name, value in beats if value != ENDED]
-        living = any(alive(name, int(value) / 1000 if value.isdigit() else None) for name, value in at_work)
-        return run.info.status == "RUNNING" and not living
-
-    def _withdraw(self, entry: Entry) -> None:
-        run_id = self.run_id(str(entry["key"]))
-        if run_id is not None:
-            self.client.set_terminated(run_id, "KILLED", int(entry["time"]))
-            self.client.delete_run(run_id)
-            self._ids.pop(str(entry["key"]), None)
-
-    def _log_artifact(self, entry: Entry) -> None:
-        path = Path(str(entry["path"]))
-        if not path.is_file():
-            raise UndeliverableError(f"artifact {path.name} is gone")
-        self.client.log_artifact(self._known(str(entry["key"])), str(path), str(entry.get("folder") or "") or None)
-
-    def _batch(self, key: str, entries: Iterable[Entry]) -> None:
-        run_id = self._known(key)
-        metrics: list[tuple[str, float, int, int]] = []
-        tags: dict[str, str] = {}
-        for entry in entries:
-            if entry["kind"] == "tags":
-                tags |= entry["values"]
-            else:
-                step = int(entry.get("step") or 0)
-                metrics += [(name, float(value), int(entry["time"]), step) for name, value in entry["values"].items()]
-        self._log(run_id, metrics=metrics, tags=tags)
-
-    def _log(
+    def log(
         self,
         run_id: str,
         metrics: Sequence[tuple[str, float, int, int]] = (),
         params: dict[str, Any] | None = None,
         tags: dict[str, Any] | None = None,
     ) -> None:
-        """Logs within MLflow's limits: 1,000 entities, 100 params and 100 tags a call, 6,000 and 8,000 characters."""
+        """Logs within MLflow's limits: 1,000 entities, 100 params and 100 tags a call, 6,000 and 8,000 characters.
+
+        Args:
+            run_id: MLflow's.
+            metrics: (name, value, milliseconds since the epoch, step) each.
+            params, tags: by name; too long values are cut.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         values = [Metric(name, value, time, step) for name, value, time, step in metrics]
@@ -284,12 +189,10 @@ class Tracker:
 
     def _log_batch(self, run_id: str, values: list[Any], named: list[Any], marks: list[Any]) -> None:
         """Logs a batch; if the store refuses it for good, all of it but what is refused alone."""
-        from mlflow.exceptions import MlflowException
-
         try:
             self.client.log_batch(run_id, values, named, marks, synchronous=True)
-        except MlflowException as error:
-            if error.error_code not in _PERMANENT:
+        except Exception as error:
+            if not permanent(error):
                 raise
             alone = len(values) + len(named) + len(marks) == 1
             if alone or self.client.get_run(run_id).info.lifecycle_stage != "active":
@@ -308,11 +211,11 @@ class Tracker:
 
     def set_tag(self, key: str, name: str, value: str) -> None:
         """Sets a tag of the run with this key (claims; not journaled)."""
-        self.client.set_tag(self._known(key), name, value)
+        self.client.set_tag(self.known(key), name, value)
 
     def beat(self, key: str, name: str, value: str) -> None:
         """Sets a heartbeat tag on a parent run, and opens it again where another controller has closed it."""
-        run_id = self._known(key)
+        run_id = self.known(key)
         self.client.set_tag(run_id, name, value)
         if self.client.get_run(run_id).info.status != "RUNNING":
             self.client.update_run(run_id, status="RUNNING")
@@ -389,7 +292,7 @@ class Tracker:
     def log_artifacts(self, key: str, paths: Iterable[Path], folder: str) -> None:
         """Logs files to the run with this key."""
         for path in paths:
-            self.client.log_artifact(self._known(key), str(path), folder)
+            self.client.log_artifact(self.known(key), str(path), folder)
 
 
 def artifact_writer() -> Callable[[str, Path, str], None]:
@@ -410,25 +313,14 @@ def artifact_writer() -> Callable[[str, Path, str], None]:
 
 def _attempt(run: Any) -> Attempt:
     tags = run.data.tags
-    outcome = tags.get("ablate.outcome", "")
-    return Attempt(
-        key=tags[KEY_TAG],
-        digest=tags.get("ablate.digest", ""),
-        outcome="" if run.info.status == "RUNNING" else outcome or "failed",
-        owner=tags.get(OWNER_TAG, ""),
-        kind=tags.get("ablate.kind", ""),
-        run_id=run.info.run_id,
-        parent=tags.get("mlflow.parentRunId", ""),
+    return attempt_of(
+        tags[KEY_TAG],
+        tags,
         start_time=int(run.info.start_time or 0),
-        command=tags.get("ablate.command", ""),
-        claim=tags.get(CLAIM_TAG, ""),
-        heartbeats=heartbeats_of(tags),
+        parent=tags.get("mlflow.parentRunId", ""),
+        outcome="" if run.info.status == "RUNNING" else tags.get(OUTCOME_TAG) or "failed",
+        run_id=run.info.run_id,
     )
-
-
-def heartbeats_of(tags: dict[str, str]) -> tuple[tuple[str, str], ...]:
-    """Controllers that have registered on a parent run, each with its last heartbeat."""
-    return tuple((name.removeprefix(HEARTBEAT_TAG), v) for name, v in tags.items() if name.startswith(HEARTBEAT_TAG))
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:

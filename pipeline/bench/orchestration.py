@@ -17,6 +17,7 @@ from pipeline.plan import Plan, PlannedRun, build
 from pipeline.spec import End, Metrics, Phase, Progress, Record, RunSpec, Tags
 from pipeline.stores import resolve_uri
 from pipeline.tracker import Tracker
+from pipeline.writing import Writer
 
 EPOCHS = 3
 RECORDS_AT_ONCE = 500
@@ -132,7 +133,7 @@ def measure(runs: int, folder: str) -> dict[str, Any]:
     calls = counting.calls - before
     grid.close(grid._tally(), grid.results, 0.0)
     half = listener.ends[runs // 2 :]
-    seconds = _writer_seconds(tracker, next(iter(tracker._ids)))
+    seconds = _writer_seconds(Writer(tracker), next(iter(tracker._ids)))
     return {
         "runs": runs,
         "seconds_per_run": (half[-1] - half[0]) / (len(half) - 1),
@@ -150,13 +151,13 @@ def _plan(runs: int) -> Plan:
     return replace(plan, runs=plan.runs[:runs])
 
 
-def _writer_seconds(tracker: Tracker, key: str, batches: int = 5) -> float:
+def _writer_seconds(writer: Writer, key: str, batches: int = 5) -> float:
     """Seconds of MLflow for one value, when the delivery thread hands over a full batch of journal entries."""
     spent = []
     for batch in range(batches):
         entries = list(_entries(key, batch))
         began = time.perf_counter()
-        tracker.apply(entries)
+        writer.apply(entries)
         spent.append((time.perf_counter() - began) / len(entries))
     return sorted(spent)[len(spent) // 2]
 

@@ -10,6 +10,7 @@ import mmap
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -29,26 +30,46 @@ RING = 4
 TOGETHER_BYTES = 4 << 20
 
 
+@dataclass(eq=False, repr=False)
 class _Prepared:
-    """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`."""
+    """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`.
 
-    def __init__(self, rows: Indices, recipe: Recipe, dataset: str, seed: int, device: torch.device) -> None:
-        self.num_samples = len(rows)
-        self._rows = rows
-        self._seed = seed
-        self._device = device
-        self._transform = BatchTransform(recipe, dataset, device, augment=True)
+    Attributes:
+        images: of the data set, uint8 (N, height, width, 3); may be a memory map.
+        labels: int64 (N,).
+        rows: those that are trained on, int64 (num_samples,).
+        recipe: of the run.
+        dataset: its name, for the normalisation.
+        seed: of order and augmentation.
+        device: that trains.
+    """
+
+    images: Images
+    labels: Labels
+    rows: Indices
+    recipe: Recipe
+    dataset: str
+    seed: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.num_samples = len(self.rows)
+        self._transform = BatchTransform(self.recipe, self.dataset, self.device, augment=True)
         self._draws: Draws | None = None
         self._cursor = -1
+        _read_ahead(self.images)
+        # plain views: numpy's memmap subclass costs microseconds in every call
+        self._images: Images = np.asarray(self.images)
+        self._labels: Labels = np.asarray(self.labels)[self.rows]
 
     def _begin(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None) -> torch.Tensor:
         """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,) or those of
         `positions` alone.
         """
         check_sizes(sizes, self.num_samples)
-        self._draws = self._transform.draw(self.num_samples, self._seed, epoch)
+        self._draws = self._transform.draw(self.num_samples, self.seed, epoch)
         self._cursor = 0
-        order = epoch_order(self.num_samples, self._seed, epoch)
+        order = epoch_order(self.num_samples, self.seed, epoch)
         if positions is None:
             return order
         self._draws = None if self._draws is None else self._draws.at(positions)
@@ -78,20 +99,9 @@ class HostTrain(_Prepared):
     pass, and each is a slice of it.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Labels,
-        rows: Indices,
-        recipe: Recipe,
-        dataset: str,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(rows, recipe, dataset, seed, device)
-        _read_ahead(images)
-        self._images, self._labels = np.asarray(images), np.asarray(labels)[rows]
-        self._together = TOGETHER_BYTES // (4 * 3 * recipe.image_size**2)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._together = TOGETHER_BYTES // (4 * 3 * self.recipe.image_size**2)
 
     def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """See `TrainInput.epoch`; the batches are ready for the model already."""
@@ -99,7 +109,7 @@ class HostTrain(_Prepared):
         return self._batches(order, sizes, self._draws)
 
     def _batches(self, order: Indices, sizes: Sequence[int], draws: Draws | None) -> Iterator[HostBatch]:
-        rows, labels = self._rows[order], torch.from_numpy(self._labels[order])
+        rows, labels = self.rows[order], torch.from_numpy(self._labels[order])
         start = 0
         for group in grouped(sizes, self._together):
             stop = start + sum(group)
@@ -143,23 +153,10 @@ class GatherTrain(_Prepared):
     copy has ended. (On a CPU, which only tests ask for, the batch is the buffer: nothing is copied.)
     """
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Labels,
-        rows: Indices,
-        recipe: Recipe,
-        dataset: str,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(rows, recipe, dataset, seed, device)
-        _read_ahead(images)
-        # plain views: numpy's memmap subclass costs microseconds in every call
-        self._images, self._labels = np.asarray(images), np.asarray(labels)[rows]
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # page-locked memory needs a device to copy to: Tensor.pin_memory raises elsewhere
-        self._pin = recipe.pin_memory and device.type == "cuda"
-        self._non_blocking = recipe.non_blocking
+        self._pin = self.recipe.pin_memory and self.device.type == "cuda"
         self._ring: list[torch.Tensor] = []
         self._views: list[Images] = []
         self._copied: list[torch.cuda.Event | None] = []
@@ -177,7 +174,7 @@ class GatherTrain(_Prepared):
         return batches
 
     def _batches(self, order: Indices, sizes: Sequence[int]) -> Generator[HostBatch]:
-        rows, labels = self._rows[order], torch.from_numpy(self._labels[order])
+        rows, labels = self.rows[order], torch.from_numpy(self._labels[order])
         if self._pin:
             labels = labels.pin_memory()
         stops = np.cumsum(sizes, dtype=np.int64).tolist()
@@ -201,14 +198,14 @@ class GatherTrain(_Prepared):
 
     def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """See `TrainInput.to_device`."""
-        if self._device.type != "cuda":
+        if self.device.type != "cuda":
             return batch.images, batch.labels
-        training = torch.cuda.current_stream(self._device)
+        training = torch.cuda.current_stream(self.device)
         if self._stream is None:
-            self._stream = cast(Any, torch.cuda.Stream)(self._device)
+            self._stream = cast(Any, torch.cuda.Stream)(self.device)
         with torch.cuda.stream(self._stream):
-            images = batch.images.to(self._device, non_blocking=self._non_blocking)
-            labels = batch.labels.to(self._device, non_blocking=self._non_blocking)
+            images = batch.images.to(self.device, non_blocking=self.recipe.non_blocking)
+            labels = batch.labels.to(self.device, non_blocking=self.recipe.non_blocking)
         copied = self._copied[batch.slot] = self._stream.record_event(self._copied[batch.slot])
         training.wait_event(copied)
         # the memory is the copying stream's: it may be given to a later copy only when training has used it
@@ -243,29 +240,20 @@ class GatherTrain(_Prepared):
 class DeviceTrain(_Prepared):
     """`device`: the training images lie on the device as uint8; batches are indexed there, without a copy."""
 
-    def __init__(
-        self,
-        images: Images,
-        labels: Labels,
-        rows: Indices,
-        recipe: Recipe,
-        dataset: str,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        super().__init__(rows, recipe, dataset, seed, device)
-        self._images = torch.from_numpy(np.take(images, rows, axis=0)).to(device)
-        self._labels = torch.from_numpy(np.asarray(labels)[rows]).to(device)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._there = torch.from_numpy(np.take(self._images, self.rows, axis=0)).to(self.device)
+        self._labels_there = torch.from_numpy(self._labels).to(self.device)
 
     def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """See `TrainInput.epoch`; the batches are on the device already."""
-        return self._batches(self._begin(epoch, sizes, positions).to(self._device), sizes)
+        return self._batches(self._begin(epoch, sizes, positions).to(self.device), sizes)
 
     def _batches(self, order: torch.Tensor, sizes: Sequence[int]) -> Iterator[HostBatch]:
         start = 0
         for size in sizes:
             rows = order[start : start + size]
-            yield HostBatch(self._images.index_select(0, rows), self._labels.index_select(0, rows))
+            yield HostBatch(self._there.index_select(0, rows), self._labels_there.index_select(0, rows))
             start += size
 
     def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -274,7 +262,7 @@ class DeviceTrain(_Prepared):
 
     def close(self) -> None:
         """See `TrainInput.close`."""
-        self._images = self._labels = torch.empty(0)
+        self._there = self._labels_there = torch.empty(0)
 
 
 class StoreEval:

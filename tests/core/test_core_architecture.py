@@ -56,7 +56,8 @@ SHARED = {
     "",
 }
 MIDDLE = {
-    *("study", "plan", "techniques", "results", "grid", "book", "tracker", "delivery", "journal", "ownership"),
+    *("study", "plan", "techniques", "results", "grid", "book", "delivery", "journal", "ownership"),
+    *("tracker", "writing", "attempts", "history"),
     *("stores", "tables"),
     *("launchers.local", "launchers.child", "launchers.process"),
     *("launchers.ray", "launchers.ray_node", "launchers.cluster"),
