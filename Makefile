@@ -23,8 +23,9 @@ grid: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
+# in the order of their files: xdist would start the scopes with the fewest tests last, and of these those take longest
 slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "slow and not quiet" --timeout 1200 $(PARALLEL)
+	$(BIN)/python -m pytest -m "slow and not quiet" --timeout 1200 $(PARALLEL) --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "slow and quiet" --timeout 1200
 
 lint: $(VENV)/.ready

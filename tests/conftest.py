@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# the same examples in every run, and no limit on a slow machine's time: a red build means that a change broke something
+# (`--hypothesis-profile default` looks for new examples)
+settings.register_profile("ablate", derandomize=True, deadline=None)
+settings.load_profile("ablate")
 
 _HOME = tempfile.mkdtemp(prefix="ablate-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -34,7 +40,8 @@ os.environ.update(
 def scope_of(nodeid: str) -> str:
     """What has to run in one process: a file's tests, and those of the one whole grid, share something expensive."""
     path = Path(nodeid.partition("::")[0])
-    if path.parent.name == "faults":  # each of these makes its own workspace, and some take minutes
+    # each of these makes its own workspace, and some take minutes
+    if path.parent.name == "faults" or path.name == "test_tune_processes.py":
         return nodeid
     return str(path.parent if path.parent.name == "grid" else path)
 

@@ -163,8 +163,11 @@ def make_ledger(
     """A ledger on a study in memory, or on the one that is given."""
     study = settings.pop("study", None)
     if study is None:
+        # its name decides which trials Hyperband puts into which bracket: a random one gives a random search
         study = optuna.create_study(
-            directions=list(OBJECTIVES[objective].directions), pruner=settings.pop("pruner", None)
+            study_name="simulated",
+            directions=list(OBJECTIVES[objective].directions),
+            pruner=settings.pop("pruner", None),
         )
     return Ledger(study, space, budget=budget, retries=settings.get("retries", 2), seed=seed, lock=folder / "lock")
 
