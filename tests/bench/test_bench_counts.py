@@ -115,12 +115,13 @@ from pipeline.bench.work import build
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-ablate = Ablate(build(Case("timm:resnet18", batch=2, windows=4, rounds=1, threads=1)))
-for epoch in (1, 2):
+ablate = Ablate(build(Case("resnet50", batch=2, windows=4, rounds=1, threads=1)))
+found = []
+for epoch in range(1, 6):
+    before = faults()
     ablate.epoch(epoch)
-before = faults()
-ablate.epoch(3)
-print(faults() - before)
+    found.append(faults() - before)
+print(min(found[2:]))  # one epoch or other has some thousands once, with or without the setting: the heap grows
 ablate.close()
 """
 
@@ -128,7 +129,7 @@ ablate.close()
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told to keep memory")
 def test_a_step_does_not_fault_its_gradients_in_again() -> None:
     done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, timeout=300, check=True)
-    gradients = 4 * 11_000_000 // 4096  # pages of one window's
+    gradients = 4 * 25_000_000 // 4096  # pages of one of an epoch's four windows
     assert int(done.stdout) < gradients / 4
 
 
