@@ -168,10 +168,9 @@ class Book:
     def close_dead(self, attempts: Iterable[Attempt]) -> int:
         """Closes open rows of dead controllers as interrupted; returns how many."""
         dead = [attempt for attempt in attempts if not attempt.outcome and not self.living(attempt)]
-        tags = {OUTCOME_TAG: "interrupted", "ablate.error": "its controller died"}
         for attempt in dead:
             if attempt.key != self.parent:
-                self._append(_close(attempt.key, "interrupted", tags))
+                self._append(_interrupted(attempt.key, "its controller died"))
         return len(dead)
 
     def _company(self) -> bool:
@@ -257,10 +256,9 @@ class Book:
 
         Rows of this controller that are still open are closed first: something broke in the middle of their runs.
         """
-        tags = {OUTCOME_TAG: "interrupted", "ablate.error": "its controller could not go on"}
-        if self._open_rows:
-            self._append(*(_close(key, "interrupted", tags) for key in sorted(self._open_rows)))
-            self._open_rows.clear()
+        for key in sorted(self._open_rows):
+            self._append(_interrupted(key, "its controller could not go on"))
+            self._open_rows.discard(key)
         with exclusive(self._folder / "claims" / "parent", STORE_PATIENCE):
             self._parent_open = False
             ended = {HEARTBEAT_TAG + self.owner: ENDED}
@@ -372,12 +370,12 @@ class Book:
         """The journal refuses: closes what is open in the store itself, as far as it answers. The next call finds
         in the journal what it had taken.
         """
-        tags = {OUTCOME_TAG: "interrupted", "ablate.error": "the journal could not be written"}
         with contextlib.suppress(Exception):  # without its heartbeat the parent is an orphan, unless others are at work
             self.tracker.set_tag(self.parent, HEARTBEAT_TAG + self.owner, ENDED)
         for key in [*self._open_rows, self.parent]:
             with contextlib.suppress(Exception):  # a row whose opening the journal refused is not in the store
-                self._writer.apply([{**_close(key, "interrupted", tags), "orphan": key == self.parent}])
+                row = _interrupted(key, "the journal could not be written")
+                self._writer.apply([{**row, "orphan": key == self.parent}])
         self._delivery.stop(0.0)
         self._journal.close()
 
@@ -402,6 +400,10 @@ def _youngest(attempts: Iterable[Attempt], command: str) -> Attempt | None:
 def _close(key: str, outcome: str, tags: dict[str, str], seconds: float | None = None) -> journal.Entry:
     status = STATUS[outcome]
     return {"kind": "close", "key": key, "time": now_ms(seconds), "status": status, "outcome": outcome, "tags": tags}
+
+
+def _interrupted(key: str, why: str) -> journal.Entry:
+    return _close(key, "interrupted", {OUTCOME_TAG: "interrupted", "ablate.error": why})
 
 
 def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str, claim: str = "pending") -> journal.Entry:
