@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-VERSION = 2
+VERSION = 3
 MAGIC = "ablate-checkpoint"
 
 

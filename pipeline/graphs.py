@@ -8,6 +8,7 @@ scale. Clipping, scaler and optimizer stay outside. See "CUDA semantics, CUDA Gr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
@@ -15,6 +16,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.device_memory import DeviceMemory
 from pipeline.precision import Precision
 from pipeline.spec import Recipe
 
@@ -48,6 +50,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._memory = DeviceMemory(device)
         # warm-up and capture on one stream, since autograd accumulates gradients on the stream it first saw
         self._stream: torch.cuda.Stream = cast(Any, torch.cuda.Stream)(device)
         self._pool: Any = None
@@ -58,9 +61,9 @@ class CudaRecorder:
 
     def begin(self) -> None:
         """See `Recorder`."""
-        torch.cuda.synchronize(self._device)
+        self._memory.release_unused()  # what the search for convolution algorithms needed
         self._pool = torch.cuda.graph_pool_handle()
-        torch.cuda.reset_peak_memory_stats(self._device)
+        self._memory.reset_peaks()
 
     def record(self, work: Callable[[], None]) -> Replay:
         """See `Recorder`."""
@@ -71,7 +74,7 @@ class CudaRecorder:
 
     def hidden_bytes(self) -> int:
         """See `Recorder`: activations are freed at the end of a capture, but their memory stays the graphs'."""
-        return torch.cuda.max_memory_allocated(self._device) - torch.cuda.memory_allocated(self._device)
+        return self._memory.peak_allocated() - self._memory.allocated()
 
 
 class _Aside:
@@ -108,8 +111,7 @@ class _Passes:
         self.share = torch.ones((), device=device)
 
     def forward(self) -> None:
-        # a weight that the cache has cast outside of the graph would not be cast again by a replay
-        with self._precision.autocast(cache=False):
+        with self._precision.autocast():
             self.loss = self._criterion(self._model(self.images), self.labels) * self.share
 
     def backward(self) -> None:
@@ -128,13 +130,15 @@ class Graphs:
     Attributes:
         replays: how often a pair has been replayed.
         hidden_bytes: device memory of the graphs' pool that the allocator's peak does not contain.
+        record_seconds: how long the recording took, without the warm-up before it.
     """
 
-    def __init__(self, passes: Iterable[_Passes], hidden_bytes: int) -> None:
+    def __init__(self, passes: Iterable[_Passes], hidden_bytes: int, record_seconds: float) -> None:
         self._passes = {recorded.size: recorded for recorded in passes}
         self._current: _Passes | None = None
         self.replays = 0
         self.hidden_bytes = hidden_bytes
+        self.record_seconds = record_seconds
 
     def forward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """Copies a micro-batch in and replays its forward pass.
@@ -198,7 +202,8 @@ def record(
         if parameter.grad is not None:
             parameter.grad.zero_()
     recorder.begin()
+    began = time.perf_counter()
     for passes in made:
         passes.replay_forward = recorder.record(passes.forward)
         passes.replay_backward = recorder.record(passes.backward)
-    return Graphs(made, recorder.hidden_bytes())
+    return Graphs(made, recorder.hidden_bytes(), time.perf_counter() - began)

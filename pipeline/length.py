@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from pipeline.meter import Meter
 from pipeline.spec import Probe, Recipe
 from pipeline.steady import rate
 
+W = TypeVar("W")
 UNLIMITED_EPOCHS = 100_000  # where the probe's interval ends the run
 LOOK_AGAIN = 1.15  # the interval is looked at each time the windows have grown by this factor: the fewer looks, the
 # smaller the chance that one of them sees a narrow interval by luck
@@ -37,6 +39,11 @@ class Length:
         self._windows = self._samples = 0
         self._next_look = 0
         self.over = False
+
+    def reached(self, windows: Sequence[W]) -> Sequence[W]:
+        """Those windows of an epoch that the run can get to."""
+        most = self._probe.max_windows if self._probe is not None else None
+        return windows if most is None else windows[:most]
 
     def after_window(self, images: int, meter: Meter) -> bool:
         """Whether the run ends with the window of `images` samples that has just been made."""

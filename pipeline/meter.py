@@ -11,6 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,15 @@ import numpy.typing as npt
 import torch
 
 from pipeline import nvml
+from pipeline.device_memory import DeviceMemory
 
 PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer")
+LAUNCHED = ("forward", "backward", "optimizer")  # phases whose time on the device may be that of launching kernels
 SAMPLE_EVERY = 16  # on CUDA one window in 16 is taken apart with events, which keeps their cost under 1 %
+KEPT_UP = 0.9  # share of a phase's time on the device from which the host's time for it is as long
+# NVML's energy counter moves every 20 to 100 ms, so a phase of training is off by as much power at either end
+ENERGY_STEP = 0.1  # seconds
+ENERGY_ERROR = 0.05  # relative, above which a run was too short for its energy to be known
 
 
 class HostClock:
@@ -56,23 +63,50 @@ class HostClock:
         """Nothing is pending on the CPU."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """The end of a phase.
+
+    Attributes:
+        phase: its name.
+        event: recorded behind its work.
+        host: `perf_counter` when the host was through with it.
+        begun: whether the device had begun the phase by then.
+    """
+
+    phase: str
+    event: torch.cuda.Event
+    host: float
+    begun: bool
+
+
 class CudaClock:
     """Marks with CUDA events: every window's end, and the phases of one window in `SAMPLE_EVERY`.
 
     On a GPU the host runs ahead, so its waiting for data costs only what the device idles meanwhile. The gap on
     the device between a window's end and the next copy, up to the host's waiting time, is `data_wait`.
     Sampled phases are scaled up to all windows.
+
+    Events enclose the gaps between kernels too, so a phase of many small ones is as long on the device as the host
+    takes to launch them. Such a phase is told from one of heavy kernels by two signs together: the device had begun
+    it before the host was through with it (nothing was queued up), and the host took as long for it as the device.
+    Either alone would not do: a full queue holds the host back to the device's pace, and after a wait for the device
+    nothing is queued.
+
+    Attributes:
+        launched_seconds: of the sampled phases in `LAUNCHED`, all time on the device.
+        launch_bound_seconds: that of those which only kept up with the host.
     """
 
     def __init__(self) -> None:
         self.durations: list[float] = []
         self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.launched_seconds = self.launch_bound_seconds = 0.0
         self._ends: list[torch.cuda.Event] = []
-        self._marks: list[list[tuple[str, torch.cuda.Event, float]]] = []
+        self._marks: list[list[_Mark]] = []
         self._count = 0
         self._read = 0
-        self._host = 0.0
-        self._current: list[tuple[str, torch.cuda.Event, float]] | None = None
+        self._current: list[_Mark] | None = None
 
     def start_epoch(self) -> None:
         """Starts the first window."""
@@ -84,7 +118,8 @@ class CudaClock:
     def mark(self, phase: str) -> None:
         """Records an event at the end of `phase` if this window is sampled."""
         if self._current is not None:
-            self._current.append((phase, self._event(), time.perf_counter()))
+            begun = bool(cast(Any, self._current[-1].event).query())
+            self._current.append(_Mark(phase, self._event(), time.perf_counter(), begun))
 
     def end_window(self) -> None:
         """Records the window's end."""
@@ -101,7 +136,7 @@ class CudaClock:
     def end_epoch(self) -> None:
         """Reads the events; the device has been synchronised before."""
         self.settle()
-        taken = [marks for marks in self._marks if marks and marks[-1][0] == "optimizer"]
+        taken = [marks for marks in self._marks if marks and marks[-1].phase == "optimizer"]
         if taken:
             scale = self._count / len(taken)
             for marks in taken:
@@ -110,18 +145,22 @@ class CudaClock:
 
     def _open(self) -> None:
         sampled = self._count % SAMPLE_EVERY == SAMPLE_EVERY // 2 or self._count == 1
-        self._current = [("start", self._ends[-1], time.perf_counter())] if sampled else None
+        self._current = [_Mark("start", self._ends[-1], time.perf_counter(), True)] if sampled else None
         if self._current is not None:
             self._marks.append(self._current)
 
-    def _book(self, marks: list[tuple[str, torch.cuda.Event, float]], scale: float) -> None:
+    def _book(self, marks: list[_Mark], scale: float) -> None:
         previous = ""
-        for (_, start, began), (phase, end, ended) in itertools.pairwise(marks):
-            seconds = start.elapsed_time(end) / 1e3
-            if phase == "data_wait" and previous != "h2d":
-                seconds = min(seconds, ended - began)  # the rest of the gap is idle time
-            self.seconds[phase] += seconds * scale
-            previous = phase
+        for start, end in itertools.pairwise(marks):
+            seconds = start.event.elapsed_time(end.event) / 1e3
+            host = end.host - start.host
+            if end.phase == "data_wait" and previous != "h2d":
+                seconds = min(seconds, host)  # the rest of the gap is idle time
+            self.seconds[end.phase] += seconds * scale
+            previous = end.phase
+            if end.phase in LAUNCHED:
+                self.launched_seconds += seconds
+                self.launch_bound_seconds += seconds if end.begun and host >= KEPT_UP * seconds else 0.0
 
     @staticmethod
     def _event() -> torch.cuda.Event:
@@ -136,14 +175,16 @@ class Meter:
     Args:
         device: where it trains.
         warmup_windows: windows that steady-state figures discard.
+        memory: of the device.
 
     Attributes:
         hidden_bytes: device memory in use that the allocator does not count (the pool of recorded graphs).
     """
 
-    def __init__(self, device: torch.device, warmup_windows: int) -> None:
+    def __init__(self, device: torch.device, warmup_windows: int, memory: DeviceMemory) -> None:
         self._cuda = device.type == "cuda"
         self._device = device
+        self._memory = memory
         self.clock: HostClock | CudaClock = CudaClock() if self._cuda else HostClock()
         self._warmup = warmup_windows
         self._window_images: list[int] = []
@@ -151,7 +192,10 @@ class Meter:
         self.train_seconds = 0.0
         self.eval_seconds = 0.0
         self.compile_seconds = 0.0
+        self.warmup_seconds = 0.0
         self.hidden_bytes = 0
+        self._evaluated = False
+        self._phases = 0
         self._peaks: dict[str, float] = {}
         self._joules = 0.0
         self._handle = nvml.handle_of(str(torch.cuda.get_device_properties(device).uuid)) if self._cuda else None
@@ -167,8 +211,7 @@ class Meter:
     def start_training(self) -> None:
         """Begins a training phase (one epoch)."""
         self.synchronize()
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats(self._device)
+        self._memory.reset_peaks()
         _reset_host_peak()
         self._energy_began = nvml.energy_joules(self._handle) if self._energy_known else None
         self._began = time.perf_counter()
@@ -191,11 +234,13 @@ class Meter:
         self.clock.end_epoch()
         if self._energy_began is not None:
             self._joules += (nvml.energy_joules(self._handle) or self._energy_began) - self._energy_began
+        self._phases += 1
         self._read_peaks()
         return seconds
 
     def timed_evaluation(self, evaluate: Callable[[], Any]) -> Any:
         """Runs `evaluate` and books its time as evaluation."""
+        self._evaluated = True
         began = time.perf_counter()
         result = evaluate()
         self.synchronize()
@@ -205,9 +250,9 @@ class Meter:
     def _read_peaks(self) -> None:
         found = {"memory/host_peak_rss_mib": _host_peak_mib()}
         if self._cuda:
-            allocated = torch.cuda.max_memory_allocated(self._device) + self.hidden_bytes
-            found["memory/gpu_peak_allocated_mib"] = allocated / 2**20
-            found["memory/gpu_peak_reserved_mib"] = torch.cuda.max_memory_reserved(self._device) / 2**20
+            found["memory/gpu_peak_allocated_mib"] = (self._memory.peak_allocated() + self.hidden_bytes) / 2**20
+            if not self._evaluated:  # afterwards the allocator keeps what evaluation needed
+                found["memory/gpu_peak_reserved_mib"] = self._memory.peak_reserved() / 2**20
             used = nvml.process_memory_mib(self._handle, os.getpid())
             if used is not None:
                 found["memory/gpu_process_mib"] = used
@@ -230,7 +275,12 @@ class Meter:
     def summary(self) -> dict[str, float]:
         """Summary metrics of the contract that this machine can measure."""
         steady, steady_images, discard = self.steady()
-        values = {"time/train_seconds": self.train_seconds, "time/eval_seconds": self.eval_seconds, **self._peaks}
+        values = {
+            "time/train_seconds": self.train_seconds,
+            "time/eval_seconds": self.eval_seconds,
+            "time/warmup_seconds": self.warmup_seconds,
+            **self._peaks,
+        }
         if self.compile_seconds:
             values["time/compile_seconds"] = self.compile_seconds
         if len(steady) and steady.sum() > 0:
@@ -242,7 +292,10 @@ class Meter:
         budget = dict(self.clock.seconds)
         values |= {f"budget/{phase}_seconds": seconds for phase, seconds in budget.items()}
         values["budget/idle_seconds"] = max(self.train_seconds - sum(budget.values()), 0.0)
-        if self._energy_known:
+        if isinstance(self.clock, CudaClock) and self.clock.launched_seconds:
+            values["step/launch_bound_fraction"] = self.clock.launch_bound_seconds / self.clock.launched_seconds
+        # the errors of the phases' ends are independent of each other
+        if self._energy_known and ENERGY_STEP * self._phases**0.5 <= ENERGY_ERROR * self.train_seconds:
             values["energy/gpu_joules"] = self._joules
         return values
 
@@ -255,6 +308,11 @@ class Meter:
             "train_seconds": self.train_seconds,
             "eval_seconds": self.eval_seconds,
             "compile_seconds": self.compile_seconds,
+            "warmup_seconds": self.warmup_seconds,
+            "launch": [self.clock.launched_seconds, self.clock.launch_bound_seconds]
+            if isinstance(self.clock, CudaClock)
+            else [],
+            "phases": self._phases,
             "peaks": dict(self._peaks),
             "joules": self._joules,
         }
@@ -267,6 +325,10 @@ class Meter:
         self.train_seconds = float(state["train_seconds"])
         self.eval_seconds = float(state["eval_seconds"])
         self.compile_seconds += float(state["compile_seconds"])
+        self.warmup_seconds += float(state["warmup_seconds"])
+        self._phases = int(state["phases"])
+        if isinstance(self.clock, CudaClock):
+            self.clock.launched_seconds, self.clock.launch_bound_seconds = map(float, state["launch"])
         self._peaks = dict(state["peaks"])
         self._joules = float(state["joules"])
 

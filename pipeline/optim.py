@@ -58,9 +58,23 @@ def build_optimizer(model: nn.Module, model_name: str, recipe: Recipe) -> torch.
     rate = peak_learning_rate(recipe)
     if recipe.optimizer == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0
-        return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, nesterov=nesterov, **fused)
+        made = torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, nesterov=nesterov, **fused)
+        if recipe.fused_optimizer and recipe.momentum > 0:
+            _start_from_rest(made)
+        return made
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=rate, **fused)
+
+
+def _start_from_rest(optimizer: torch.optim.SGD) -> None:
+    """Gives every parameter a momentum of zero, which is what a first step without dampening makes of none.
+
+    PyTorch's fused step allocates the buffer uninitialised and leaves it so when the gradient scaler has it skip the
+    step, as it usually does with the first: the next step would take what lies there for momentum.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates_per_epoch: int) -> schedules.LRScheduler:

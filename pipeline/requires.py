@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import InputError
-from pipeline.spec import Device, Recipe
+from pipeline.spec import CUDA_GRAPH_MODES, Device, Recipe
 
 Capability = tuple[int, int]
 ANY: Capability = (0, 0)
@@ -73,7 +73,7 @@ CUDA_GRAPH_ALONE = Requirement(
     "cuda_graph",
     (True,),
     "the other one needs what a capture forbids",
-    excludes={"compile": ("reduce-overhead", "max-autotune"), "grad_checkpoint": (True,)},
+    excludes={"compile": CUDA_GRAPH_MODES, "grad_checkpoint": (True,)},
 )
 GRAD_CHECKPOINT = Requirement(
     "grad_checkpoint",

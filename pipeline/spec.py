@@ -18,6 +18,8 @@ RERUNS_FROM = 100
 Outcome = Literal["finished", "oom", "failed", "timeout", "interrupted"]
 OUTCOMES: tuple[Outcome, ...] = ("finished", "oom", "failed", "timeout", "interrupted")
 Device = Literal["cpu", "cuda"]
+# modes of torch.compile that record CUDA graphs of their own
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # strict: YAML's `true` is not a 1, and 2.5 is no count
 Count = Annotated[int, Field(strict=True, ge=1, le=2**40)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=2**40)]

@@ -156,7 +156,6 @@ def optimizer_step(
             learner.backward(loss)
             mark("backward")
         losses.append(loss.detach())
-    if learner.precision.update(learner.optimizer, learner.model, learner.clip_norm):
-        learner.schedule.step()
+    learner.precision.update(learner.optimizer, learner.model, learner.clip_norm, learner.schedule.step)
     mark("optimizer")
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

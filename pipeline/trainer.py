@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline import graphs
 from pipeline.checkpoint import Checkpoints
 from pipeline.data.inputs import EvalInput, Inputs
+from pipeline.device_memory import DeviceMemory
 from pipeline.length import Length
 from pipeline.meter import Meter
 from pipeline.metrics import epoch_scores, final_scores
@@ -24,7 +25,7 @@ from pipeline.precision import Precision
 from pipeline.spec import Metrics, Phase, Progress, Record, RunSpec
 from pipeline.step import Learner, Window, optimizer_step, plan_windows
 from pipeline.team import SOLO, Team, accumulating
-from pipeline.warmup import compiled, untouched, warm_up
+from pipeline.warmup import compiled, rehearse_update, untouched, warm_up
 
 PROGRESS_SECONDS = 1.0
 
@@ -146,6 +147,7 @@ class _Run:
         self.inputs = inputs
         self.device = device
         layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+        self.model_name = spec.model
         self.model = model.to(device).to(memory_format=layout)
         windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
         self.windows, self.batches = team.share(windows)
@@ -162,16 +164,24 @@ class _Run:
             clip_norm=recipe.clip_norm,
             accumulating=accumulating,
         )
-        self.meter = Meter(device, recipe.warmup_windows)
+        self.memory = DeviceMemory(device)
+        self.meter = Meter(device, recipe.warmup_windows, self.memory)
         self.updates = 0
         self.last_loss: float | None = None
 
     def warm_up(self) -> None:
-        """Compiles and records before the clock starts; model and random generators stay as they are."""
-        recipe, device = self.recipe, self.device
-        sizes = {size for window in self.windows for size in window.sizes}
+        """Uses everything for the first time before the clock starts; model and random generators stay as they are."""
+        recipe, device, meter = self.recipe, self.device, self.meter
+        sizes = {size for window in self.length.reached(self.windows) for size in window.sizes}
         self.precision.training()
-        self.meter.compile_seconds += warm_up(self.compiled, self.model, recipe, self.precision, sizes, device)
+        meter.warmup_seconds += rehearse_update(self.model_name, recipe, device)
+        if not recipe.cuda_graph or recipe.compile != "off":  # a recording warms up by itself, once all is compiled
+            # without the wrapper that exchanges gradients: the sizes of the ranks may differ in number
+            alone = replace(self.learner, model=self.compiled)
+            made = warm_up(alone, self.model, recipe, sizes, device, self.memory)
+            meter.compile_seconds += made.compile_seconds
+            meter.warmup_seconds += made.seconds
+            meter.hidden_bytes = made.hidden_bytes
         if recipe.cuda_graph:
             self._record(sizes)
 
@@ -184,22 +194,20 @@ class _Run:
             )
         self.learner = replace(learner, passes=passes)
         self.meter.hidden_bytes = passes.hidden_bytes
-        self.meter.compile_seconds += time.perf_counter() - began
+        self.meter.compile_seconds += passes.record_seconds
+        self.meter.warmup_seconds += time.perf_counter() - began - passes.record_seconds
 
     def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
         """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
         losses = WindowLosses(len(self.windows), self.device)
-        updated: list[bool] = []
         self.precision.training()
         self.learner.model.train()
         self.meter.start_training()
         batches = self.batches(self.inputs.train, epoch)
         began = shown = time.perf_counter()
         images = 0
-        for index, window in enumerate(self.windows):
-            skipped = self.precision.skipped
+        for made, window in enumerate(self.windows, start=1):
             losses.add(optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.mark))
-            updated.append(self.precision.skipped == skipped)
             self.meter.window(window.total)
             images += window.total
             if self.length.after_window(window.total, self.meter):
@@ -207,10 +215,10 @@ class _Run:
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
                 shown = now
-                yield self._progress(epoch, index + 1, images / (now - began))
+                yield self._progress(epoch, made, images / (now - began))
         seconds = self.meter.end_training()
+        updated = self.precision.outcomes()
         self.updates += sum(updated)
-        made = len(updated)
         self.last_loss = mean_loss(self.team.mean(losses.all()).cpu(), self.windows[:made], updated, epoch)
         return {
             "train/loss": self.last_loss,

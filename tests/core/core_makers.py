@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline import worker
+from pipeline import graphs, worker
 from pipeline.spec import End, Job, Metrics, Recipe, Record, RunSpec
 
 # what a clock or the operating system decides, and no seed
@@ -118,3 +119,27 @@ def perceptron(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     """A small model without BatchNorm."""
     torch.manual_seed(5)
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
+
+
+class ClosureRecorder:
+    """In place of CUDA graphs, on a CPU: recording runs nothing, a replay calls again."""
+
+    def __init__(self, _device: Any = None) -> None:
+        self.recorded = 0
+        self.begun = False
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        assert not self.begun, "the warm-up comes before the recording"
+        yield
+
+    def begin(self) -> None:
+        self.begun = True
+
+    def record(self, work: Callable[[], None]) -> graphs.Replay:
+        assert self.begun
+        self.recorded += 1
+        return work
+
+    def hidden_bytes(self) -> int:
+        return 0

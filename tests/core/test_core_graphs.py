@@ -6,14 +6,12 @@ sees static buffers only. `test_core_gpu` has the same comparison with real grap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
+from core_makers import ClosureRecorder, end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 from torch import nn
 
 from pipeline import graphs
@@ -24,30 +22,6 @@ from pipeline.warmup import untouched
 
 CPU = torch.device("cpu")
 MADE: list[Graphs] = []
-
-
-class ClosureRecorder:
-    """Replays by calling again."""
-
-    def __init__(self, _device: torch.device = CPU) -> None:
-        self.recorded = 0
-        self.begun = False
-
-    @contextmanager
-    def aside(self) -> Iterator[None]:
-        assert not self.begun, "the warm-up comes before the recording"
-        yield
-
-    def begin(self) -> None:
-        self.begun = True
-
-    def record(self, work: Callable[[], None]) -> graphs.Replay:
-        assert self.begun
-        self.recorded += 1
-        return work
-
-    def hidden_bytes(self) -> int:
-        return 0
 
 
 @pytest.fixture

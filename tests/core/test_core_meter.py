@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from core_makers import ClosureRecorder, end_of, run_in_process, small_spec
 from torch import nn
+from torch._dynamo.utils import counters
 
+from pipeline import graphs, warmup
 from pipeline import meter as metering
-from pipeline import warmup
+from pipeline.device_memory import DeviceMemory
+from pipeline.graphs import Graphs, record
 from pipeline.meter import Meter
 from pipeline.metrics import confusion, epoch_scores, final_scores
+from pipeline.optim import build_optimizer
 from pipeline.precision import Precision
 from pipeline.spec import Recipe
+from pipeline.step import Learner
 
 CPU = torch.device("cpu")
 
@@ -50,7 +57,7 @@ def train(meter: Meter, clock: Clock, windows: list[float], images: int = 10) ->
 
 
 def test_steady_state_discards_the_warm_up(clock: Clock) -> None:
-    meter = Meter(CPU, warmup_windows=2)
+    meter = Meter(CPU, 2, DeviceMemory(CPU))
     assert train(meter, clock, [10.0, 10.0, 1.0, 1.0, 2.0]) == pytest.approx(24.0)
     values = meter.summary()
     assert values["time/train_seconds"] == pytest.approx(24.0), "training time has them"
@@ -61,7 +68,7 @@ def test_steady_state_discards_the_warm_up(clock: Clock) -> None:
 
 
 def test_a_run_shorter_than_the_warm_up_keeps_its_last_window(clock: Clock) -> None:
-    meter = Meter(CPU, warmup_windows=10)
+    meter = Meter(CPU, 10, DeviceMemory(CPU))
     train(meter, clock, [5.0, 2.0])
     values = meter.summary()
     assert values["throughput/images_per_second"] == pytest.approx(5.0)
@@ -69,7 +76,7 @@ def test_a_run_shorter_than_the_warm_up_keeps_its_last_window(clock: Clock) -> N
 
 
 def test_budget_adds_up(clock: Clock) -> None:
-    meter = Meter(CPU, warmup_windows=0)
+    meter = Meter(CPU, 0, DeviceMemory(CPU))
     train(meter, clock, [1.0, 2.0])
     clock.now += 50.0  # between the epochs
     train(meter, clock, [1.0])
@@ -87,7 +94,7 @@ def test_budget_adds_up(clock: Clock) -> None:
 
 
 def test_evaluation_is_timed_apart(clock: Clock) -> None:
-    meter = Meter(CPU, warmup_windows=0)
+    meter = Meter(CPU, 0, DeviceMemory(CPU))
     train(meter, clock, [1.0])
 
     def evaluate() -> str:
@@ -100,7 +107,7 @@ def test_evaluation_is_timed_apart(clock: Clock) -> None:
 
 
 def test_what_a_cpu_cannot_measure_is_absent() -> None:
-    meter = Meter(CPU, warmup_windows=0)
+    meter = Meter(CPU, 0, DeviceMemory(CPU))
     meter.start_training()
     meter.window(1)
     meter.end_training()
@@ -112,7 +119,7 @@ def test_what_a_cpu_cannot_measure_is_absent() -> None:
 def test_host_peak_is_of_training_alone() -> None:
     ballast = np.ones(300 * 2**20 // 8)
     del ballast
-    meter = Meter(CPU, warmup_windows=0)
+    meter = Meter(CPU, 0, DeviceMemory(CPU))
     meter.start_training()
     meter.window(1)
     meter.end_training()
@@ -126,12 +133,12 @@ def test_host_peak_is_of_training_alone() -> None:
 
 
 def test_state_continues_in_another_meter(clock: Clock) -> None:
-    first = Meter(CPU, warmup_windows=1)
+    first = Meter(CPU, 1, DeviceMemory(CPU))
     train(first, clock, [3.0, 1.0])
-    second = Meter(CPU, warmup_windows=1)
+    second = Meter(CPU, 1, DeviceMemory(CPU))
     second.load_state_dict(first.state_dict())
     train(second, clock, [1.0])
-    whole = Meter(CPU, warmup_windows=1)
+    whole = Meter(CPU, 1, DeviceMemory(CPU))
     train(whole, clock, [3.0, 1.0])
     train(whole, clock, [1.0])
     resumed, expected = second.summary(), whole.summary()
@@ -140,8 +147,8 @@ def test_state_continues_in_another_meter(clock: Clock) -> None:
             assert resumed[name] == pytest.approx(expected[name]), name
 
 
-class Compiled(nn.Module):
-    """Stands for a compiled module: slow at its first call of each shape."""
+class Slow(nn.Module):
+    """Slow at its first call of each shape, as a first use of libraries and a compiler are."""
 
     def __init__(self, plain: nn.Module, seconds: float) -> None:
         super().__init__()
@@ -163,30 +170,128 @@ def noisy_model() -> nn.Module:
     )
 
 
-def check_warm_up(model: nn.Module, plain: nn.Module, recipe: Recipe) -> float:
-    """Warms up and checks that nothing is left of it; returns its seconds."""
+def learner_of(model: nn.Module, plain: nn.Module, recipe: Recipe) -> Learner:
+    optimizer = build_optimizer(plain, "test_resnet", recipe)
+    precision = Precision(recipe, CPU)
+    precision.watch(optimizer)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    return Learner(model, nn.CrossEntropyLoss(), optimizer, schedule, precision, None)
+
+
+def check_warm_up(model: nn.Module, plain: nn.Module, recipe: Recipe, memory: Any = None) -> warmup.WarmUp:
+    """Warms up and checks that nothing is left of it."""
     before = {name: value.clone() for name, value in plain.state_dict().items()}
     random = torch.get_rng_state()
-    seconds = warmup.warm_up(model, plain, recipe, Precision(recipe, CPU), [4, 2, 4], CPU)
+    learner = learner_of(model, plain, recipe)
+    made = warmup.warm_up(learner, plain, recipe, [4, 2, 4], CPU, memory or DeviceMemory(CPU))
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
     assert set(plain.state_dict()) == set(before)
     assert torch.equal(torch.get_rng_state(), random)
-    assert all(parameter.grad is None for parameter in plain.parameters())
-    return seconds
+    kept = [parameter.grad for parameter in plain.parameters()]
+    if learner.precision.keeps_gradients:
+        assert all(grad is not None and not grad.any() for grad in kept)
+    else:
+        assert kept == [None] * len(kept)
+    assert not any(state.get("step") for state in learner.optimizer.state.values())
+    assert learner.precision.outcomes() == [] and learner.schedule.last_epoch == 0
+    return made
 
 
-def test_warm_up_leaves_no_trace() -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"precision": "bf16"},
+        {"precision": "fp16", "fused_optimizer": True, "optimizer": "sgd"},
+        {"channels_last": True, "accumulation_steps": 2},
+        {"cuda_graph": True},
+    ],
+)
+def test_every_cell_warms_up_before_its_clock_starts(recipe: dict[str, Any]) -> None:
+    """The first use of libraries, algorithms and allocator is no part of training, whatever the recipe."""
     plain = noisy_model()
-    model = Compiled(plain, 0.05)
-    seconds = check_warm_up(model, plain, Recipe(compile="default", image_size=8))
-    assert model.shapes == [(4, 3, 8, 8), (2, 3, 8, 8)], "each size of the plan once, the largest first"
-    assert seconds > 0.1
+    model = Slow(plain, 0.05)
+    made = check_warm_up(model, plain, Recipe(image_size=8, **recipe))
+    assert model.shapes == [(4, 3, 8, 8), (2, 3, 8, 8)], "each size of the plan, the largest first"
+    assert made.seconds > 0.1 and made.compile_seconds == 0.0 and made.hidden_bytes == 0
 
 
-def test_nothing_compiled_needs_no_warm_up() -> None:
+def test_the_compiler_is_timed_apart() -> None:
     plain = noisy_model()
-    assert check_warm_up(Compiled(plain, 0.0), plain, Recipe(image_size=8)) == 0.0
+    made = check_warm_up(Slow(plain, 0.05), plain, Recipe(compile="default", image_size=8))
+    assert made.compile_seconds > 0.1 > made.seconds
     assert warmup.compiled(plain, Recipe()) is plain
+
+
+class Allocator(DeviceMemory):
+    """Stands for a GPU's: what a search for algorithms takes is kept until it is given back."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU)
+        self.calls: list[str] = []
+        self.now, self.peak, self.grow = 100, 100, 0
+
+    def allocated(self) -> int:
+        return self.now
+
+    def peak_allocated(self) -> int:
+        return self.peak
+
+    def reset_peaks(self) -> None:
+        self.calls.append("reset")
+        self.peak = self.now
+
+    def release_unused(self) -> None:
+        self.calls.append("release")
+
+
+def test_what_the_search_for_algorithms_took_is_given_back() -> None:
+    memory = Allocator()
+    plain = noisy_model()
+    check_warm_up(plain, plain, Recipe(image_size=8), memory)
+    assert memory.calls[-1] == "release", "after the last of the first passes"
+
+
+def test_memory_of_the_compilers_own_graphs_is_counted() -> None:
+    """Once they are replayed, the allocator does not see their activations any more."""
+    memory, plain = Allocator(), noisy_model()
+    calls = 0
+
+    class Recording(nn.Module):
+        """The second call of a size is recorded, and takes memory that a replay does not show."""
+
+        def forward(self, images: torch.Tensor) -> Any:
+            nonlocal calls
+            calls += 1
+            search = 5000 if calls == 1 else 0  # the first call's workspaces are not the graph's
+            memory.peak = max(memory.peak, memory.now + search, memory.now + 700 * (calls % 3 == 2))
+            return plain(images)
+
+    recipe = Recipe(compile="reduce-overhead", image_size=8)
+    assert check_warm_up(Recording(), plain, recipe, memory).hidden_bytes == 700
+    calls = 0
+    assert check_warm_up(Recording(), plain, Recipe(image_size=8, compile="default"), memory).hidden_bytes == 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_update_is_rehearsed_without_a_trace(
+    precision: str, fused: bool, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[type] = []
+    original = warmup.build_optimizer
+
+    def spy(*arguments: Any) -> torch.optim.Optimizer:
+        made = original(*arguments)
+        made.register_step_post_hook(lambda found, *_: steps.append(type(found)))
+        return made
+
+    monkeypatch.setattr(warmup, "build_optimizer", spy)
+    random = torch.get_rng_state()
+    recipe = Recipe(precision=precision, fused_optimizer=fused, optimizer=optimizer, clip_norm=1.0)
+    assert warmup.rehearse_update("test_resnet", recipe, CPU) > 0
+    assert [kind.__name__.lower() for kind in steps] == [optimizer] and torch.equal(torch.get_rng_state(), random)
 
 
 @pytest.mark.slow
@@ -194,10 +299,33 @@ def test_real_compilation_leaves_no_trace() -> None:
     plain = noisy_model()
     recipe = Recipe(compile="default", image_size=8)
     model = warmup.compiled(plain, recipe)
-    seconds = check_warm_up(model, plain, recipe)
+    seconds = check_warm_up(model, plain, recipe).compile_seconds
     began = time.perf_counter()
     model(torch.zeros(4, 3, 8, 8))
     assert time.perf_counter() - began < seconds / 5, "compiled before, not now"
+
+
+@pytest.mark.slow
+def test_a_recorded_model_is_compiled_once(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warm-up, the recording and training call it in one and the same context: dynamo would go by a difference."""
+    made: list[Graphs] = []
+
+    def recorder(_device: torch.device) -> Any:
+        return ClosureRecorder()
+
+    def spy(*arguments: Any) -> Graphs:
+        made.append(record(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(graphs, "CudaRecorder", recorder)
+    monkeypatch.setattr(graphs, "record", spy)
+    torch._dynamo.reset()
+    counters.clear()
+    recipe = {"compile": "default", "cuda_graph": True, "precision": "bf16"}
+    end = end_of(run_in_process(small_spec("test_vit", patch_size=8, **recipe), digits_dir, tmp_path))
+    assert end.outcome == "finished", end.error
+    # micro-batches of 32: one size, one graph, one compilation
+    assert made and counters["stats"]["unique_graphs"] == 1
 
 
 def test_scores_of_a_known_case() -> None:

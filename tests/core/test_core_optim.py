@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline import models
 from pipeline.optim import build_optimizer, build_schedule, parameter_groups, peak_learning_rate
+from pipeline.precision import Precision
 from pipeline.spec import Recipe
 
 EPOCHS, PER_EPOCH = 4, 25
@@ -161,3 +162,31 @@ def test_optimizer_of_the_recipe(
     optimizer = build_optimizer(perceptron(torch.float32), "test_resnet", Recipe.model_validate(recipe))
     assert type(optimizer) is kind
     assert {name: optimizer.defaults[name] for name in options} == options
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("first_is_skipped", [False, True])
+def test_momentum_starts_at_rest_however_the_first_update_ends(first_is_skipped: bool, nesterov: bool) -> None:
+    """PyTorch's fused step leaves its new buffer as the allocator gave it where the gradient scaler skips the step."""
+    steps: dict[bool, list[torch.Tensor]] = {}
+    for fused in (False, True):
+        model = perceptron(torch.float32)
+        recipe = Recipe(
+            precision="fp16", optimizer="sgd", fused_optimizer=fused, nesterov=nesterov, scaler_init_scale=64.0
+        )
+        optimizer = build_optimizer(model, "test_resnet", recipe)
+        precision = Precision(recipe, torch.device("cpu"))
+        precision.watch(optimizer)
+        for update in range(3):
+            garbage = [torch.full_like(p, 1e6) for p in model.parameters() for _ in range(64)]
+            del garbage  # what an allocator hands out next
+            precision.backward(model(torch.ones(2, 5)).sum())
+            if update == 0 and first_is_skipped:
+                for parameter in model.parameters():
+                    assert parameter.grad is not None
+                    parameter.grad.fill_(math.inf)
+            precision.update(optimizer, model, None, lambda: None)
+        assert precision.outcomes() == [not first_is_skipped, True, True]
+        steps[fused] = [parameter.detach().clone() for parameter in model.parameters()]
+    for plain, fast in zip(steps[False], steps[True], strict=True):
+        torch.testing.assert_close(fast, plain)

@@ -12,8 +12,10 @@ from core_makers import Batches, PlainCopier, no_mark, perceptron
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import precision as precision_module
+from pipeline import warmup
 from pipeline.optim import build_optimizer
 from pipeline.precision import Precision
 from pipeline.spec import Recipe
@@ -211,6 +213,7 @@ def test_schedule_follows_real_updates(optimizer: str, fused: bool, clip_norm: f
         before = [parameter.detach().clone() for parameter in model.parameters()]
         rate = learner.optimizer.param_groups[0]["lr"]
         optimizer_step(learner, Window((4, 3)), iter(Batches([4, 3], dtype=torch.float32).made), PlainCopier(), no_mark)
+        learner.precision.settle()
         skipped += skip
         same = all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
         assert same == skip, f"update {update}"
@@ -265,3 +268,124 @@ def test_phases_are_marked_in_order() -> None:
     )
     micro = ["data_wait", "h2d", "data_wait", "forward", "backward"]
     assert marks == [*micro, *micro, "optimizer"]
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for a value of the device."""
+
+    WAITING = ("aten::_local_scalar_dense", "aten::equal", "aten::nonzero", "aten::is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        self.count += func._schema.name in self.WAITING
+        return func(*args, **(kwargs or {}))
+
+
+def plain_updates(recipe: Recipe, model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> None:
+    """PyTorch's own recipe of a loop, as its notes on automatic mixed precision have it."""
+    optimizer = build_optimizer(model, "test_resnet", recipe)
+    half = recipe.precision == "fp16"
+    scaler = torch.amp.GradScaler("cpu", enabled=half)
+    for images, labels in data:
+        with torch.autocast("cpu", dtype=torch.float16, enabled=half):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        scaler.scale(loss).backward()
+        if recipe.clip_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize(("precision", "fused", "most"), [("fp32", False, 0), ("fp16", False, 6), ("fp16", True, 0)])
+def test_an_update_waits_for_the_device_no_more_often_than_a_plain_loop(
+    precision: str, fused: bool, most: int, clip_norm: float | None
+) -> None:
+    """Each read drains a GPU: what the tool itself adds would be in the effects that it measures."""
+    recipe = Recipe(precision=precision, fused_optimizer=fused, optimizer="sgd", clip_norm=clip_norm)
+    data = Batches([4] * 6, dtype=torch.float32).made
+    learner = learner_of(recipe, perceptron(torch.float32))
+    with Reads() as ours:
+        batches = iter(data)
+        for _ in data:
+            optimizer_step(learner, Window((4,)), batches, PlainCopier(), no_mark)
+        learner.precision.settle()
+    with Reads() as plain:
+        plain_updates(recipe, perceptron(torch.float32), data)
+    print(f"reads in 6 updates, {precision}, fused {fused}: ours {ours.count}, plain loop {plain.count}")
+    assert ours.count == plain.count == most
+    assert learner.schedule.last_epoch == 6 and learner.precision.skipped == 0
+
+
+def test_the_schedule_of_a_fused_update_is_in_time_for_the_next_one() -> None:
+    """The host learns late that an update was skipped, but before the next one uses its rate."""
+    recipe = Recipe(precision="fp16", fused_optimizer=True, optimizer="sgd", learning_rate=0.5, scaler_init_scale=64.0)
+    model = perceptron(torch.float32)
+    learner = learner_of(recipe, model, updates=10)
+    skip = False
+    model[0].weight.register_hook(lambda grad: grad * math.inf if skip else None)
+    rates: list[float] = []
+    learner.optimizer.register_step_pre_hook(lambda found, *_: rates.append(found.param_groups[0]["lr"]))
+    for skip in (True, False, False, True, True, False):  # noqa: B007 - the hook reads it
+        optimizer_step(learner, Window((4,)), iter(Batches([4], dtype=torch.float32).made), PlainCopier(), no_mark)
+    assert rates == pytest.approx([0.5, 0.5, 0.45, 0.4, 0.4, 0.4])
+    assert learner.precision.outcomes() == [False, True, True, False, False, True]
+    assert learner.precision.outcomes() == [], "each is told once"
+    assert (learner.precision.skipped, learner.schedule.last_epoch) == (3, 3)
+
+
+class FixedPlace(torch.autograd.Function):
+    """A linear layer whose weight gradient lies at the same place each time, as that of a replayed CUDA graph does."""
+
+    place: Tensor
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        return images @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        images, weight = ctx.saved_tensors
+        place = FixedPlace.place
+        torch.mm(gradient.t(), images, out=place)
+        return gradient @ weight, torch.empty(0).set_(place.untyped_storage(), 0, place.shape, place.stride())
+
+
+class Replayed(nn.Module):
+    """Stands for a model that TorchInductor has recorded in graphs of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.weight = nn.Parameter(torch.randn(3, 5))
+        FixedPlace.place = torch.empty(3, 5)
+
+    def forward(self, images: Tensor) -> Any:
+        return FixedPlace.apply(images, self.weight)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_gradients_of_the_compilers_own_graphs_add_up(mode: str) -> None:
+    """A gradient that autograd takes over as it is would be overwritten by the next micro-batch (PyTorch #96693)."""
+    model = Replayed()
+    recipe = Recipe(optimizer="sgd", compile=mode, accumulation_steps=3, image_size=8)
+    learner = learner_of(recipe, model)
+    seen: list[Tensor] = []
+    learner.optimizer.register_step_pre_hook(lambda *_: seen.append(model.weight.grad.clone()))  # type: ignore
+    data = Batches([4] * 6, dtype=torch.float32).made
+    warmup._reserve_gradients(learner, model, data[0])
+    stream = iter(data)
+    for start in (0, 3):
+        images, labels = (torch.cat(column) for column in zip(*data[start : start + 3], strict=True))
+        whole = nn.functional.cross_entropy(images @ model.weight.t(), labels)
+        (expected,) = torch.autograd.grad(whole, [model.weight])
+        optimizer_step(learner, Window((4, 4, 4)), stream, PlainCopier(), no_mark)
+        torch.testing.assert_close(seen[-1], expected)
+    assert not Precision(Recipe(compile=mode), CPU).keeps_gradients, "a window of one micro-batch adds nothing up"
