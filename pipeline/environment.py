@@ -38,15 +38,37 @@ def process_environment() -> dict[str, str]:
 
     OpenMP threads that spin while waiting steal the cores from everything else: on a busy 2-core machine a step
     was seen 20 times slower without `passive`. Telemetry and hub access have no place in a measurement.
+
+    torch asks the CUDA runtime whether there is a device, which a process that forks afterwards must not do: its
+    children cannot open one any more. Some of its own code asks all the same (the elastic launcher does). With
+    `PYTORCH_NVML_BASED_CUDA_CHECK` the question goes to NVML, which leaves nothing behind.
     """
     return {
+        **_import_path(),
         "OMP_WAIT_POLICY": "passive",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
+
+
+def _import_path() -> dict[str, str]:
+    """`PYTHONPATH` with the folder of this package, where it has not been installed.
+
+    The fork server does not get its parent's `sys.path` (CPython gh-117378) and passes over a preload that it cannot
+    import: every run would import torch anew, without a word.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if root.name in (
+        "site-packages",
+        "dist-packages",
+    ):  # found anyway; first on the path it could hide the standard library
+        return {}
+    others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(root)]
+    return {"PYTHONPATH": os.pathsep.join([str(root), *others])}
 
 
 def oom_kills() -> int:
@@ -71,8 +93,22 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def prepare(spec: RunSpec, index: int = 0) -> torch.device:
-    """Sets threads, determinism and seeds for a run, and opens its device.
+def prepare(spec: RunSpec) -> None:
+    """Sets threads, determinism and seeds for a run. Touches no device (see `open_device`)."""
+    import torch
+
+    recipe = spec.recipe
+    torch.set_num_threads(recipe.num_threads)
+    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+    torch.backends.cudnn.deterministic = recipe.deterministic
+    torch.backends.cudnn.benchmark = not recipe.deterministic
+    seed_all(spec.seed)
+    if spec.device == "cpu":
+        keep_freed_memory()
+
+
+def open_device(spec: RunSpec, index: int = 0) -> torch.device:
+    """Opens the run's device: on CUDA this makes a context, which takes memory of the device at once.
 
     Args:
         spec: the run.
@@ -83,17 +119,10 @@ def prepare(spec: RunSpec, index: int = 0) -> torch.device:
     """
     import torch
 
-    recipe = spec.recipe
-    torch.set_num_threads(recipe.num_threads)
-    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
-    torch.backends.cudnn.deterministic = recipe.deterministic
-    torch.backends.cudnn.benchmark = not recipe.deterministic
-    if spec.device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("no CUDA device is available in the worker process")
-    seed_all(spec.seed)
     if spec.device == "cpu":
-        keep_freed_memory()
         return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeError("no CUDA device is available in the worker process")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 
 import psutil
 
@@ -54,18 +55,22 @@ def _own_seconds() -> float:
     return total
 
 
-def gpu_reasons(uuids: list[str] | None = None) -> list[str]:
+def gpu_reasons(uuids: list[str] | None = None, strangers: Collection[int] = ()) -> list[str]:
     """Co-tenants, throttling and heat of the GPUs that are used.
+
+    In a container NVML may tell the host's numbers of processes, by which this program's own workers cannot be
+    recognised: a number that no process has here is a co-tenant only if it is among `strangers`.
 
     Args:
         uuids: GPUs to look at; None for all visible ones.
+        strangers: processes that were there before this program's first run.
     """
     family = _family()
     found = []
     for gpu in nvml.gpus():
         if uuids is not None and gpu.uuid not in uuids:
             continue
-        foreign = [pid for pid in gpu.tenants if pid not in family]
+        foreign = [pid for pid in gpu.tenants if pid in strangers or (pid not in family and psutil.pid_exists(pid))]
         if foreign:
             found.append(f"GPU {gpu.index} is also used by process {', '.join(map(str, foreign))}")
         reasons = gpu.throttle_reasons or 0
@@ -75,6 +80,12 @@ def gpu_reasons(uuids: list[str] | None = None) -> list[str]:
         if gpu.temperature is not None and gpu.temperature >= HOT_CELSIUS:
             found.append(f"GPU {gpu.index} is at {gpu.temperature} degrees Celsius")
     return found
+
+
+def strangers() -> frozenset[int]:
+    """Processes on the GPUs that are not this program's, asked before its first run, when it has none there itself."""
+    family = _family()
+    return frozenset(pid for gpu in nvml.gpus() for pid in gpu.tenants if pid not in family)
 
 
 def _family() -> set[int]:
@@ -94,6 +105,7 @@ class Gate:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._blocks: dict[int, list[str]] = {}
+        self._strangers: frozenset[int] | None = None
 
     def look(self, block: int, *, alone: bool) -> list[str]:
         """Reasons to doubt a run that starts now.
@@ -104,4 +116,8 @@ class Gate:
         """
         if block not in self._blocks:
             self._blocks[block] = cpu_reasons() if alone else []
-        return [*self._blocks[block], *(gpu_reasons() if self._device == "cuda" else [])]
+        if self._device != "cuda":
+            return self._blocks[block]
+        if self._strangers is None:
+            self._strangers = strangers()
+        return [*self._blocks[block], *gpu_reasons(strangers=self._strangers)]

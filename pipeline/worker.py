@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from pipeline import distributed, environment, models, requires
+from pipeline import distributed, environment, models, onednn, requires
 from pipeline.checkpoint import Checkpoints
 from pipeline.confusion import draw
 from pipeline.data import inputs, store
@@ -57,18 +57,55 @@ def run(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], Non
         emit(End(time=time.time(), outcome="finished"))
 
 
+# The CPU allocator and the CUDA libraries raise a plain RuntimeError. cuBLAS cannot make its handle, and cuDNN finds
+# no algorithm whose workspace fits, when the device is full: neither names memory.
+_EXHAUSTED = (
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",
+)
+
+
 def classify(error: BaseException) -> tuple[Outcome, str]:
-    """Outcome and one-line message of what a run raised; out of memory is an outcome of its own."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    # the CPU allocator and several CUDA libraries raise a plain RuntimeError
-    phrases = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    if memory or (isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)):
-        return "oom", text[:500]
+    """Outcome and one-line message of what a run raised; out of memory is an outcome of its own.
+
+    What an error came from counts too: while one for memory passes through a capture of a CUDA graph, the end of
+    the capture raises another one over it.
+    """
+    exhausted = next(filter(_is_exhaustion, _with_causes(error)), None)
+    if exhausted is not None:
+        return "oom", _first_line(exhausted)[:500]
+    text = _first_line(error)
     if isinstance(error, DivergedError | AblateError):
         return "failed", text[:500]
     return "failed", f"{type(error).__name__}: {text}"[:500]
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from or over."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        found = waiting.pop(0)
+        if id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            over = None if found.__suppress_context__ else found.__context__
+            waiting += [other for other in (found.__cause__, over) if other is not None]
+
+
+def _is_exhaustion(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _EXHAUSTED)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _rank(job: Job, emit: Emit, began: float) -> None:
@@ -85,18 +122,20 @@ def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None
     spec = job.spec
     waiting = _Waiting(gate)
     emit(Phase(time=time.time(), name="setup"))
-    device = environment.prepare(spec, team.rank)
+    environment.prepare(spec)
     source = store.prepare(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
     _same_data(spec, source)
     classes = len(source.class_names)
     # data preparation may have drawn random numbers; initial weights depend on the seed alone
     environment.seed_all(spec.seed)
     model = models.build(spec.model, spec.recipe, classes)
+    onednn.avoid_strided_pixels(model, spec)
     flops = job.flops_per_image
     if flops is None:
         flops = models.training_flops_per_image(spec.model, spec.recipe, classes)
-    if device.type == "cuda":
+    if spec.device == "cuda":
         waiting()  # the run before this one may have filled the device: there is no room for a second context
+    device = environment.open_device(spec, team.rank)
     data = inputs.build(spec, source, device)
     try:
         emit(Tags(time=time.time(), values=_facts(spec, model, device)))

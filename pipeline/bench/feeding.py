@@ -59,7 +59,8 @@ def _pipeline(name: Pipeline, device: Device, augmentation: Augmentation) -> inp
         validation_fraction=0.0,
     )
     spec = RunSpec(model="test_resnet", dataset="cifar10", device=device, recipe=recipe)
-    return inputs.build(spec, _store(), environment.prepare(spec))
+    environment.prepare(spec)
+    return inputs.build(spec, _store(), environment.open_device(spec))
 
 
 def _store() -> Store:

@@ -87,7 +87,8 @@ class Work:
 def build(case: Case) -> Work:
     """Makes the work of a case, and sets threads and arithmetic as a run of ablate does."""
     spec = run_spec(case)
-    device = environment.prepare(spec)
+    environment.prepare(spec)
+    device = environment.open_device(spec)
     set_matmul_precision(tf32=False)
     random = np.random.default_rng(case.seed)
     side = case.image_size

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +19,8 @@ from typing import Any
 import pytest
 from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 
+import pipeline
+from pipeline.environment import process_environment
 from pipeline.errors import InputError, OutsideError
 from pipeline.launchers import local
 from pipeline.launchers.local import LocalLauncher
@@ -263,3 +268,73 @@ def test_garbage_collection_of_a_run_leaves_the_imports_alone(make: Any) -> None
     process.join()
     assert enabled
     assert frozen > 10 * live and frozen > 100_000
+
+
+UNINSTALLED = """
+import multiprocessing, sys
+sys.path.insert(0, sys.argv[1])
+from pipeline.launchers.local import LocalLauncher
+from pathlib import Path
+
+def loaded(connection):
+    connection.send("pipeline.worker" in sys.modules)
+
+if __name__ == "__main__":
+    launcher = LocalLauncher("cpu", gpus=[], jobs=1, data_dir=Path("."), work_dir=Path("work"))
+    ours, theirs = launcher._context.Pipe()
+    process = launcher._context.Process(target=loaded, args=(theirs,))
+    process.start()
+    print("loaded:", ours.recv())
+    process.join()
+"""
+
+
+def test_the_fork_server_finds_a_package_that_is_not_installed(tmp_path: Path) -> None:
+    """It does not get its parent's `sys.path`, and passes over a preload that it cannot import: each run would import
+    torch anew.
+    """
+    package = tmp_path / "elsewhere"
+    shutil.copytree(Path(pipeline.__file__).parent, package / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "program.py").write_text(UNINSTALLED)
+    # without this project's own installation, which would be found in its place
+    site = [path for path in sys.path if path.endswith("site-packages")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "site").mkdir()
+    for folder in site:
+        for entry in Path(folder).iterdir():
+            if "ablate" not in entry.name and not entry.name.startswith("pipeline"):
+                (tmp_path / "site" / entry.name).symlink_to(entry)
+    found = subprocess.run(
+        [sys.executable, "-S", "program.py", str(package)],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert found.stdout.strip() == "loaded: True", found.stderr
+
+
+ELASTIC = """
+import os, sys
+os.environ.update(json_environment)
+import torch
+torch.cuda._device_count_nvml = lambda: 1  # what NVML tells on a machine with a GPU
+from torch.distributed.launcher.api import LaunchConfig
+LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1, run_id="x", rdzv_backend="c10d",
+             rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", start_method="fork")
+pid = os.fork()
+if pid == 0:
+    os._exit(int(torch.cuda._is_in_bad_fork()))
+print("bad fork:", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_ranks_that_the_elastic_launcher_forks_can_open_a_gpu() -> None:
+    """It asks whether there is one; the CUDA runtime's answer would close the door for every process forked later."""
+    code = ELASTIC.replace("json_environment", repr(process_environment()))
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert found.stdout.split() == ["bad", "fork:", "0"]

@@ -13,12 +13,12 @@ import torch
 from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 from torch import Tensor, nn
 
+from pipeline import environment, models, trainer, warmup, worker
 from pipeline import plan as planning
 from pipeline import study as studies
-from pipeline import trainer, warmup, worker
 from pipeline.data import inputs as input_module
 from pipeline.data.inputs import EvalInput, Inputs, TrainInput
-from pipeline.spec import Artifact, Metrics, Phase, Recipe, RunSpec, Tags
+from pipeline.spec import Artifact, Job, Metrics, Phase, Recipe, RunSpec, Tags
 from pipeline.step import plan_windows
 from pipeline.trainer import DivergedError, mean_loss
 
@@ -323,6 +323,21 @@ def test_a_rate_that_destroys_the_model_fails_the_run(precision: str, digits_dir
     assert "loss is" in end.error or "skipped" in end.error
 
 
+INSIDE = "INTERNAL_ERROR_DEVICE"
+
+
+def raised(error: Exception) -> Any:
+    raise error
+
+
+def over(error: Exception) -> Any:
+    """Another error on top of one, as the end of a capture raises it."""
+    try:
+        raise error
+    finally:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
 @pytest.mark.parametrize(
     ("fail", "outcome", "words"),
     [
@@ -330,6 +345,13 @@ def test_a_rate_that_destroys_the_model_fails_the_run(precision: str, digits_dir
         (lambda: bytearray(2**60), "oom", "MemoryError"),
         (lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried")), "oom", "out of memory"),
         (lambda: (_ for _ in ()).throw(RuntimeError("CUDA error: out of memory\nmore")), "oom", "out of memory"),
+        (lambda: raised(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling")), "oom", "CUBLAS"),
+        (lambda: raised(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")), "oom", "CUDNN"),
+        (lambda: raised(RuntimeError(f"cuDNN error: CUDNN_STATUS_{INSIDE}_ALLOCATION_FAILED")), "oom", "CUDNN"),
+        (lambda: raised(RuntimeError("GET was unable to find an engine to execute this computation")), "oom", "engine"),
+        (lambda: over(torch.OutOfMemoryError("CUDA out of memory. Tried to")), "oom", "out of memory. Tried"),
+        (lambda: over(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")), "oom", "ALLOC_FAILED"),
+        (lambda: over(KeyError("nothing")), "failed", "operation failed due to a previous error during capture"),
         (lambda: torch.zeros(2, 3) @ torch.zeros(2, 3), "failed", "mat1 and mat2"),
         (lambda: (_ for _ in ()).throw(KeyError("nothing")), "failed", "KeyError"),
         (lambda: (_ for _ in ()).throw(ValueError("we ran out of memory lane")), "failed", "ValueError"),
@@ -352,6 +374,29 @@ def test_a_cuda_run_without_a_device_fails(digits_dir: Path, tmp_path: Path) -> 
         pytest.skip("there is a CUDA device")
     end = end_of(run_in_process(small_spec().model_copy(update={"device": "cuda"}), digits_dir, tmp_path))
     assert end.outcome == "failed" and "no CUDA device" in str(end.error)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_device_is_opened_when_the_run_before_has_left_it(
+    device: str, digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A context takes hundreds of MiB: with the device full it would be `oom`, for good, of a cell that fits."""
+    order: list[str] = []
+    original = environment.open_device
+
+    def opened(spec: RunSpec, index: int = 0) -> torch.device:
+        order.append("open")
+        return original(spec.model_copy(update={"device": "cpu"}), index)
+
+    build = models.build
+    monkeypatch.setattr(environment, "open_device", opened)
+    monkeypatch.setattr(models, "build", lambda *words: order.append("model") or build(*words))
+    monkeypatch.setattr(worker, "train", lambda *_: raised(KeyError("far enough")))
+    monkeypatch.setattr(environment, "run_provenance", lambda *_: {})
+    spec = small_spec().model_copy(update={"device": device})
+    job = Job(spec=spec, data_dir=str(digits_dir), work_dir=str(tmp_path), flops_per_image=1.0)
+    worker.run(job, lambda _record: None, gate=lambda: order.append("gate"))
+    assert order == (["model", "gate", "open"] if device == "cuda" else ["model", "open", "gate"])
 
 
 def test_inputs_are_closed_whatever_happens(

@@ -134,7 +134,7 @@ def test_the_gate_lets_a_quiet_machine_pass(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_gate_sees_throttled_and_shared_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = nvml.Gpu(0, "GPU-a", "H100", "580", 80000, 0, 40, 1980, 1980, 0, ())
+    gpu = nvml.Gpu(0, "GPU-a", "H100", "580", 80000, 0, 40, 1980, 0, ())
     for changes, words in (
         ({}, []),
         ({"tenants": (1,)}, ["process 1"]),
@@ -146,6 +146,76 @@ def test_the_gate_sees_throttled_and_shared_gpus(monkeypatch: pytest.MonkeyPatch
         found = gates.gpu_reasons()
         assert len(found) == len(words)
         assert all(word in reason for word, reason in zip(words, found, strict=True))
+
+
+def test_own_workers_are_no_co_tenants_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML may tell the host's numbers there: those of this program's own runs belong to nobody that can be seen."""
+    nobody, other_host_process = 2**22 + 1, 2**22 + 2  # above the kernel's highest number
+    gpu = nvml.Gpu(0, "GPU-a", "H100", "580", 80000, 0, 40, 1980, 0, ())
+    tenants: list[int] = [other_host_process]
+    monkeypatch.setattr(nvml, "gpus", lambda: [replace(gpu, tenants=tuple(tenants))])
+    monkeypatch.setattr(gates, "cpu_reasons", list)
+    gate = gates.Gate("cuda")
+    assert gate.look(0, alone=True) == [f"GPU 0 is also used by process {other_host_process}"]
+    tenants.append(nobody)  # the first run's worker
+    assert gate.look(0, alone=False) == [f"GPU 0 is also used by process {other_host_process}"]
+    tenants.remove(other_host_process)
+    assert gate.look(0, alone=False) == []
+    tenants[:] = [1]  # a process that is here, and not of this program
+    assert gate.look(0, alone=False) == ["GPU 0 is also used by process 1"]
+
+
+class Board:
+    """NVML of a machine with one GPU, which is cut in two parts."""
+
+    PARTS = ("MIG-aaaa", "MIG-bbbb")
+    NVML_TEMPERATURE_GPU = NVML_CLOCK_SM = 0
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return ["GPU-whole"][index]
+
+    def nvmlDeviceGetHandleByUUID(self, name: str) -> str:  # noqa: N802
+        if name not in (*self.PARTS, "GPU-whole"):
+            raise RuntimeError("not found")
+        return name
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle: str) -> str:  # noqa: N802
+        return dict.fromkeys(self.PARTS, "GPU-whole")[handle]
+
+    def nvmlDeviceGetIndex(self, handle: str) -> int:  # noqa: N802
+        return ["GPU-whole"].index(handle)
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
+        return SimpleNamespace(total=(80 if handle == "GPU-whole" else 40) * 2**30, used=0)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, [("GPU-whole", 80)]),
+        ("MIG-bbbb", [("MIG-bbbb", 40)]),
+        ("MIG-bbbb,MIG-aaaa", [("MIG-bbbb", 40), ("MIG-aaaa", 40)]),
+        ("MIG-cccc,MIG-aaaa", []),
+        ("GPU-who", [("GPU-whole", 80)]),
+    ],
+)
+def test_parts_of_a_gpu_are_found_by_name(
+    visible: str | None, expected: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvml, "_library", Board)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [(gpu.uuid, gpu.memory_mib / 1024) for gpu in nvml.gpus()] == expected
+    assert all(gpu.temperature is None and gpu.index == 0 for gpu in nvml.gpus())
+    assert nvml.handle_of("aaaa") == nvml.handle_of("MIG-aaaa") == "MIG-aaaa"
+    assert nvml.handle_of("whole") == "GPU-whole" and nvml.handle_of("nobody") is None
 
 
 def test_the_cpu_is_watched_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
