@@ -18,7 +18,7 @@ from pipeline import graphs, warmup
 from pipeline import meter as metering
 from pipeline.device_memory import DeviceMemory
 from pipeline.graphs import Graphs, record
-from pipeline.meter import Meter
+from pipeline.meter import CudaClock, Meter
 from pipeline.metrics import confusion, epoch_scores, final_scores
 from pipeline.optim import build_optimizer
 from pipeline.precision import Precision
@@ -147,6 +147,152 @@ def test_state_continues_in_another_meter(clock: Clock) -> None:
             assert resumed[name] == pytest.approx(expected[name]), name
 
 
+class Allocator(DeviceMemory):
+    """Stands for a GPU's: what a search for algorithms takes is kept until it is given back."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU)
+        self.calls: list[str] = []
+        self.now, self.peak, self.grow = 100, 100, 0
+
+    def allocated(self) -> int:
+        return self.now
+
+    def peak_allocated(self) -> int:
+        return self.peak
+
+    def reset_peaks(self) -> None:
+        self.calls.append("reset")
+        self.peak = self.now
+
+    def release_unused(self) -> None:
+        self.calls.append("release")
+
+
+class Evaluated(Allocator):
+    """Evaluation takes more than training; the allocator keeps it."""
+
+    def peak_reserved(self) -> int:
+        return self.peak
+
+
+def test_reserved_memory_is_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metering.nvml, "process_memory_mib", lambda *_: None)
+    memory = Evaluated()
+    meter = Meter(CPU, 0, memory)
+    meter._cuda = True  # its allocator is the one above; events are not needed here
+    monkeypatch.setattr(meter, "synchronize", lambda: None)
+    for peak in (300, 280):
+        meter.start_training()
+        memory.peak = max(memory.peak, peak * 2**20)
+        meter.window(1)
+        meter.end_training()
+        meter.timed_evaluation(lambda: setattr(memory, "now", 900 * 2**20))  # kept as cache, from now on
+    values = meter.summary()
+    assert values["memory/gpu_peak_reserved_mib"] == 300
+
+
+class FakeEvent:
+    """An event of a device whose clock tests turn; `device` is when it gets there."""
+
+    clock: Clock
+
+    def __init__(self, device: float) -> None:
+        self.device = device
+
+    def query(self) -> bool:
+        return self.clock.now >= self.device
+
+    def elapsed_time(self, later: FakeEvent) -> float:
+        return (later.device - self.device) * 1e3
+
+
+class Device:
+    """Executes what the host launches, in order, each phase for so long."""
+
+    def __init__(self, clock: Clock) -> None:
+        FakeEvent.clock = self._clock = clock
+        self._free = 0.0
+
+    def launch(self, host: float, work: float, kernels: int = 100) -> None:
+        """Launches kernels one after the other: each begins when it is launched and the one before has ended."""
+        for _ in range(kernels):
+            self._clock.now += host / kernels
+            self._free = max(self._free, self._clock.now) + work / kernels
+
+    def event(self) -> FakeEvent:
+        return FakeEvent(max(self._free, self._clock.now))
+
+
+@pytest.mark.parametrize(
+    ("host", "work", "queue", "expected"),
+    [
+        (0.010, 0.002, 0.0, 1.0),  # small kernels: the device waits for each launch
+        (0.002, 0.010, 0.0, 0.0),  # heavy ones: the host runs ahead
+        (0.002, 0.010, 0.1, 0.0),
+        (0.010, 0.010, 0.1, 0.0),  # a full queue holds the host back to the device's pace
+    ],
+)
+def test_a_launch_bound_step_is_told_from_a_compute_bound_one(
+    host: float, work: float, queue: float, expected: float, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(clock)
+    device._free = clock.now + queue  # work that is queued already
+    made = CudaClock()
+    monkeypatch.setattr(made, "_event", device.event)
+    made.start_epoch()
+    for _ in range(40):
+        for phase in ("data_wait", "h2d", "data_wait"):
+            made.mark(phase)
+        for phase in ("forward", "backward", "optimizer"):
+            device.launch(host, work)
+            made.mark(phase)
+        made.end_window()
+    clock.now = device._free + 1  # the device is synchronised
+    made.end_epoch()
+    assert made.launched_seconds > 0
+    assert made.launch_bound_seconds / made.launched_seconds == pytest.approx(expected, abs=0.01)
+    assert sum(made.durations) == pytest.approx(sum(made.seconds.values()), rel=0.05)
+
+
+def test_waiting_for_the_device_is_not_launching(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a wait nothing is queued, but heavy kernels take longer than their launches."""
+    device = Device(clock)
+    made = CudaClock()
+    monkeypatch.setattr(made, "_event", device.event)
+    made.start_epoch()
+    for _ in range(40):
+        clock.now = max(clock.now, device._free)  # a gradient scaler has read something
+        for phase in ("forward", "backward"):
+            device.launch(0.002, 0.02)
+            made.mark(phase)
+        clock.now = max(clock.now, device._free)
+        device.launch(0.001, 0.002)
+        made.mark("optimizer")
+        made.end_window()
+    clock.now = device._free + 1
+    made.end_epoch()
+    assert made.launch_bound_seconds / made.launched_seconds < 0.1
+
+
+@pytest.mark.parametrize(
+    ("epochs", "seconds", "known"), [(1, 1.9, False), (1, 2.1, True), (20, 0.1, False), (20, 0.5, True)]
+)
+def test_energy_of_too_short_a_run_is_absent(
+    epochs: int, seconds: float, known: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVML's counter moves every 20 to 100 ms: an epoch of 50 ms has used nothing, or twice what it has used."""
+    monkeypatch.setattr(metering.nvml, "energy_joules", lambda _handle: 300.0 * (clock.now // 0.1) * 0.1)
+    meter = Meter(CPU, 0, DeviceMemory(CPU))
+    meter._energy_known = True
+    for _ in range(epochs):
+        train(meter, clock, [seconds])
+    values = meter.summary()
+    assert ("energy/gpu_joules" in values) is known
+    if known:
+        assert values["energy/gpu_joules"] == pytest.approx(300.0 * epochs * seconds, rel=0.1)
+
+
 class Slow(nn.Module):
     """Slow at its first call of each shape, as a first use of libraries and a compiler are."""
 
@@ -221,28 +367,6 @@ def test_the_compiler_is_timed_apart() -> None:
     made = check_warm_up(Slow(plain, 0.05), plain, Recipe(compile="default", image_size=8))
     assert made.compile_seconds > 0.1 > made.seconds
     assert warmup.compiled(plain, Recipe()) is plain
-
-
-class Allocator(DeviceMemory):
-    """Stands for a GPU's: what a search for algorithms takes is kept until it is given back."""
-
-    def __init__(self) -> None:
-        super().__init__(CPU)
-        self.calls: list[str] = []
-        self.now, self.peak, self.grow = 100, 100, 0
-
-    def allocated(self) -> int:
-        return self.now
-
-    def peak_allocated(self) -> int:
-        return self.peak
-
-    def reset_peaks(self) -> None:
-        self.calls.append("reset")
-        self.peak = self.now
-
-    def release_unused(self) -> None:
-        self.calls.append("release")
 
 
 def test_what_the_search_for_algorithms_took_is_given_back() -> None:
