@@ -136,7 +136,8 @@ class Ablate:
 class Timm:
     """timm's way: optimizer factory, update-wise scheduler, meters, and the order of its `train_one_epoch`.
 
-    The loss is read for the meter in every step, as timm's script does outside of distributed training.
+    The loss is read for the meter in every step, as timm's script does outside of distributed training. The script's
+    wait for the device after every step (`--synchronize-step`) is off by default, and here.
     """
 
     def __init__(self, work: Work) -> None:
@@ -182,7 +183,6 @@ class Timm:
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
-            work.synchronize()
             updates += 1
             batch_time.update(time.time() - end)
             self._scheduler.step_update(num_updates=updates, metric=losses.avg)

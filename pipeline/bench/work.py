@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -127,18 +127,31 @@ def run_spec(case: Case) -> RunSpec:
     return RunSpec(model=case.model, dataset=DATASET, seed=case.seed, device=case.device, recipe=recipe)
 
 
-class EpochOrder(Sampler[int]):
-    """The work's order as a sampler; `epoch` is set before each epoch, as with a DistributedSampler."""
+class EpochOrder(Sampler[Tensor]):
+    """The work's order, batch by batch, as a DataLoader's batch sampler.
+
+    The whole order is copied to the device once an epoch and a batch is a slice of it, so that no batch has the host
+    wait for the device or copy to it: an index made from a list would do both.
+
+    Attributes:
+        epoch: whose order it gives; set before each epoch. There is no `set_epoch` on purpose: Accelerate and Lightning
+            call it with counts of their own.
+        batch_size, drop_last: what the libraries ask a batch sampler for.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self.epoch = 0
+        self.batch_size = work.case.batch
+        self.drop_last = False
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._work.order(self.epoch).tolist())
+    def __iter__(self) -> Iterator[Tensor]:
+        order = self._work.order(self.epoch).to(self._work.device)
+        for start in range(0, len(order), self.batch_size):
+            yield order[start : start + self.batch_size]
 
     def __len__(self) -> int:
-        return len(self._work.labels)
+        return -(-len(self._work.labels) // self.batch_size)
 
 
 class InMemory(Dataset[tuple[Tensor, Tensor]]):
@@ -150,14 +163,10 @@ class InMemory(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._work.labels)
 
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        return self._work.images[row], self._work.labels[row]
-
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """A batch: uint8 (B, 3, S, S) and int64 (B,)."""
+    def __getitems__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch: uint8 (B, 3, S, S) and int64 (B,), of the images at `rows`, int64 (B,) on the device."""
         give_way()
-        index = torch.tensor(rows, device=self._work.device)
-        return self._work.images[index], self._work.labels[index]
+        return self._work.images[rows], self._work.labels[rows]
 
 
 def as_it_is(batch: Any) -> Any:
@@ -167,5 +176,6 @@ def as_it_is(batch: Any) -> Any:
 
 def loader(work: Work) -> tuple[DataLoader[tuple[Tensor, Tensor]], EpochOrder]:
     """The fastest DataLoader over images in memory, and the sampler that gives it the work's order."""
-    sampler = EpochOrder(work)
-    return DataLoader(InMemory(work), work.case.batch, sampler=sampler, collate_fn=as_it_is), sampler
+    order = EpochOrder(work)
+    # PyTorch's own types know index lists only; a batch sampler's item goes to `__getitems__` as it is
+    return DataLoader(InMemory(work), batch_sampler=cast(Any, order), collate_fn=as_it_is), order
