@@ -119,6 +119,12 @@ def test_no_batch_is_copied_to_the_device_or_waits_for_it(name: str, windows: in
     assert found == {"cpu to cuda": 1}, "the epoch's order, once, however many batches there are"
 
 
+@pytest.mark.parametrize("name", FAKED)
+def test_no_contender_gives_the_devices_memory_back(name: str) -> None:
+    """The allocator's cache is everyone's: who empties it has the next epoch, the own or another's, allocate anew."""
+    assert "empty_cache" not in traffic(name, 2)
+
+
 def test_the_imaginary_gpu_sees_copies_reads_and_waits() -> None:
     seen: list[str] = []
     with imaginary_gpu(seen), Traffic(seen):
