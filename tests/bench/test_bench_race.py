@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline import environment
 from pipeline.bench import contenders, race, turns
 from pipeline.bench import work as work_module
 from pipeline.bench.cases import CONTENDERS, Case, missing
@@ -91,6 +92,69 @@ def test_other_work_is_noticed(work: Work, cheat: Any) -> None:
         contender.epoch(1)
     with pytest.raises(RuntimeError, match="cheat did not do the same work"):
         race.differences(work, contenders)
+
+
+class Inexact(Bare):
+    """Adds its gradients up otherwise in every call, as a GPU's convolutions do (more coarsely: 60 steps suffice)."""
+
+    made = 0
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        Inexact.made += 1
+        noise = torch.Generator().manual_seed(Inexact.made)
+        for parameter in self.model.parameters():
+            parameter.register_hook(lambda grad: grad * (1 + 1e-4 * torch.randn(grad.shape, generator=noise)))
+
+
+class InexactAndFaster(Inexact):
+    """Has another learning rate, and that noise."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work)
+        self._optimizer.param_groups[0]["lr"] *= 1.05
+
+
+class Forgetful(Inexact):
+    """Begins every epoch without momentum."""
+
+    def _epoch(self, number: int) -> None:
+        self._optimizer.state.clear()
+        super()._epoch(number)
+
+
+@pytest.fixture
+def gpu_case(monkeypatch: pytest.MonkeyPatch) -> Case:
+    """A race that takes the CPU for a GPU, with epochs long enough for rounding to grow into other weights."""
+    monkeypatch.setattr(environment, "prepare", lambda _spec: torch.device("cpu"))
+    monkeypatch.setitem(race.BUILT_IN, "bare", Inexact)
+    monkeypatch.setattr(Inexact, "made", 0)
+    return replace(CASE, device="cuda", windows=60, rounds=1)
+
+
+def test_a_gpus_own_noise_is_not_taken_for_other_work(gpu_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(race.BUILT_IN, "timm", Inexact)
+    block = race.run_block(gpu_case, ("bare", "timm"), 0)
+    assert block.difference["timm"] < 0.005, "far from what is allowed"
+    work = build(gpu_case)
+    long = {"bare": Inexact(work), "timm": Inexact(work)}
+    for contender in long.values():
+        contender.epoch(1)
+    with pytest.raises(RuntimeError, match="timm did not do the same work"):  # what the whole epoch would say
+        race.differences(work, dict(long))
+
+
+@pytest.mark.parametrize("cheat", [InexactAndFaster, Forgetful])
+def test_other_work_is_noticed_in_a_gpus_noise(cheat: Any, gpu_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(race.BUILT_IN, "timm", cheat)
+    with pytest.raises(RuntimeError, match="timm did not do the same work"):
+        race.run_block(gpu_case, ("bare", "timm"), 0)
+
+
+def test_all_do_the_same_work_where_a_gpu_compares_it(gpu_case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(race.BUILT_IN, "bare", Bare)
+    block = race.run_block(replace(gpu_case, windows=3), HERE, 0)
+    assert set(block.difference) == set(HERE) and max(block.difference.values()) < 1e-6
 
 
 def test_ablate_races_with_its_own_trainer_epoch_by_epoch(work: Work) -> None:
