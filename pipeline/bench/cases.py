@@ -66,9 +66,11 @@ _CPU = {
     DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=16, rounds=8, threads=1),
     "resnet50": Case("resnet50", batch=8, windows=2, rounds=8, threads=2),
 }
+# An epoch of ablate's has calls of NVML in it, however short it is, and those of the others have none.
+_CUDA_WINDOWS = 200
 _CUDA = {
-    DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=100, rounds=9, threads=1, device="cuda"),
-    "resnet50": Case("resnet50", batch=128, windows=30, rounds=5, threads=1, device="cuda"),
+    DEFAULT_MODEL: Case(DEFAULT_MODEL, batch=32, windows=_CUDA_WINDOWS, rounds=9, threads=1, device="cuda"),
+    "resnet50": Case("resnet50", batch=128, windows=_CUDA_WINDOWS, rounds=3, threads=1, device="cuda"),
 }
 DEFAULT_MODELS = tuple(_CPU)
 
@@ -82,7 +84,8 @@ def case_of(model: str, device: Device, cores: int, windows: int | None = None, 
     """
     catalog.model(model)
     table = _CPU if device == "cpu" else _CUDA
-    found = table.get(model) or replace(table[DEFAULT_MODEL], model=model, windows=table[DEFAULT_MODEL].windows // 4)
+    other = replace(table[DEFAULT_MODEL], model=model)
+    found = table.get(model) or (replace(other, windows=other.windows // 4) if device == "cpu" else other)
     return replace(
         found, threads=min(found.threads, cores), windows=windows or found.windows, batch=batch or found.batch
     )

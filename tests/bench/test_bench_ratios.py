@@ -87,3 +87,10 @@ def test_the_same_segment_for_every_device_and_model() -> None:
     assert case_of("resnet50", "cuda", cores=8).device == "cuda"
     with pytest.raises(InputError, match="model: 'resnet5000' is not allowed"):
         case_of("resnet5000", "cpu", cores=2)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "resnet50", "timm:resnet18"])
+def test_what_ablate_asks_of_nvml_is_spread_over_a_long_epoch_on_a_gpu(model: str) -> None:
+    assert case_of(model, "cuda", cores=8).windows >= 200
+    assert case_of(model, "cuda", cores=8, windows=50).windows == 50, "but it is as long as one wishes"
+    assert case_of(model, "cpu", cores=8).windows < 50, "on a CPU nothing is asked, and steps are long"
