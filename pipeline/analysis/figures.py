@@ -191,14 +191,23 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
             )
             ax.add_collection(bars)
             edge += width
+    bounded = np.array([b.parts.get("launch", 0.0) - b.shares.get("idle", 0.0) for b in shown]) * length
+    if (bounded > 0).any():  # beside idle time, so that both together are what launching takes
+        end = edge - np.array([b.shares.get("idle", 0.0) for b in shown]) * length
+        corners = np.array([[end - bounded, end, end, end - bounded], [y - 0.1, y - 0.1, y + 0.1, y + 0.1]])
+        ax.add_collection(
+            PolyCollection(list(corners.transpose(2, 1, 0)), facecolors=FG, edgecolors=BG, label="launch-bound")
+        )
     ax.set_yticks(y, [plain(name) for name in names])
     ax.tick_params(axis="y", labelsize=8)
     ax.set_ylim(-0.8, len(shown) - 0.2)
     ax.set_xlim(0, 1.03 * float(edge.max()))
     ax.set_xlabel("time of a step, baseline = 1")
-    svg.legend(fig, loc="lower center", ncols=6)
+    svg.legend(fig, loc="lower center", ncols=7, columnspacing=1.2, handlelength=1.6)
     alt = "; ".join(f"{b.cell} of {b.model} / {b.dataset}: bound by {b.bound}, {b.bound_share:.0%}" for b in shown)
     caption = "Where the time of a step goes, per cell."
+    if (bounded > 0).any():
+        caption += " Thin bar: the part of forward, backward and optimizer that only kept up with the host's launches."
     if len(budgets) > len(shown):
         caption += f" The first {len(shown)} of {len(budgets)} cells."
     return Drawing("budget", "Time budget", svg.render(fig, "budget", "Time budget", alt), alt, caption)

@@ -31,6 +31,7 @@ SUMMARY_METRICS = {
     "updates": "updates/count",
     "skipped_steps": "amp/skipped_steps",
     "flops_per_image": "model/flops_per_image",
+    "launch_bound": "step/launch_bound_fraction",
     "val_accuracy": "val/accuracy",
 }
 BUDGET_PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer", "idle")

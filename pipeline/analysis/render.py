@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.analysis.frame import BUDGET_PHASES
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report import MAX_TABLE_ROWS, VERDICT_WORDS, headlines
 from pipeline.analysis.responses import BY_NAME
@@ -29,6 +30,11 @@ def number(value: Any, digits: int = 3) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction in percent; an unknown one is a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def measure(value: Any) -> str:
@@ -71,6 +77,7 @@ def _environment(autoescape: bool) -> Environment:
     env.filters |= {
         "number": number,
         "measure": measure,
+        "percent": percent,
         "effect": effect,
         "interval": interval,
         "p": p_text,
@@ -101,6 +108,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "crossed": crossed,
         "cells": list(cells.values()),
         "broken": broken,
+        "budgets": report.data["budgets"],
     }
     total = {name: len(table) for name, table in tables.items()}
     if total["main"] > MAX_TABLE_ROWS:  # pooled rows first, they say most
@@ -121,6 +129,8 @@ def context(report: Report) -> dict[str, Any]:
         "margin": f"{100 * options.margin:g} %",
         "points": f"{options.accuracy_margin_points:g}",
         "percent": trust_percent,
+        "phases": BUDGET_PHASES,
+        "launches_known": any(b.launch_bound is not None for b in report.budgets),
         **_tables(report),
     }
 

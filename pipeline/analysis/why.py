@@ -1,8 +1,8 @@
-"""Why a technique pays or not: what bounds a cell, the most that each technique could save, device
-utilisation.
+"""Why a technique pays or not: what bounds a cell, and what that leaves for each technique to save.
 
-From the time budget of a step. A technique can save no more than the share of the step that it acts on
-(Amdahl 1967); the ceilings below name that share for each technique.
+From the time budget of a step. Device times of CUDA events enclose the gaps between kernels, so they alone cannot
+tell arithmetic from launching; where the run measured what part of them only kept up with the host's launches, that
+part counts as launching.
 """
 
 from __future__ import annotations
@@ -14,42 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.analysis.ceilings import COMPUTE, ceiling, sentence
 from pipeline.analysis.devices import peak_flops
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, BUDGET_PHASES, Factor
-
-PARTS: Mapping[str, tuple[str, ...]] = {
-    "data": ("data_wait",),
-    "copy": ("h2d",),
-    "compute": ("forward", "backward", "optimizer"),
-    "launch": ("idle",),
-}
-_PHASE_WORDS = {
-    "data_wait": "waiting for data",
-    "h2d": "copies",
-    "forward": "the forward pass",
-    "backward": "the backward pass",
-    "optimizer": "the optimizer",
-    "idle": "launch gaps",
-}
-_MATH = ("forward", "backward")
-# What each technique acts on. ga is apart (it skips a known part of the optimizer's work); ga_fixed keeps
-# the work.
-CEILINGS: Mapping[str, tuple[str, ...]] = {
-    "pm": ("h2d",),
-    "pin_only": ("h2d",),
-    "non_blocking_only": ("h2d",),
-    "device_data": ("data_wait", "h2d"),
-    "amp": _MATH,
-    "bf16": _MATH,
-    "fp16": _MATH,
-    "tf32": _MATH,
-    "channels_last": _MATH,
-    "compile": (*_MATH, "optimizer", "idle"),
-    "fused": ("optimizer", "idle"),
-    "ga": ("optimizer", "idle"),
-    "ga_fixed": (),
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +27,11 @@ class Budget:
     Attributes:
         model, dataset, cell: The cell.
         shares: Phase -> fraction of the step; phases that were not measured are absent.
-        bound: data, copy, compute or launch: the part with the largest share.
+        launch_bound: The fraction of forward, backward and optimizer in which the device only kept up with the
+            host's kernel launches; None where it was not measured (CPU, older stores).
+        parts: What can bound a step -> its fraction: data, copy, compute, and launch (idle time included) where
+            ``launch_bound`` is known, else idle.
+        bound: The largest part.
         bound_share: Its share.
         mfu: Model FLOPs utilisation, fraction of the device's peak; None where FLOPs or peak are unknown.
     """
@@ -68,6 +40,8 @@ class Budget:
     dataset: str
     cell: str
     shares: dict[str, float]
+    launch_bound: float | None
+    parts: dict[str, float]
     bound: str
     bound_share: float
     mfu: float | None
@@ -94,13 +68,31 @@ def _utilisation(runs: pd.DataFrame) -> pd.Series:
     return runs["images_per_second"] * runs["flops_per_image"] / peak
 
 
+def parts(shares: Mapping[str, float], launch_bound: float | None) -> dict[str, float]:
+    """Sum the phases to what can bound a step.
+
+    Idle time is time of no phase. What it is spent on is known with ``launch_bound`` only: CUDA events leave no
+    other gap than those in which the device waits for the host.
+    """
+    compute = sum(shares.get(phase, 0.0) for phase in COMPUTE)
+    found = {"data": shares.get("data_wait", 0.0), "copy": shares.get("h2d", 0.0)}
+    idle = shares.get("idle", 0.0)
+    if launch_bound is None:
+        return found | {"compute": compute, "idle": idle}
+    return found | {"compute": compute * (1.0 - launch_bound), "launch": idle + compute * launch_bound}
+
+
 def budgets(effects: Effects) -> list[Budget]:
     """Compute the time budget of every cell that has one: mean seconds per phase over its runs, as shares."""
     runs = effects.study.runs
     runs = runs[runs["outcome"].eq("finished")]
     keys = ["model", "dataset", "cell"]
     columns = {phase: f"budget.{phase}" for phase in BUDGET_PHASES}
-    means = runs.assign(mfu=_utilisation(runs)).groupby(keys, sort=False)[[*columns.values(), "mfu"]].mean()
+    # what is no fraction was not measured as one
+    runs = runs.assign(
+        mfu=_utilisation(runs), launch_bound=runs["launch_bound"].where(runs["launch_bound"].between(0, 1))
+    )
+    means = runs.groupby(keys, sort=False)[[*columns.values(), "mfu", "launch_bound"]].mean()
     found = []
     for row in means.reset_index().to_dict("records"):
         seconds = {phase: row[c] for phase, c in columns.items() if not math.isnan(row[c])}
@@ -108,74 +100,14 @@ def budgets(effects: Effects) -> list[Budget]:
         if total <= 0:
             continue
         shares = {phase: value / total for phase, value in seconds.items()}
-        parts = {name: sum(shares.get(p, 0.0) for p in phases) for name, phases in PARTS.items()}
-        bound = max(parts, key=lambda name: parts[name])
+        launch_bound = None if math.isnan(row["launch_bound"]) else float(row["launch_bound"])
+        split = parts(shares, launch_bound)
+        bound = max(split, key=lambda name: split[name])
         mfu = None if math.isnan(row["mfu"]) else float(row["mfu"])
-        found.append(Budget(row["model"], row["dataset"], row["cell"], shares, bound, parts[bound], mfu))
+        found.append(
+            Budget(row["model"], row["dataset"], row["cell"], shares, launch_bound, split, bound, split[bound], mfu)
+        )
     return found
-
-
-def ceiling(technique: str, shares: Mapping[str, float], level: str = "2") -> float | None:
-    """Give the largest fraction of the time that a technique could save, from the budget without it.
-
-    Accumulating over n micro-batches runs the optimizer once instead of n times, so it can save 1 - 1/n of
-    its share and of the launch gaps around it; all others are bounded by the whole share of the phases they
-    act on.
-
-    Args:
-        technique: Its name.
-        shares: Phase -> share of the step.
-        level: The accumulation factor for ``ga``; "on" means 2, the first study's value.
-
-    Returns:
-        A fraction; None for a technique whose phases are not known or were not measured.
-    """
-    phases = CEILINGS.get(technique)
-    if phases is None or any(phase not in shares for phase in phases if phase != "idle"):
-        return None
-    share = sum(shares.get(phase, 0.0) for phase in phases)
-    if technique == "ga":
-        try:
-            count = float(level)
-        except ValueError:
-            count = 2.0
-        return share * (1.0 - 1.0 / max(count, 1.0))
-    return share
-
-
-def _pct(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-def _measured(row: Mapping[Any, Any]) -> str:
-    """Put a measured simple or main effect on time in words."""
-    change = 100 * (1 - float(row["estimate"]))
-    word = "saved" if change >= 0 else "cost"
-    if math.isnan(float(row["low"])):
-        return f"measured: it {word} {abs(change):.1f} % of the time (no interval: not replicated)"
-    ends = sorted((100 * (1 - float(row["high"])), 100 * (1 - float(row["low"]))))
-    span = f"interval of the saving {ends[0]:.1f} to {ends[1]:.1f} %"
-    return f"measured: it {word} {abs(change):.1f} % of the time ({span})"
-
-
-def _sentence(technique: str, term: str, limit: float | None, control: bool, row: Mapping[Any, Any] | None) -> str:
-    """Write the one plain sentence about a technique in one model and dataset."""
-    tail = f"; {_measured(row)}" if row is not None and not math.isnan(float(row["estimate"])) else ""
-    if control:
-        return f"{term}: an A/A control here, because it does nothing on this device{tail}."
-    if limit is None:
-        return f"{term}: no time budget says how much it could save{tail}."
-    phases = CEILINGS[technique]
-    if not phases:
-        return f"{term}: it leaves the work of a step as it is, so it cannot save time; it lowers memory{tail}."
-    words = " and ".join(_PHASE_WORDS[p] for p in phases if p != "idle" or len(phases) == 1)
-    verb = "is" if len(phases) - ("idle" in phases and len(phases) > 1) == 1 and words.startswith("the") else "are"
-    if technique == "ga":
-        return f"{term}: fewer optimizer steps can save {_pct(limit)} of the step at most here{tail}."
-    if "idle" in phases:
-        words += " with launch gaps"
-    share = _pct(limit)
-    return f"{term}: {words} {verb} {share} of the step, so it cannot save more than {share} here{tail}."
 
 
 def reasons(effects: Effects, found: list[Budget]) -> list[Reason]:
@@ -197,30 +129,31 @@ def reasons(effects: Effects, found: list[Budget]) -> list[Reason]:
     result = []
     groups = effects.study.runs[["model", "dataset"]].drop_duplicates()
     for model, dataset in groups.itertuples(index=False, name=None):
-        shares = baseline[model, dataset].shares if (model, dataset) in baseline else {}
+        budget = baseline.get((model, dataset))
         for factor in effects.study.factors:
             for level in factor.levels:
-                result.append(_reason(effects, str(model), str(dataset), factor, level, shares, measured))
+                result.append(_reason(effects, (str(model), str(dataset)), factor, level, budget, measured))
     return result
 
 
 def _reason(
     effects: Effects,
-    model: str,
-    dataset: str,
+    group: tuple[str, str],
     factor: Factor,
     level: str,
-    shares: Mapping[str, float],
+    budget: Budget | None,
     measured: Mapping[tuple[Any, Any, Any], Mapping[Any, Any]],
 ) -> Reason:
     """Explain one technique at one level."""
     term = factor.term(level)
-    limit = ceiling(factor.name, shares, level) if shares else None
+    shares, launch_bound = (budget.shares, budget.launch_bound) if budget else ({}, None)
+    limit = ceiling(factor.name, shares, level, launch_bound)
     control = factor.name in effects.inert
     if control:
         limit = 0.0
-    row = measured.get((model, dataset, term))
-    return Reason(model, dataset, term, limit, _sentence(factor.name, term, limit, control, row))
+    launching = budget.bound_share if budget and budget.bound == "launch" else None
+    row = measured.get((*group, term))
+    return Reason(*group, term, limit, sentence(factor.name, term, limit, control, row, launching))
 
 
 def batchnorm_models(effects: Effects) -> list[str]:

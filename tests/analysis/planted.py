@@ -25,11 +25,13 @@ def planted(
     gpu=True,
     drift=0.0,
     order="random",
+    launch_bound=None,
 ):
     """Simulate a study.
 
     ``truth`` maps terms to effects on the log of train_seconds, by the contract's definitions of main effects
-    (one name) and interactions (names joined by a colon). ``drift`` is the log growth over a block.
+    (one name) and interactions (names joined by a colon). ``drift`` is the log growth over a block;
+    ``launch_bound`` the fraction of the device's time that launches bound, absent where None.
     """
     rng = np.random.default_rng(seed)
     cells = list(product((0, 1), repeat=len(techniques)))
@@ -43,7 +45,10 @@ def planted(
             on = {t: bool(v) for t, v in zip(techniques, cell, strict=True)}
             log_time = np.log(100.0) + shift + rng.normal(0, noise) + effect_of(on, truth)
             log_time += drift * position / max(len(layout) - 1, 1)
-            rows.append(_row(rng, block, position, model, dataset, on, log_time, device, gpu))
+            row = _row(rng, block, position, model, dataset, on, log_time, device, gpu)
+            if launch_bound is not None:
+                row["metrics.step/launch_bound_fraction"] = launch_bound
+            rows.append(row)
     return StudyData("planted", pd.DataFrame(rows), history_of(rows), tuple(techniques))
 
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from planted import planted
 
-from pipeline.analysis import trust, why
-from pipeline.analysis.devices import peak_flops
+from pipeline.analysis import trust
 from pipeline.analysis.effects import estimate
 from pipeline.analysis.frame import tidy
 
@@ -82,50 +81,3 @@ def test_an_effect_that_no_block_can_give_does_not_hold_a_controller():
     study = planted(blocks=3, noise=0.001)
     study.runs.loc[study.runs["params.amp"].eq("on"), "tags.ablate.outcome"] = "oom"
     assert trust.undecided(estimate(study), 0.02) == []
-
-
-def test_ceilings_follow_the_budget():
-    effects = estimate(planted(blocks=2))
-    budgets = why.budgets(effects)
-    assert len(budgets) == 8
-    assert budgets[0].bound == "compute"
-    assert sum(budgets[0].shares.values()) == pytest.approx(1)
-    sentence = next(r.sentence for r in why.reasons(effects, budgets) if r.technique == "pm")
-    assert sentence.startswith("pm: copies are 2.0 % of the step, so it cannot save more than 2.0 % here")
-    shares = {"data_wait": 0.6, "h2d": 0.1, "forward": 0.1, "backward": 0.1, "optimizer": 0.1}
-    assert why.ceiling("device_data", shares) == pytest.approx(0.7)
-    assert why.ceiling("ga", shares, "4") == pytest.approx(0.075)
-    assert why.ceiling("ga_fixed", shares) == 0
-    assert why.ceiling("unheard_of", shares) is None
-    assert why.ceiling("pm", {"forward": 1.0}) is None
-
-
-def test_the_largest_part_is_what_bounds_a_cell():
-    study = planted(blocks=2)
-    study.runs["metrics.budget/data_wait_seconds"] = 1e6
-    assert {b.bound for b in why.budgets(estimate(study))} == {"data"}
-
-
-def test_utilisation_needs_a_known_peak():
-    effects = estimate(planted(blocks=2))
-    cells = {b.cell: b for b in why.budgets(effects)}
-    base = effects.cells.query("cell == 'baseline' and response == 'images_per_second'")["mean"].iloc[0]
-    assert cells["baseline"].mfu == pytest.approx(base * 8e9 / 66.9e12, rel=1e-2)
-    study = planted(blocks=2)
-    study.runs["tags.env.gpu_name"] = "Quantum 9000"
-    assert {b.mfu for b in why.budgets(estimate(study))} == {None}
-    assert peak_flops("NVIDIA H100 PCIe", "bf16") == 756e12
-    assert peak_flops("Tesla T4", "bf16") is None
-
-
-def test_a_control_is_said_to_be_one():
-    effects = estimate(planted(blocks=2, device="cpu", gpu=False))
-    sentences = {r.technique: r.sentence for r in why.reasons(effects, why.budgets(effects))}
-    assert "A/A control" in sentences["pm"]
-    assert "A/A control" not in sentences["amp"]
-
-
-def test_batchnorm_models_are_named():
-    study = planted(models=("resnet", "vit"), blocks=1)
-    study.runs["tags.ablate.batchnorm"] = study.runs["params.model"].eq("resnet").map({True: "true", False: "false"})
-    assert why.batchnorm_models(estimate(study)) == ["resnet"]
