@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from pipeline.techniques import TECHNIQUES
+
 OFF = "off"
 ON = "on"
 BASELINE = "baseline"
@@ -35,10 +37,6 @@ SUMMARY_METRICS = {
     "val_accuracy": "val/accuracy",
 }
 BUDGET_PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer", "idle")
-
-# Techniques that only change host-to-device copies: without a device they change nothing, so they are A/A
-# controls.
-COPY_TECHNIQUES = frozenset({"pm", "pin_only", "non_blocking_only"})
 
 _OUTCOME_OF_STATUS = {
     "FINISHED": "finished",
@@ -296,4 +294,4 @@ def inert(study: Tidy) -> frozenset[str]:
     """Name the techniques that cannot act on the study's devices, so that their runs are A/A controls."""
     if on_gpu(study.runs):
         return frozenset()
-    return COPY_TECHNIQUES & {factor.name for factor in study.factors}
+    return frozenset(f.name for f in study.factors if f.name in TECHNIQUES and "cpu" in TECHNIQUES[f.name].inert_on)

@@ -202,6 +202,12 @@ def test_pinning_on_a_cpu_is_an_aa_control_and_its_interval_covers_one():
     assert "gpu_joules" not in set(effects.table["response"])
 
 
+def test_on_a_cpu_the_table_of_techniques_says_what_is_a_control():
+    techniques = ("tf32", "non_blocking_only", "ga", "unheard_of")
+    assert estimate(planted(device="cpu", gpu=False, techniques=techniques)).inert == {"tf32", "non_blocking_only"}
+    assert estimate(planted(techniques=techniques)).inert == frozenset()
+
+
 def test_a_store_with_only_the_names_of_the_contract_is_enough():
     full = planted(blocks=2)
     keep = ["run_id", "status", "params.model", "params.dataset", "params.seed", "params.techniques"]
