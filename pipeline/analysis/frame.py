@@ -86,8 +86,8 @@ class Tidy:
     Attributes:
         name: The study's name.
         runs: One row per cell and block, repeats resolved (see :func:`_latest`), sentinels apart. Columns:
-            run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, start, end,
-            cell, one ``level.TECHNIQUE`` per factor, the keys of ``SUMMARY_METRICS`` and ``budget.PHASE``
+            run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, processes,
+            start, end, cell, one ``level.TECHNIQUE`` per factor, the keys of ``SUMMARY_METRICS`` and ``budget.PHASE``
             (float, NaN = absent).
         sentinels: The same columns for sentinel baselines.
         factors: The techniques with their on-levels.
@@ -212,6 +212,7 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
             "tainted": text(runs, "tags.ablate.tainted"),
             "batchnorm": text(runs, "tags.ablate.batchnorm").str.lower(),
             "precision": text(runs, "params.recipe.precision"),
+            "processes": number(runs, "params.nproc").fillna(1.0),
             "device": text(runs, "params.device").where(
                 text(runs, "params.device") != "", text(runs, "tags.env.device")
             ),

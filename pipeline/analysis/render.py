@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.analysis.anchors import tera
 from pipeline.analysis.frame import BUDGET_PHASES
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report import MAX_TABLE_ROWS, VERDICT_WORDS, headlines
@@ -17,6 +18,8 @@ from pipeline.analysis.responses import BY_NAME
 if TYPE_CHECKING:
     from pipeline.analysis.report import Report
 
+# Shares of what a device could reach -> the columns' titles.
+LIMITS = {"of_achieved": "of achieved peak", "of_peak": "of data sheet"}
 _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#$])")
 
 
@@ -78,6 +81,7 @@ def _environment(autoescape: bool) -> Environment:
         "number": number,
         "measure": measure,
         "percent": percent,
+        "tera": lambda value: "–" if value is None else tera(value),
         "effect": effect,
         "interval": interval,
         "p": p_text,
@@ -109,6 +113,7 @@ def _tables(report: Report) -> dict[str, Any]:
         "cells": list(cells.values()),
         "broken": broken,
         "budgets": report.data["budgets"],
+        "throughput": report.data["throughput"],
     }
     total = {name: len(table) for name, table in tables.items()}
     if total["main"] > MAX_TABLE_ROWS:  # pooled rows first, they say most
@@ -131,6 +136,8 @@ def context(report: Report) -> dict[str, Any]:
         "percent": trust_percent,
         "phases": BUDGET_PHASES,
         "launches_known": any(b.launch_bound is not None for b in report.budgets),
+        "limits": [name for name in LIMITS if any(getattr(a, name) is not None for a in report.throughput)],
+        "limit_words": LIMITS,
         **_tables(report),
     }
 

@@ -13,6 +13,7 @@ import pandas as pd
 from pipeline.analysis import recommend as recommending
 from pipeline.analysis import trust as trusting
 from pipeline.analysis import why
+from pipeline.analysis.anchors import Anchor, anchors, fastest
 from pipeline.analysis.compare import provenance
 from pipeline.analysis.effects import Effects, estimate
 from pipeline.analysis.frame import StudyData
@@ -35,6 +36,7 @@ class Report:
         effects: The estimates.
         trust: The trust checks.
         budgets: The time budget of every cell that has one.
+        throughput: What every cell reaches of its device; empty where operations were not counted.
         reasons: One sentence per technique, model and dataset.
         recommendations: One per model and dataset.
         provenance: env name -> its values.
@@ -46,6 +48,7 @@ class Report:
     effects: Effects
     trust: trusting.Trust
     budgets: list[why.Budget]
+    throughput: list[Anchor]
     reasons: list[why.Reason]
     recommendations: list[recommending.Recommendation]
     provenance: dict[str, tuple[str, ...]]
@@ -153,6 +156,7 @@ def build(
         effects,
         trusting.examine(effects.study, effects.inert),
         budgets,
+        anchors(effects),
         why.reasons(effects, budgets),
         recommending.recommend(effects, study, memory_limit_mib),
         provenance(study),
@@ -211,6 +215,8 @@ def _document(report: Report) -> dict[str, Any]:
         "recommendations": [clean(asdict(r)) for r in report.recommendations],
         "why": [clean(asdict(r)) for r in report.reasons],
         "budgets": [clean(asdict(b)) for b in report.budgets],
+        "throughput": [clean(asdict(a)) for a in report.throughput],
+        "fastest": fastest(report.throughput),
         "trust": {
             "drift": clean(asdict(trust.drift)) if trust.drift else None,
             "drift_by_block": {k: clean(asdict(v)) for k, v in trust.drift_by_block.items()},

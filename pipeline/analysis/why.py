@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
+from pipeline.analysis.anchors import anchors
 from pipeline.analysis.ceilings import COMPUTE, ceiling, sentence
-from pipeline.analysis.devices import peak_flops
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, BUDGET_PHASES, Factor
 
@@ -33,7 +31,7 @@ class Budget:
             ``launch_bound`` is known, else idle.
         bound: The largest part.
         bound_share: Its share.
-        mfu: Model FLOPs utilisation, fraction of the device's peak; None where FLOPs or peak are unknown.
+        mfu: Model FLOPs utilisation, fraction of the data sheet's peak; None where FLOPs or peak are unknown.
     """
 
     model: str
@@ -60,14 +58,6 @@ class Reason:
     sentence: str
 
 
-def _utilisation(runs: pd.DataFrame) -> pd.Series:
-    """Give each run's model FLOPs utilisation: FLOPs/image x images/s / peak; NaN where unknown."""
-    names = list(zip(runs["gpu_name"], runs["precision"], strict=True))
-    peaks = {key: peak_flops(key[0], key[1] or "fp32") for key in set(names)}
-    peak = pd.Series([peaks[key] for key in names], index=runs.index, dtype=float)
-    return runs["images_per_second"] * runs["flops_per_image"] / peak
-
-
 def parts(shares: Mapping[str, float], launch_bound: float | None) -> dict[str, float]:
     """Sum the phases to what can bound a step.
 
@@ -89,10 +79,9 @@ def budgets(effects: Effects) -> list[Budget]:
     keys = ["model", "dataset", "cell"]
     columns = {phase: f"budget.{phase}" for phase in BUDGET_PHASES}
     # what is no fraction was not measured as one
-    runs = runs.assign(
-        mfu=_utilisation(runs), launch_bound=runs["launch_bound"].where(runs["launch_bound"].between(0, 1))
-    )
-    means = runs.groupby(keys, sort=False)[[*columns.values(), "mfu", "launch_bound"]].mean()
+    runs = runs.assign(launch_bound=runs["launch_bound"].where(runs["launch_bound"].between(0, 1)))
+    means = runs.groupby(keys, sort=False)[[*columns.values(), "launch_bound"]].mean()
+    used = {(a.model, a.dataset, a.cell): a.of_peak for a in anchors(effects)}
     found = []
     for row in means.reset_index().to_dict("records"):
         seconds = {phase: row[c] for phase, c in columns.items() if not math.isnan(row[c])}
@@ -103,10 +92,8 @@ def budgets(effects: Effects) -> list[Budget]:
         launch_bound = None if math.isnan(row["launch_bound"]) else float(row["launch_bound"])
         split = parts(shares, launch_bound)
         bound = max(split, key=lambda name: split[name])
-        mfu = None if math.isnan(row["mfu"]) else float(row["mfu"])
-        found.append(
-            Budget(row["model"], row["dataset"], row["cell"], shares, launch_bound, split, bound, split[bound], mfu)
-        )
+        cell = (str(row["model"]), str(row["dataset"]), str(row["cell"]))
+        found.append(Budget(*cell, shares, launch_bound, split, bound, split[bound], used.get(cell)))
     return found
 
 
