@@ -137,6 +137,29 @@ def test_a_cpu_report_labels_the_control(tmp_path):
     assert "GPU energy" not in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("joules", [0.0, None])
+def test_a_study_without_energy_has_no_effect_on_it(joules, tmp_path, recwarn):
+    """A device's counter moves every 20 to 100 ms: a short epoch may have 0 J, which has no logarithm."""
+    study = planted(blocks=2)
+    study.runs["metrics.energy/gpu_joules"] = joules
+    built = report.build(study)
+    assert "gpu_joules" not in set(built.effects.table["response"]) | set(built.effects.cells["response"])
+    built.write(tmp_path)
+    assert "GPU energy" not in (tmp_path / "report.html").read_text()
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_a_cell_without_energy_has_no_effect_on_it(recwarn):
+    study = planted(blocks=2)
+    study.runs.loc[study.runs["params.techniques"].eq("amp"), "metrics.energy/gpu_joules"] = 0.0
+    built = report.build(study)
+    rows = built.effects.table.query("response == 'gpu_joules'")
+    assert rows.query("term == 'amp' and kind == 'simple'")["estimate"].isna().all()
+    assert rows.query("term == 'pm' and kind == 'simple'")["estimate"].notna().all()
+    assert "amp" not in set(built.effects.cells.query("response == 'gpu_joules'")["cell"])
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
 @pytest.mark.parametrize("study", [StudyData("empty", pd.DataFrame()), None])
 def test_a_report_without_a_finished_run_still_renders(study, tmp_path):
     if study is None:
