@@ -128,7 +128,7 @@ def interactions(effects: Effects) -> Drawing | None:
     relative = np.log(runs["train_seconds"]) - np.log(runs["train_seconds"]).groupby(keys).transform("mean")
     columns = min(3, len(pairs))
     lines = math.ceil(len(pairs) / columns)
-    fig, axes = svg.figure(7.2, 2.5 * lines + 0.3, lines, columns, bottom=0.35, gap=(0.2, 0.4), sharey=True)
+    fig, axes = svg.figure(7.2, 2.65 * lines + 0.3, lines, columns, bottom=0.5, gap=(0.2, 0.55), sharey=True)
     words = []
     for ax, (a, b) in zip(axes, pairs, strict=False):
         means = relative.groupby([runs[f"level.{a.name}"], runs[f"level.{b.name}"]]).mean()
@@ -146,7 +146,9 @@ def interactions(effects: Effects) -> Drawing | None:
                 label=plain(name),
             )
             words.append(f"{name}: " + ", ".join(f"{a.name} {s} {v:.3f}" for s, v in zip(steps, values, strict=True)))
-        ax.set_xticks(range(len(steps)), [plain(f"{a.name} {s}") for s in steps])
+        # on two lines, and small where the name is long: neighbours must not touch, nor the last be cut off
+        size = min(9.0, 100 / len(a.name))
+        ax.set_xticks(range(len(steps)), [plain(f"{a.name}\n{s}") for s in steps], size=size)
         ax.set_xlim(-0.25, len(steps) - 0.75)
         ax.grid(axis="y", color=GRID, linewidth=0.5)
         svg.legend(ax)
@@ -196,7 +198,9 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
         end = edge - np.array([b.shares.get("idle", 0.0) for b in shown]) * length
         corners = np.array([[end - bounded, end, end, end - bounded], [y - 0.1, y - 0.1, y + 0.1, y + 0.1]])
         ax.add_collection(
-            PolyCollection(list(corners.transpose(2, 1, 0)), facecolors=FG, edgecolors=BG, label="launch-bound")
+            PolyCollection(
+                list(corners.transpose(2, 1, 0)), facecolors=FG, edgecolors=BG, linewidths=0.4, label="launch-bound"
+            )
         )
     ax.set_yticks(y, [plain(name) for name in names])
     ax.tick_params(axis="y", labelsize=8)
@@ -207,7 +211,7 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
     alt = "; ".join(f"{b.cell} of {b.model} / {b.dataset}: bound by {b.bound}, {b.bound_share:.0%}" for b in shown)
     caption = "Where the time of a step goes, per cell."
     if (bounded > 0).any():
-        caption += " Thin bar: the part of forward, backward and optimizer that only kept up with the host's launches."
+        caption += " Thin bar: as much of forward, backward and optimizer as only kept up with the host's launches."
     if len(budgets) > len(shown):
         caption += f" The first {len(shown)} of {len(budgets)} cells."
     return Drawing("budget", "Time budget", svg.render(fig, "budget", "Time budget", alt), alt, caption)

@@ -4,13 +4,14 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 from planted import planted
 
-from pipeline.analysis import recommend, report
+from pipeline.analysis import figures, recommend, report
 from pipeline.analysis.compare import compare
 from pipeline.analysis.effects import COLUMNS, estimate
 from pipeline.analysis.frame import StudyData
@@ -109,6 +110,21 @@ def test_every_figure_follows_the_page_colours(written):
         assert not hard, (drawing.key, hard)
         assert "var(--" in drawing.svg
         assert len(drawing.alt) > 20
+
+
+@pytest.mark.parametrize("name", ["pm", "channels_last", "non_blocking_only"])
+def test_names_under_the_figure_of_interactions_are_whole_and_apart(name, monkeypatch):
+    kept = []
+    monkeypatch.setattr(figures.svg, "render", lambda fig, *_: kept.append(fig) or "")
+    figures.interactions(estimate(planted(blocks=1, techniques=("ga", name, "amp", f"x{name}"))))
+    (fig,) = kept
+    fig.draw_without_rendering()
+    for row in (fig.axes[:3], fig.axes[3:]):
+        boxes = [label.get_window_extent() for ax in row for label in ax.get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+        assert boxes[0].x0 > 0 and boxes[-1].x1 < fig.bbox.x1 and min(box.y0 for box in boxes) > 0
+    above, below = (ax.get_window_extent() for ax in (fig.axes[0], fig.axes[3]))
+    assert min(label.get_window_extent().y0 for label in fig.axes[0].get_xticklabels()) > below.y1 < above.y0
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1.7976931348623157e308])
