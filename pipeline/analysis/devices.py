@@ -26,7 +26,7 @@ _SHEET: tuple[tuple[str, dict[str, float]], ...] = (
     (r"RTX 3090", {"fp32": 35.6, "tf32": 35.6, "fp16": 71.0, "bf16": 71.0}),
 )
 
-# Measured by milabench, https://github.com/mila-iqia/milabench: torch.mm of 8192 x 8192 matrices, one of them the
+# Measured by milabench (the repository mila-iqia/milabench): torch.mm of 8192 x 8192 matrices, one of them the
 # identity (config/synthetic.yaml, benchmarks/flops/main.py), means over all repeats and devices of a host. Whole names
 # only: another memory, form factor or a slice of a device (MIG) is another device.
 _ACHIEVED: tuple[tuple[str, dict[str, float]], ...] = (

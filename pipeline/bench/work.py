@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline import environment, models
+from pipeline import environment, models, onednn
 from pipeline.bench.cases import Case
 from pipeline.bench.turns import give_way, now
 from pipeline.data.split import epoch_order
@@ -96,6 +96,8 @@ def build(case: Case) -> Work:
     labels = random.integers(0, case.classes, case.images, dtype=np.int64)
     mean, std = moments(spec.recipe, DATASET)
     environment.seed_all(case.seed)
+    initial = models.build(case.model, spec.recipe, case.classes)
+    onednn.avoid_strided_pixels(initial, spec)
     return Work(
         case,
         spec,
@@ -103,7 +105,7 @@ def build(case: Case) -> Work:
         (pixels, labels),
         torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(device),
         torch.from_numpy(labels).to(device),
-        models.build(case.model, spec.recipe, case.classes),
+        initial,
         scale=torch.tensor([1 / (255 * s) for s in std], device=device).view(1, 3, 1, 1),
         shift=torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, 3, 1, 1),
     )
