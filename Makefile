@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # tests that time something against something carry the marker `quiet` and run one after the other
 PARALLEL := -n 2 --dist loadscope
 
-.PHONY: grid test slow lint types lock clean
+.PHONY: grid test slow gpu lint types lock clean
 
 $(VENV)/.ready: requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,11 @@ test: $(VENV)/.ready
 slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m "slow and not quiet" --timeout 1200 $(PARALLEL) --no-loadscope-reorder
 	$(BIN)/python -m pytest -m "slow and quiet" --timeout 1200
+
+# everything that needs a GPU, in ten minutes; DEVICE=cpu rehearses it, STAGES=smoke,paper32 chooses
+DEVICE ?= cuda
+gpu: $(VENV)/.ready
+	$(BIN)/python experiments/gpu/run.py --device $(DEVICE)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
