@@ -88,7 +88,6 @@ def watch(device_name: str) -> Answer:
         "energy_smallest_seconds": min((b[0] - a[0] for a, b in pairs), default=None),
         "energy_median_seconds": statistics.median(b[0] - a[0] for a, b in pairs) if pairs else None,
         "sm_clock_mhz": gpu.sm_clock,
-        "max_sm_clock_mhz": gpu.max_sm_clock,
         "temperature_c": gpu.temperature,
         "throttle_reasons": gpu.throttle_reasons,
         "driver": gpu.driver,

@@ -33,10 +33,10 @@ def syncs(device_name: str) -> Answer:
 
 
 def peer_syncs(device_name: str) -> Answer:
-    """The same of a peer's epoch in `ablate bench`."""
-    from synchronisations import peer_epoch
+    """The same of other loops' epochs in `ablate bench`."""
+    from synchronisations import peer_epochs
 
-    return peer_epoch(device_name)
+    return peer_epochs(device_name)
 
 
 PROBES: dict[str, Callable[[str], Answer]] = {

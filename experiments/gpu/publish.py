@@ -44,14 +44,16 @@ def collect(evidence: Evidence) -> tuple[Publication, dict[str, bytes]]:
     left_out: list[str] = []
     for study in evidence.studies.values():
         _study_files(study, files, left_out)
-    probes, bench, doctor = (evidence.json(name) for name in ("probes.json", "bench/bench.json", "doctor.json"))
+    probes, doctor = (evidence.json(name) for name in ("probes.json", "doctor.json"))
+    bench = _benchmark(evidence)
     smoke = _smoke(evidence, files)
     if bench is not None and evidence.run.device == "cuda" and not _on_gpu(bench):
         left_out.append("the benchmark: its cases did not run on a GPU")
         bench = None
-    for name, there in (("probes.json", probes), ("bench/bench.json", bench), ("bench/bench.md", bench)):
-        if there is not None and (evidence.root / name).is_file():
-            files[name] = (evidence.root / name).read_bytes()
+    if probes is not None:
+        files["probes.json"] = (evidence.root / "probes.json").read_bytes()
+    for path in sorted((evidence.root / "bench").rglob("bench.*")) if bench is not None else ():
+        files[path.relative_to(evidence.root).as_posix()] = path.read_bytes()
     if doctor is None:
         left_out.append("the doctor's checks: doctor.json is not there")
     findings = [examine(claim, evidence.run, evidence.studies, probes) for claim in load(HERE / "claims.yaml")]
@@ -95,6 +97,15 @@ def _smoke(evidence: Evidence, files: dict[str, bytes]) -> Smoke | None:
         return None
     failed = counts["failures"] + counts["errors"]
     return Smoke(counts["tests"], failed, counts["skipped"], min(len(lines), TAIL), len(lines))
+
+
+def _benchmark(evidence: Evidence) -> Any:
+    """Puts the benchmarks of a run together: one for each model, in a folder of its own behind the first."""
+    names = sorted(path.relative_to(evidence.root).as_posix() for path in evidence.root.glob("bench/**/bench.json"))
+    found = [document for name in names if (document := evidence.json(name)) is not None]
+    if not found or not all(isinstance(document, dict) for document in found):
+        return found[0] if found else None
+    return {key: [entry for document in found for entry in document.get(key) or ()] for key in ("rows", "cases")}
 
 
 def _on_gpu(bench: Any) -> bool:

@@ -18,7 +18,7 @@ def first_use(device_name: str) -> Answer:
     import torch
 
     from pipeline import models
-    from pipeline.environment import prepare
+    from pipeline.environment import open_device, prepare
     from pipeline.spec import Device, Recipe, RunSpec
 
     cuda = device_name == "cuda"
@@ -27,7 +27,7 @@ def first_use(device_name: str) -> Answer:
     spec = RunSpec(model=name, dataset="cifar10", device=kind, recipe=Recipe(image_size=side))
     began = time.perf_counter()
     prepare(spec)
-    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+    device = open_device(spec)
     torch.zeros(1, device=device)
     opened = time.perf_counter() - began
     model = models.build(name, spec.recipe, 10).to(device)
@@ -103,7 +103,7 @@ def resnet50_224(device_name: str) -> Answer:
     import torch
 
     from pipeline import models
-    from pipeline.environment import prepare
+    from pipeline.environment import open_device, prepare
     from pipeline.spec import Device, Recipe, RunSpec
 
     cuda = device_name == "cuda"
@@ -111,7 +111,7 @@ def resnet50_224(device_name: str) -> Answer:
     name, batch, side, steps = ("resnet50", 256, 224, 30) if cuda else ("test_resnet", 4, 32, 2)
     spec = RunSpec(model=name, dataset="cifar10", device=kind, recipe=Recipe(image_size=side))
     prepare(spec)
-    device = torch.device("cuda", 0) if cuda else torch.device("cpu")
+    device = open_device(spec)
     model = models.build(name, spec.recipe, 1000).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scaler = torch.amp.GradScaler(device.type)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import models
 from pipeline.data import inputs, store
-from pipeline.environment import prepare
+from pipeline.environment import open_device, prepare
 from pipeline.optim import build_optimizer, build_schedule
 from pipeline.precision import Precision
 from pipeline.spec import Device, Recipe, RunSpec
@@ -116,7 +116,7 @@ def steps(device_name: str) -> Answer:
 
 def _count(loop: Callable[..., Callable[[int], int]], spec: RunSpec, source: Any) -> Answer:
     prepare(spec)
-    device = torch.device("cuda", 0) if spec.device == "cuda" else torch.device("cpu")
+    device = open_device(spec)
     data = inputs.build(spec, source, device)
     try:
         model = models.build(spec.model, spec.recipe, data.num_classes).to(device)
@@ -145,6 +145,7 @@ def _ours(spec: RunSpec, model: nn.Module, data: inputs.Inputs, device: torch.de
         batches = data.train.epoch(number, [size for window in windows for size in window.sizes])
         for window in windows:
             optimizer_step(learner, window, batches, data.train, lambda _phase: None)
+        precision.settle()
         return len(windows)
 
     return epoch
@@ -177,25 +178,32 @@ def _plain(spec: RunSpec, model: nn.Module, data: inputs.Inputs, device: torch.d
     return epoch
 
 
-def peer_epoch(device_name: str) -> Answer:
-    """Waits in one epoch of Accelerate in `ablate bench`, after another that is not counted.
+def peer_epochs(device_name: str) -> Answer:
+    """Waits in one epoch of contenders of `ablate bench`, after another that is not counted.
+
+    One is expected on CUDA, where the epoch's order is copied to the device; timm's loop reads the loss in every step.
 
     Returns:
-        As `steps` for one case; `absent` where Accelerate is not installed.
+        Contender -> as `steps` for one case; `absent` for one that is not installed.
     """
-    if importlib.util.find_spec("accelerate") is None:
-        return {"absent": "accelerate is not installed"}
     from pipeline.bench import peers, work
     from pipeline.bench.cases import case_of
+    from pipeline.bench.contenders import BUILT_IN
 
     kind: Device = "cuda" if device_name == "cuda" else "cpu"
     case = case_of("test_resnet", kind, cores=1, windows=16 if kind == "cuda" else 4)
     made = work.build(case)
-    peer = peers.PEERS["accelerate"](made)
-    try:
-        peer.epoch(1)
-        with counted(made.device) as found:
-            peer.epoch(2)
-    finally:
-        peer.close()
-    return {"updates": case.windows, "waits": sum(found.values()), "lines": dict(found.most_common())}
+    found: Answer = {}
+    for name in ("bare", "timm", "accelerate"):
+        if name == "accelerate" and importlib.util.find_spec(name) is None:
+            found[name] = {"absent": "not installed"}
+            continue
+        peer = {**BUILT_IN, **peers.PEERS}[name](made)
+        try:
+            peer.epoch(1)
+            with counted(made.device) as waits:
+                peer.epoch(2)
+        finally:
+            peer.close()
+        found[name] = {"updates": case.windows, "waits": sum(waits.values()), "lines": dict(waits.most_common())}
+    return found

@@ -28,7 +28,8 @@ def files_of(packed: Sequence[Path], scratch: Path) -> Path:
     first = packed[0]
     if len(packed) > 1 or not first.is_dir():
         return _unpack(_parts(packed), scratch)
-    if not (first / "run.json").is_file():
+    # the folder of a run has its run.json beside the parts
+    if not (first / "run.json").is_file() or any(_PART.fullmatch(path.name) for path in first.iterdir()):
         return _unpack(_parts(sorted(first.iterdir())), scratch)
     link = next((path for path in first.rglob("*") if path.is_symlink()), None)
     if link:

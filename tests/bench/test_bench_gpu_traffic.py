@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import re
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline import environment, models
 from pipeline.bench import work as work_module
 from pipeline.bench.cases import CONTENDERS, Case, missing
-from pipeline.bench.contenders import BUILT_IN, Bare
+from pipeline.bench.contenders import BUILT_IN
 from pipeline.bench.peers import PEERS
-from pipeline.bench.probe import epoch_waits
 from pipeline.bench.work import InMemory, Work, build
 
 MADE = {**BUILT_IN, **PEERS}
@@ -71,7 +67,8 @@ def imaginary_gpu(seen: list[str]) -> Iterator[None]:
 
     item, truth = Tensor.item, Tensor.__bool__
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True):
-        patch.setattr(environment, "prepare", lambda _spec: torch.device("cuda", 0))
+        patch.setattr(environment, "prepare", lambda _spec: None)
+        patch.setattr(environment, "open_device", lambda _spec: torch.device("cuda", 0))
         patch.setattr(Work, "model", model)
         patch.setattr(Tensor, "backward", lambda *_args, **_options: None)
         patch.setattr(Tensor, "item", lambda tensor: read(tensor, item, 1))
@@ -158,30 +155,3 @@ def test_every_library_hands_the_slices_of_one_order_through(name: str, monkeypa
         assert len({rows.untyped_storage().data_ptr() for rows in asked}) == 1
         assert torch.equal(torch.cat(asked), work.order(epoch))
     contender.close()
-
-
-class Waiting(Bare):
-    """Waits for the device in every step of every epoch, as PyTorch would tell it."""
-
-    def epoch(self, number: int) -> float:
-        """See `Contender.epoch`."""
-        for _step in range(3):
-            warnings.warn("called a synchronizing CUDA operation (somewhere)", stacklevel=1)
-        warnings.warn("something else", stacklevel=1)
-        return super().epoch(number)
-
-
-def test_the_probe_reports_the_waits_of_the_second_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    modes: list[str] = []
-    monkeypatch.setattr(environment, "prepare", lambda _spec: torch.device("cpu"))
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
-    monkeypatch.setitem(BUILT_IN, "bare", Waiting)
-    with pytest.warns(UserWarning, match="synchronizing CUDA operation"):  # the first epoch's
-        (line,) = epoch_waits("bare", case_of(2, "cuda"))
-    assert modes == ["warn", "default"]
-    assert re.fullmatch(rf"{Path(__file__).name}:\d+: 3 x called a synchronizing CUDA operation \(somewhere\)", line)
-
-
-@pytest.mark.parametrize("name", HERE)
-def test_no_contender_waits_for_a_device_on_a_cpu(name: str) -> None:
-    assert epoch_waits(name, case_of(2, "cpu")) == []

@@ -41,7 +41,7 @@ CHILD = {
     "team",
     "distributed",
     "launchers.preload",
-    *(f"bench.{name}" for name in ("work", "contenders", "peers", "race", "probe", "feeding", "preload", "turns")),
+    *(f"bench.{name}" for name in ("work", "contenders", "peers", "race", "feeding", "preload", "turns")),
     *(name.removeprefix("pipeline.") for name in SOURCES if name.startswith("pipeline.data.")),
 } - {"data.listing", "data.contents"}
 SHARED = {

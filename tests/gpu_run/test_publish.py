@@ -212,6 +212,8 @@ def test_the_same_evidence_gives_the_same_bytes(publication, gpu_evidence, tmp_p
     assert readme.read_bytes() == kept
     parts = pack(gpu_evidence, tmp_path / "parts", parts=2)
     assert tree(published(parts[0].parent, tmp_path / "out")) == before  # a folder that holds the parts
+    (parts[0].parent / "run.json").write_text("{}")  # as run.py leaves one beside them
+    assert tree(published(parts[0].parent, tmp_path / "again")) == before
     assert [path.name for path in publication.parent.iterdir()] == [FOLDER]
 
 
@@ -353,6 +355,21 @@ def test_a_benchmark_is_published_unless_a_race_ran_on_a_cpu(tmp_path):
         assert ("| resnet50 | over_bare | 1.010 [1.000, 1.020] ratio |" in text) == (device == "cuda")
         assert (folder / "bench/bench.md").is_file() == (device == "cuda")
         assert ("- the benchmark: its cases did not run on a GPU" in text) == (device == "cpu")
+
+
+def test_races_of_several_models_are_published_together(tmp_path):
+    write_rest(tmp_path / "evidence")
+    for model, folder in (("test_resnet", "bench"), ("resnet50", "bench/resnet50")):
+        (tmp_path / "evidence" / folder).mkdir()
+        row = {"model": model, "name": "over_bare", "ratio": 0.99, "low": None, "high": None, "unit": "ratio"}
+        document = json.dumps({"rows": [row], "cases": [{"device": "cuda"}]})
+        (tmp_path / "evidence" / folder / "bench.json").write_text(document)
+        (tmp_path / "evidence" / folder / "bench.md").write_text(f"# {model}\n")
+    made = published(tmp_path / "evidence", tmp_path / "out")
+    text = (made / "README.md").read_text()
+    assert sorted(row[0].replace("\\", "") for row in rows_of(text, "## Benchmark")) == ["resnet50", "test_resnet"]
+    assert (made / "bench/resnet50/bench.md").read_text() == "# resnet50\n"
+    assert {"bench.json", "bench.md"} <= {path.name for path in (made / "bench").iterdir()}
 
 
 def test_what_a_dead_stage_left_behind_is_said_and_never_a_crash(gpu_evidence, tmp_path):
