@@ -6,167 +6,24 @@ apart. Inside an epoch nothing waits for the device: CUDA events are recorded an
 
 from __future__ import annotations
 
-import itertools
 import os
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipeline import nvml
+from pipeline.clocks import CudaClock, HostClock
 from pipeline.device_memory import DeviceMemory
 
-PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer")
-LAUNCHED = ("forward", "backward", "optimizer")  # phases whose time on the device may be that of launching kernels
-SAMPLE_EVERY = 16  # on CUDA one window in 16 is taken apart with events, which keeps their cost under 1 %
-KEPT_UP = 0.9  # share of a phase's time on the device from which the host's time for it is as long
 # NVML's energy counter moves every 20 to 100 ms, so a phase of training is off by as much power at either end
 ENERGY_STEP = 0.1  # seconds
 ENERGY_ERROR = 0.05  # relative, above which a run was too short for its energy to be known
-
-
-class HostClock:
-    """Marks of every window with perf_counter: on the CPU work is done when the call returns."""
-
-    def __init__(self) -> None:
-        self.durations: list[float] = []
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self._now = time.perf_counter
-        self._last = self._begin = 0.0
-
-    def start_epoch(self) -> None:
-        """Starts the first window."""
-        self._last = self._begin = self._now()
-
-    def mark(self, phase: str) -> None:
-        """Books the time since the last mark under `phase`."""
-        now = self._now()
-        self.seconds[phase] += now - self._last
-        self._last = now
-
-    def end_window(self) -> None:
-        """Ends a window; the next one starts here."""
-        now = self._now()
-        self.durations.append(now - self._begin)
-        self._begin = now
-
-    def settle(self) -> None:
-        """Nothing is pending on the CPU."""
-
-    def end_epoch(self) -> None:
-        """Nothing is pending on the CPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """The end of a phase.
-
-    Attributes:
-        phase: its name.
-        event: recorded behind its work.
-        host: `perf_counter` when the host was through with it.
-        begun: whether the device had begun the phase by then.
-    """
-
-    phase: str
-    event: torch.cuda.Event
-    host: float
-    begun: bool
-
-
-class CudaClock:
-    """Marks with CUDA events: every window's end, and the phases of one window in `SAMPLE_EVERY`.
-
-    On a GPU the host runs ahead, so its waiting for data costs only what the device idles meanwhile. The gap on
-    the device between a window's end and the next copy, up to the host's waiting time, is `data_wait`.
-    Sampled phases are scaled up to all windows.
-
-    Events enclose the gaps between kernels too, so a phase of many small ones is as long on the device as the host
-    takes to launch them. Such a phase is told from one of heavy kernels by two signs together: the device had begun
-    it before the host was through with it (nothing was queued up), and the host took as long for it as the device.
-    Either alone would not do: a full queue holds the host back to the device's pace, and after a wait for the device
-    nothing is queued.
-
-    Attributes:
-        launched_seconds: of the sampled phases in `LAUNCHED`, all time on the device.
-        launch_bound_seconds: that of those which only kept up with the host.
-    """
-
-    def __init__(self) -> None:
-        self.durations: list[float] = []
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.launched_seconds = self.launch_bound_seconds = 0.0
-        self._ends: list[torch.cuda.Event] = []
-        self._marks: list[list[_Mark]] = []
-        self._count = 0
-        self._read = 0
-        self._current: list[_Mark] | None = None
-
-    def start_epoch(self) -> None:
-        """Starts the first window."""
-        self._ends = [self._event()]
-        self._marks = []
-        self._count = self._read = 0
-        self._open()
-
-    def mark(self, phase: str) -> None:
-        """Records an event at the end of `phase` if this window is sampled."""
-        if self._current is not None:
-            begun = bool(cast(Any, self._current[-1].event).query())
-            self._current.append(_Mark(phase, self._event(), time.perf_counter(), begun))
-
-    def end_window(self) -> None:
-        """Records the window's end."""
-        self._ends.append(self._event())
-        self._count += 1
-        self._open()
-
-    def settle(self) -> None:
-        """Reads the durations of the windows that the device has finished; waits for nothing."""
-        while self._read < self._count and cast(Any, self._ends[self._read + 1]).query():
-            self.durations.append(self._ends[self._read].elapsed_time(self._ends[self._read + 1]) / 1e3)
-            self._read += 1
-
-    def end_epoch(self) -> None:
-        """Reads the events; the device has been synchronised before."""
-        self.settle()
-        taken = [marks for marks in self._marks if marks and marks[-1].phase == "optimizer"]
-        if taken:
-            scale = self._count / len(taken)
-            for marks in taken:
-                self._book(marks, scale)
-        self._marks = []
-
-    def _open(self) -> None:
-        sampled = self._count % SAMPLE_EVERY == SAMPLE_EVERY // 2 or self._count == 1
-        self._current = [_Mark("start", self._ends[-1], time.perf_counter(), True)] if sampled else None
-        if self._current is not None:
-            self._marks.append(self._current)
-
-    def _book(self, marks: list[_Mark], scale: float) -> None:
-        previous = ""
-        for start, end in itertools.pairwise(marks):
-            seconds = start.event.elapsed_time(end.event) / 1e3
-            host = end.host - start.host
-            if end.phase == "data_wait" and previous != "h2d":
-                seconds = min(seconds, host)  # the rest of the gap is idle time
-            self.seconds[end.phase] += seconds * scale
-            previous = end.phase
-            if end.phase in LAUNCHED:
-                self.launched_seconds += seconds
-                self.launch_bound_seconds += seconds if end.begun and host >= KEPT_UP * seconds else 0.0
-
-    @staticmethod
-    def _event() -> torch.cuda.Event:
-        event: torch.cuda.Event = cast(Any, torch.cuda.Event)(enable_timing=True)
-        event.record()
-        return event
 
 
 class Meter:

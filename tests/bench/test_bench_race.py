@@ -126,7 +126,8 @@ class Forgetful(Inexact):
 @pytest.fixture
 def gpu_case(monkeypatch: pytest.MonkeyPatch) -> Case:
     """A race that takes the CPU for a GPU, with epochs long enough for rounding to grow into other weights."""
-    monkeypatch.setattr(environment, "prepare", lambda _spec: torch.device("cpu"))
+    monkeypatch.setattr(environment, "prepare", lambda _spec: None)
+    monkeypatch.setattr(environment, "open_device", lambda _spec: torch.device("cpu"))
     monkeypatch.setitem(race.BUILT_IN, "bare", Inexact)
     monkeypatch.setattr(Inexact, "made", 0)
     return replace(CASE, device="cuda", windows=60, rounds=1)

@@ -27,6 +27,7 @@ CHILD = {
     "optim",
     "precision",
     "models",
+    "clocks",
     "device_memory",
     "onednn",
     "meter",
@@ -155,7 +156,8 @@ def test_no_module_imports_upward() -> None:
         ("catalog", {"errors"}),
         ("step", {"precision", "spec"}),
         ("metrics", set()),
-        ("meter", {"device_memory", "nvml"}),
+        ("clocks", set()),
+        ("meter", {"clocks", "device_memory", "nvml"}),
         ("precision", {"spec"}),
         (
             "trainer",
@@ -229,7 +231,7 @@ def test_the_parent_half_imports_no_torch_anywhere() -> None:
             assert not outside(imports.all) & {"torch", "torchvision", "timm"}, name
 
 
-@pytest.mark.parametrize("module", ["trainer", "step", "precision", "optim", "meter"])
+@pytest.mark.parametrize("module", ["trainer", "step", "precision", "optim", "meter", "clocks"])
 def test_no_technique_has_a_name_in_training(module: str) -> None:
     tree = ast.parse(SOURCES[f"pipeline.{module}"].read_text())
     words: set[str] = set()

@@ -14,11 +14,12 @@ from core_makers import ClosureRecorder, end_of, run_in_process, small_spec
 from torch import nn
 from torch._dynamo.utils import counters
 
-from pipeline import graphs, warmup
+from pipeline import clocks, graphs, warmup
 from pipeline import meter as metering
+from pipeline.clocks import CudaClock
 from pipeline.device_memory import DeviceMemory
 from pipeline.graphs import Graphs, record
-from pipeline.meter import CudaClock, Meter
+from pipeline.meter import Meter
 from pipeline.metrics import confusion, epoch_scores, final_scores
 from pipeline.optim import build_optimizer
 from pipeline.precision import Precision
@@ -41,7 +42,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(metering, "time", SimpleNamespace(perf_counter=made))
+    for module in (metering, clocks):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=made))
     return made
 
 
