@@ -28,6 +28,7 @@ RESULTS = HERE.parent / "results"
 README = HERE.parent.parent / "README.md"
 TAIL = 60  # lines of the device tests' output
 MAX_PAGE = 2**20  # bytes of a report.html: it says nothing that the other files do not have
+_FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[\w.+-]+/)+")  # not in an address, nor behind a relative path's first part
 PUBLISHED = ("report.md", "effects.csv", "runs.csv")
 
 
@@ -59,10 +60,22 @@ def collect(evidence: Evidence) -> tuple[Publication, dict[str, bytes]]:
     findings = [examine(claim, evidence.run, evidence.studies, probes) for claim in load(HERE / "claims.yaml")]
     made = Publication(evidence, findings, probes, bench, smoke, left_out, sorted(files))
     versions = {name: study.report.get("provenance", {}) for name, study in evidence.studies.items()}
-    provenance = {"run": evidence.raw, "doctor": doctor, "studies": versions, "evidence": evidence.digests()}
+    told = without_folders({"run": evidence.raw, "doctor": doctor, "studies": versions})
+    provenance = {**told, "evidence": evidence.digests()}
     files["provenance.json"] = (json.dumps(provenance, indent=1, ensure_ascii=False) + "\n").encode()
-    files["README.md"] = readme(made).encode()
+    files["README.md"] = without_folders(readme(made)).encode()
     return made, files
+
+
+def without_folders(value: Any) -> Any:
+    """Takes the folders out of absolute paths, in a text or in all texts of a document: they are the host's affair."""
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    if isinstance(value, dict):
+        return {key: without_folders(found) for key, found in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_folders(found) for found in value]
+    return value
 
 
 def _study_files(study: Study, files: dict[str, bytes], left_out: list[str]) -> None:
@@ -85,7 +98,7 @@ def _smoke(evidence: Evidence, files: dict[str, bytes]) -> Smoke | None:
     lines: list[str] = []
     if (evidence.root / "smoke.txt").is_file():
         lines = (evidence.root / "smoke.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-        files["smoke.txt"] = ("\n".join(lines[-TAIL:]) + "\n").encode()
+        files["smoke.txt"] = without_folders("\n".join(lines[-TAIL:]) + "\n").encode()
     if not (evidence.root / "smoke.xml").is_file():
         return None
     names = ("tests", "failures", "errors", "skipped")

@@ -460,3 +460,22 @@ def test_the_documented_command(gpu_evidence, tmp_path):
     done = subprocess.run(command[:2], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_folders_of_the_host_are_not_published(tmp_path):
+    root = tmp_path / "evidence"
+    write_rest(root)
+    host = "/somewhere/on-the_host/v1.2/"
+    (root / "smoke.txt").write_text(
+        f"generated xml file: {host}smoke.xml\ntests/core/test_a.py PASSED, see a://b/c/d\n"
+    )
+    (root / "doctor.json").write_text(json.dumps({"checks": [{"name": "data", "detail": f"{host}data: empty"}]}))
+    run = json.loads((root / "run.json").read_text())
+    (root / "run.json").write_text(json.dumps({**run, "argv": ["run.py", "--out", f"{host}out"]}))
+    folder = published(root, tmp_path / "out")
+    assert (folder / "smoke.txt").read_text() == (
+        "generated xml file: smoke.xml\ntests/core/test_a.py PASSED, see a://b/c/d\n"
+    )
+    told = json.loads((folder / "provenance.json").read_text())
+    assert told["doctor"]["checks"][0]["detail"] == "data: empty" and told["run"]["argv"][-1] == "out"
+    assert not [path for path in folder.rglob("*") if path.is_file() and "somewhere" in path.read_text()]
