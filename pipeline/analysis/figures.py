@@ -316,7 +316,7 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
             if len(line):
                 style = ("-", "--")[i // 8 % 2]
                 ax.plot(
-                    line["step"] + 1,
+                    line["step"],
                     line["value"],
                     style,
                     marker=MARKERS[i % 8],
@@ -328,7 +328,10 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
         ax.set_title(plain(f"{model} / {dataset}"), fontsize=min(9.0, 9.0 * 26 / len(f"{model} / {dataset}")))
         ax.set_xlabel("epoch")
         ax.grid(color=GRID, linewidth=0.5)
-        ax.locator_params(axis="x", integer=True)
+        if part["step"].nunique() > 2:
+            ax.locator_params(axis="x", integer=True)
+        else:  # too short an axis for whole numbers to be found on it
+            ax.set_xticks(sorted(part["step"].unique()))
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
     axes[0].set_ylabel(key)

@@ -112,8 +112,8 @@ def history_of(rows, epochs=3):
     """Make a short learning curve per run."""
     points = []
     for row in rows:
-        for step in range(epochs):
-            value = row["metrics.test/accuracy"] * (step + 1) / epochs
+        for step in range(1, epochs + 1):  # as runs log them: the step is the epoch, from 1
+            value = row["metrics.test/accuracy"] * step / epochs
             points.append((row["run_id"], "val/accuracy", step, 1000 * step, value))
-            points.append((row["run_id"], "train/loss", step, 1000 * step, 2.0 - step / epochs))
+            points.append((row["run_id"], "train/loss", step, 1000 * step, 2.0 - (step - 1) / epochs))
     return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])

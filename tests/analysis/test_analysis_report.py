@@ -127,6 +127,22 @@ def test_names_under_the_figure_of_interactions_are_whole_and_apart(name, monkey
     assert min(label.get_window_extent().y0 for label in fig.axes[0].get_xticklabels()) > below.y1 < above.y0
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_curves_are_drawn_at_their_epochs(epochs, monkeypatch):
+    """The step of an epoch's metrics is its number, from 1; they were drawn one epoch late."""
+    kept = []
+    monkeypatch.setattr(figures.svg, "render", lambda fig, *_: kept.append(fig) or "")
+    study = planted(models=("m1",), blocks=1)
+    shorter = study.history[study.history["step"] <= epochs]
+    figures.curves(estimate(study), shorter)
+    (axes,) = [ax for ax in kept[0].axes if ax.get_visible()]
+    assert {tuple(line.get_xdata()) for line in axes.lines} == {tuple(range(1, epochs + 1))}
+    kept[0].draw_without_rendering()
+    low, high = axes.get_xlim()
+    shown = [float(label.get_text()) for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert shown and all(value.is_integer() for value in shown), "there is no half epoch"
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1.7976931348623157e308])
 def test_the_curve_of_a_diverged_run_has_no_point(value):
     """MLflow keeps an infinite loss as the largest number; the axis would have to reach it."""
