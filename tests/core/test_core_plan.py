@@ -186,7 +186,8 @@ def test_recipe_fields_are_checked_against_each_other() -> None:
         build(make(models=["test_vit"], recipe={"image_size": 16, "patch_size": 5}), "cpu")
 
 
-def test_a_weights_file_is_part_of_the_identity(tmp_path: Path) -> None:
+def test_a_weights_file_is_part_of_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a message cuts a long path, and this one's length is not the test's affair
     file = tmp_path / "weights.pt"
     digests = []
     for content in (b"first", b"second"):
@@ -194,7 +195,7 @@ def test_a_weights_file_is_part_of_the_identity(tmp_path: Path) -> None:
         digests.append(build(make(), "cpu", {"weights": str(file)}).cells[0].spec.digest)
     assert digests[0] != digests[1]
     with pytest.raises(InputError, match=r"recipe.weights: .*absent.* not allowed; allowed: a readable file"):
-        build(make(), "cpu", {"weights": str(tmp_path / "absent")})
+        build(make(), "cpu", {"weights": "absent"})
     with pytest.raises(InputError, match="no weights file together with pretrained"):
         build(make(), "cpu", {"weights": str(file), "pretrained": True})
 
