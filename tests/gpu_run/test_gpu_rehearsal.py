@@ -90,6 +90,20 @@ def test_the_rehearsal(tmp_path: Path) -> None:
     assert len(files) <= 8 and all(file.is_file() and file.stat().st_size <= 16 * 2**20 for file in files)
     check_evidence(out, document)
     assert seconds < 360, document["stages"]
+    check_publication(out, tmp_path / "results")
+
+
+def check_publication(out: Path, results: Path) -> None:
+    """What has been packed becomes a publication, which says that it is a rehearsal's."""
+    words = [sys.executable, str(FOLDER / "publish.py"), str(out), "--results", str(results)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = results.iterdir()
+    assert folder.name.startswith("cpu-rehearsal-")
+    assert (folder / "README.md").read_text().startswith("Rehearsal on a CPU: no figure here is a GPU's\n")
+    for study in ("launch", "paper32", "layout32", "paper224"):
+        assert {path.name for path in (folder / study).iterdir()} >= {"report.md", "effects.csv", "runs.csv"}
+    assert {"provenance.json", "probes.json", "smoke.txt", "bench"} <= {path.name for path in folder.iterdir()}
 
 
 def check_evidence(out: Path, document: dict[str, Any]) -> None:
@@ -117,5 +131,6 @@ def check_evidence(out: Path, document: dict[str, Any]) -> None:
     cases = probes["syncs"]
     assert cases["ours_fp32"]["waits"] == cases["plain_fp32"]["waits"] == 0
     assert cases["plain_fp16"]["waits"] == cases["plain_fp16"]["updates"], "GradScaler asks once per update"
-    assert cases["ours_fp16"]["waits"] >= cases["plain_fp16"]["waits"]
+    assert cases["ours_fp16"]["waits"] == cases["plain_fp16"]["waits"]
+    assert cases["ours_fp16_fused"]["waits"] == cases["plain_fp16_fused"]["waits"] == 0
     assert min(probes["first_use"]["cold"]["seconds"]) > 0 and probes["matmul"]["fp32_tflops"] > 0
