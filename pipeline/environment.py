@@ -62,10 +62,8 @@ def _import_path() -> dict[str, str]:
     import: every run would import torch anew, without a word.
     """
     root = Path(__file__).resolve().parent.parent
-    if root.name in (
-        "site-packages",
-        "dist-packages",
-    ):  # found anyway; first on the path it could hide the standard library
+    # an installed package is found anyway, and its folder in front could hide the standard library
+    if root.name in ("site-packages", "dist-packages"):
         return {}
     others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(root)]
     return {"PYTHONPATH": os.pathsep.join([str(root), *others])}
