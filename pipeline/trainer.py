@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -18,20 +17,17 @@ from pipeline.checkpoint import Checkpoints
 from pipeline.data.inputs import EvalInput, Inputs
 from pipeline.device_memory import DeviceMemory
 from pipeline.length import Length
+from pipeline.losses import WindowLosses, mean_loss
 from pipeline.meter import Meter
 from pipeline.metrics import epoch_scores, final_scores
 from pipeline.optim import build_optimizer, build_schedule
 from pipeline.precision import Precision
 from pipeline.spec import Metrics, Phase, Progress, Record, RunSpec
-from pipeline.step import Learner, Window, optimizer_step, plan_windows
+from pipeline.step import Learner, optimizer_step, plan_windows
 from pipeline.team import SOLO, Team, accumulating
 from pipeline.warmup import compiled, rehearse_update, untouched, warm_up
 
 PROGRESS_SECONDS = 1.0
-
-
-class DivergedError(Exception):
-    """The loss is no finite number any more."""
 
 
 @dataclass(frozen=True)
@@ -98,42 +94,6 @@ def train(
     result = run.test()
     yield Metrics(time=time.time(), values=run.summary(result) | shared)
     return result
-
-
-class WindowLosses:
-    """The mean losses of an epoch's windows, kept on the device.
-
-    They are written to their tensor some at a time: one write costs as much as a small layer.
-
-    Args:
-        most: windows of the epoch.
-        device: of the losses.
-    """
-
-    GROUP = 64
-
-    def __init__(self, most: int, device: torch.device) -> None:
-        self._written = torch.zeros(most, device=device)
-        self._count = 0
-        self._waiting: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        """Takes the next window's loss, shape ()."""
-        self._waiting.append(loss)
-        if len(self._waiting) == self.GROUP:
-            self._write()
-
-    def all(self) -> Tensor:
-        """All losses so far, float32 (windows,)."""
-        self._write()
-        return self._written[: self._count]
-
-    def _write(self) -> None:
-        if self._waiting:
-            stop = self._count + len(self._waiting)
-            self._written[self._count : stop] = torch.stack(self._waiting)
-            self._count = stop
-            self._waiting.clear()
 
 
 class _Run:
@@ -288,29 +248,3 @@ class _Run:
         self.meter.load_state_dict(state["meter"])
         self.updates = int(state["updates"])
         return [Metrics.model_validate_json(text) for text in state["history"]]
-
-
-def mean_loss(losses: Tensor, windows: tuple[Window, ...], updated: list[bool], epoch: int) -> float:
-    """Mean training loss per sample over the windows that updated the model.
-
-    A window whose update the gradient scaler skipped may have an infinite loss; any other may not. Where every
-    update was skipped (the scaler is still looking for its scale), it is the mean over all windows.
-
-    Args:
-        losses: each window's mean loss, on the host; shape (windows,).
-        windows: the epoch's windows.
-        updated: whether each window's update was made.
-        epoch: for the message, 1-based.
-
-    Raises:
-        DivergedError: a loss is infinite or no number.
-    """
-    counted = updated if any(updated) else [True] * len(updated)
-    total = weight = 0.0
-    for step, (loss, window, made) in enumerate(zip(losses.tolist(), windows, counted, strict=True), start=1):
-        if made and not math.isfinite(loss):
-            raise DivergedError(f"loss is {loss} in epoch {epoch}, step {step} of {len(windows)}")
-        if made:
-            total += loss * window.total
-            weight += window.total
-    return total / weight

@@ -22,10 +22,11 @@ from pipeline.confusion import draw
 from pipeline.data import inputs, store
 from pipeline.data.split import derive
 from pipeline.errors import AblateError, not_allowed
+from pipeline.losses import DivergedError
 from pipeline.metrics import confusion
 from pipeline.spec import Artifact, End, Job, Metrics, Outcome, Phase, Record, RunSpec, Tags
 from pipeline.team import SOLO, Team
-from pipeline.trainer import DivergedError, Result, train
+from pipeline.trainer import Result, train
 
 Emit = Callable[[Record], None]
 

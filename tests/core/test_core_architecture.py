@@ -35,6 +35,7 @@ CHILD = {
     "confusion",
     "warmup",
     "length",
+    "losses",
     "steady",
     "graphs",
     "recompute",
@@ -155,6 +156,7 @@ def test_no_module_imports_upward() -> None:
         ("techniques", {"errors", "requires", "spec"}),
         ("catalog", {"errors"}),
         ("step", {"precision", "spec"}),
+        ("losses", {"step"}),
         ("metrics", set()),
         ("clocks", set()),
         ("meter", {"clocks", "device_memory", "nvml"}),
@@ -167,6 +169,7 @@ def test_no_module_imports_upward() -> None:
                 "device_memory",
                 "graphs",
                 "length",
+                "losses",
                 "meter",
                 "metrics",
                 "optim",
@@ -231,7 +234,7 @@ def test_the_parent_half_imports_no_torch_anywhere() -> None:
             assert not outside(imports.all) & {"torch", "torchvision", "timm"}, name
 
 
-@pytest.mark.parametrize("module", ["trainer", "step", "precision", "optim", "meter", "clocks"])
+@pytest.mark.parametrize("module", ["trainer", "step", "losses", "precision", "optim", "meter", "clocks"])
 def test_no_technique_has_a_name_in_training(module: str) -> None:
     tree = ast.parse(SOURCES[f"pipeline.{module}"].read_text())
     words: set[str] = set()

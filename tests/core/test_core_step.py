@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline import precision as precision_module
 from pipeline import warmup
+from pipeline.losses import WindowLosses
 from pipeline.optim import build_optimizer
 from pipeline.precision import Precision
 from pipeline.spec import Recipe
 from pipeline.step import Learner, Window, optimizer_step, plan_windows
-from pipeline.trainer import WindowLosses
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,9 @@ from pipeline import plan as planning
 from pipeline import study as studies
 from pipeline.data import inputs as input_module
 from pipeline.data.inputs import EvalInput, Inputs, TrainInput
+from pipeline.losses import DivergedError, mean_loss
 from pipeline.spec import Artifact, Job, Metrics, Phase, Recipe, RunSpec, Tags
 from pipeline.step import plan_windows
-from pipeline.trainer import DivergedError, mean_loss
 
 
 class Wrapped:
