@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
+import tempfile
 import time
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 Answer = dict[str, Any]
@@ -18,38 +22,29 @@ def first_line(error: BaseException) -> str:
 
 
 def elastic_rank(device_name: str) -> Answer:
-    """One rank through torch's elastic launcher, forked as `ablate --nproc` forks its ranks: can it use the device?"""
+    """One rank, started as those of `ablate --nproc` are: can it use the device?"""
     from pipeline.environment import process_environment
 
     os.environ.update(process_environment())  # as in a worker: before torch is imported
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from pipeline import distributed, worker
+    from pipeline.spec import Device, Job, RunSpec
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=1,
-        run_id="probe",
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        start_method="fork",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    # a rank that raises would end the launcher with a table instead of the message
-    answer: Answer = elastic_launch(config, _rank)(device_name)[0]
-    return answer
+    kind: Device = "cuda" if device_name == "cuda" else "cpu"
+    with tempfile.TemporaryDirectory(prefix="ablate-probe-") as folder:
+        spec = RunSpec(model="test_resnet", dataset="digits", device=kind)
+        job = Job(spec=spec, data_dir=folder, work_dir=folder)
+        answer = Path(folder, "answer.json")
+        end = distributed.run(job, partial(_rank, device_name, answer), worker.classify)
+        found: Answer = json.loads(answer.read_text()) if answer.is_file() else {}
+    return found if end.outcome == "finished" else {**found, "error": f"{end.outcome}: {end.error}"}
 
 
-def _rank(device_name: str) -> Answer:
+def _rank(device_name: str, answer: Path) -> None:
     import torch
 
-    try:
-        total = float(torch.ones(1000, device=device_name).sum())
-    except Exception as error:
-        return {"error": first_line(error), "bad_fork": torch.cuda._is_in_bad_fork()}
-    return {"ok": total == 1000.0, "bad_fork": torch.cuda._is_in_bad_fork()}
+    answer.write_text(json.dumps({"bad_fork": torch.cuda._is_in_bad_fork()}))
+    total = float(torch.ones(1000, device=device_name).sum())
+    answer.write_text(json.dumps({"bad_fork": torch.cuda._is_in_bad_fork(), "ok": total == 1000.0}))
 
 
 def watch(device_name: str) -> Answer:
