@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.book import Book
-from pipeline.grid import Grid
-from pipeline.plan import build
-from pipeline.spec import Artifact, End, Metrics, Progress, Record, RunSpec, Tags
-from pipeline.study import Study
-from pipeline.tracker import Tracker, resolve_uri
+from pipeline.design.plan import build
+from pipeline.design.spec import Artifact, End, Metrics, Progress, Record, RunSpec, Tags
+from pipeline.design.study import Study
+from pipeline.execution.controller import Grid
+from pipeline.tracking.mlflow_store import Tracker, resolve_uri
+from pipeline.tracking.recorder import Book
 
 EPOCHS = 30
 SUMMARY = 32  # summary metrics of a run on a GPU

@@ -87,7 +87,7 @@ def cli() -> None:
 @_run_options
 def grid(as_json: bool, dry_run: bool, tuned: bool, storage: str | None, **options: Any) -> None:
     """Run a designed experiment: every combination of techniques, blocked, shuffled, tracked in MLflow."""
-    from pipeline.commands import run_grid
+    from pipeline.commands.grid import run_grid
 
     length = {"trials": options.pop("tune_trials"), "trial_seconds": options.pop("tune_seconds")}
     first = {**length, "storage": storage} if tuned else None
@@ -102,7 +102,7 @@ def grid(as_json: bool, dry_run: bool, tuned: bool, storage: str | None, **optio
 @_run_options
 def run(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Run one cell."""
-    from pipeline.commands import run_grid
+    from pipeline.commands.grid import run_grid
 
     _leave(run_grid(options, as_json=as_json, dry_run=dry_run, single=True))
 
@@ -164,7 +164,7 @@ def _tune_options(function: F) -> F:
 @_tune_options
 def tune(as_json: bool, dry_run: bool, **options: Any) -> None:
     """Find the best accumulation factor and batch size, and confirm it against the baseline in fresh blocks."""
-    from pipeline.tuning.command import run_tune
+    from pipeline.commands.tune import run_tune
 
     _leave(run_tune(options, as_json=as_json, dry_run=dry_run))
 
@@ -175,7 +175,7 @@ def tune(as_json: bool, dry_run: bool, **options: Any) -> None:
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def status(study: str | None, tracking_uri: str | None, as_json: bool) -> None:
     """Show how far a study is."""
-    from pipeline.commands import show_status
+    from pipeline.commands.grid import show_status
 
     show_status(study, tracking_uri, as_json)
 
@@ -186,7 +186,7 @@ def status(study: str | None, tracking_uri: str | None, as_json: bool) -> None:
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def doctor(data_dir: str | None, tracking_uri: str | None, as_json: bool) -> None:
     """Check this machine: Python, torch, GPU, memory locks, disk, data, tracking store."""
-    from pipeline.doctor import checks
+    from pipeline.commands.doctor import checks
 
     found = checks(data_dir, tracking_uri)
     if as_json:
@@ -211,7 +211,7 @@ def doctor(data_dir: str | None, tracking_uri: str | None, as_json: bool) -> Non
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def bench(as_json: bool, **options: Any) -> None:
     """Measure ablate's own loop, input and overhead beside a bare loop, Accelerate, Lightning and timm."""
-    from pipeline.bench.command import bench as run_bench
+    from pipeline.commands.bench import bench as run_bench
 
     run_bench(options, as_json=as_json)
 
@@ -233,8 +233,8 @@ def bench(as_json: bool, **options: Any) -> None:
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def report(study: str | None, tracking_uri: str | None, out: str | None, as_json: bool, **options: Any) -> None:
     """Effects with intervals, why, and what to use: HTML, Markdown, JSON and CSV."""
-    from pipeline.commands import experiment_of
-    from pipeline.reporting import report as write_report
+    from pipeline.commands.grid import experiment_of
+    from pipeline.commands.report import report as write_report
 
     write_report(
         experiment_of(study),
@@ -256,7 +256,7 @@ def report(study: str | None, tracking_uri: str | None, out: str | None, as_json
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def compare(study_a: str, study_b: str, tracking_uri: str | None, tracking_uri_b: str | None, as_json: bool) -> None:
     """Compare the same cells of two studies: machines, versions or dates."""
-    from pipeline.reporting import compare as compare_studies
+    from pipeline.commands.report import compare as compare_studies
 
     compare_studies(study_a, study_b, tracking_uri, tracking_uri_b, as_json=as_json)
 
@@ -266,7 +266,7 @@ def compare(study_a: str, study_b: str, tracking_uri: str | None, tracking_uri_b
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def sync(tracking_uri: str | None, as_json: bool) -> None:
     """Deliver journals that are not wholly in the tracking store; harmless to repeat."""
-    from pipeline.commands import sync_journals
+    from pipeline.commands.grid import sync_journals
 
     sync_journals(tracking_uri, as_json)
 
@@ -279,7 +279,7 @@ def sync(tracking_uri: str | None, as_json: bool) -> None:
 @_option("--port", type=click.IntRange(1, 65535), default=5000, help="Port to listen on.")
 def ui(tracking_uri: str | None, optuna: bool, storage: str | None, host: str, port: int) -> None:
     """Open MLflow's web interface on the tracking store, or Optuna's on the tunings."""
-    from pipeline.serve import serve, serve_optuna
+    from pipeline.commands.ui import serve, serve_optuna
 
     _leave(serve_optuna(storage, host, port) if optuna else serve(tracking_uri, host, port))
 
@@ -294,7 +294,7 @@ def data() -> None:
 @_option("--data-dir", metavar="DIR", help="Where data sets are.")
 def data_prepare(names: tuple[str, ...], data_dir: str | None) -> None:
     """Download or build data sets."""
-    from pipeline.commands import prepare_data
+    from pipeline.commands.grid import prepare_data
 
     prepare_data(names, data_dir)
 
@@ -304,7 +304,7 @@ def data_prepare(names: tuple[str, ...], data_dir: str | None) -> None:
 @_option("--data-dir", metavar="DIR", help="Where data sets are.")
 def data_verify(names: tuple[str, ...], data_dir: str | None) -> None:
     """Check prepared data sets against their checksums."""
-    from pipeline.commands import verify_data
+    from pipeline.commands.grid import verify_data
 
     _leave(verify_data(names, data_dir))
 

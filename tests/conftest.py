@@ -65,7 +65,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory in which the embedded `digits` are ready."""
-    from pipeline.data.store import prepare
+    from pipeline.training.data.store import prepare
 
     data_dir = tmp_path_factory.mktemp("data")
     prepare("digits", data_dir, image_size=16)

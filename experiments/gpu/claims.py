@@ -18,7 +18,7 @@ import yaml
 from evidence import Effect, Run, Study
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from pipeline.analysis import student
+from pipeline.analysis import student_t as student
 from pipeline.analysis.responses import BY_NAME
 from pipeline.errors import InputError
 

@@ -23,11 +23,12 @@ def first_line(error: BaseException) -> str:
 
 def elastic_rank(device_name: str) -> Answer:
     """One rank, started as those of `ablate --nproc` are: can it use the device?"""
-    from pipeline.environment import process_environment
+    from pipeline.training.environment import process_environment
 
     os.environ.update(process_environment())  # as in a worker: before torch is imported
-    from pipeline import distributed, worker
-    from pipeline.spec import Device, Job, RunSpec
+    from pipeline.design.spec import Device, Job, RunSpec
+    from pipeline.training import ranks as distributed
+    from pipeline.training import worker
 
     kind: Device = "cuda" if device_name == "cuda" else "cpu"
     with tempfile.TemporaryDirectory(prefix="ablate-probe-") as folder:

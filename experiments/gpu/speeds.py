@@ -17,9 +17,9 @@ def first_use(device_name: str) -> Answer:
     """
     import torch
 
-    from pipeline import models
-    from pipeline.environment import open_device, prepare
-    from pipeline.spec import Device, Recipe, RunSpec
+    from pipeline.design.spec import Device, Recipe, RunSpec
+    from pipeline.training import models
+    from pipeline.training.environment import open_device, prepare
 
     cuda = device_name == "cuda"
     kind: Device = "cuda" if cuda else "cpu"
@@ -69,7 +69,7 @@ def matmul(device_name: str) -> Answer:
     """TFLOP/s of a large square product, for each arithmetic: what share of the peak can be had here."""
     import torch
 
-    from pipeline.precision import set_matmul_precision
+    from pipeline.training.precision import set_matmul_precision
 
     cuda = device_name == "cuda"
     side, times = (8192, 12) if cuda else (512, 5)
@@ -102,9 +102,9 @@ def resnet50_224(device_name: str) -> Answer:
     """
     import torch
 
-    from pipeline import models
-    from pipeline.environment import open_device, prepare
-    from pipeline.spec import Device, Recipe, RunSpec
+    from pipeline.design.spec import Device, Recipe, RunSpec
+    from pipeline.training import models
+    from pipeline.training.environment import open_device, prepare
 
     cuda = device_name == "cuda"
     kind: Device = "cuda" if cuda else "cpu"

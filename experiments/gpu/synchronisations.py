@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import models
-from pipeline.data import inputs, store
-from pipeline.environment import open_device, prepare
-from pipeline.optim import build_optimizer, build_schedule
-from pipeline.precision import Precision
-from pipeline.spec import Device, Recipe, RunSpec
-from pipeline.step import Learner, optimizer_step, plan_windows
+from pipeline.design.spec import Device, Recipe, RunSpec
+from pipeline.training import models
+from pipeline.training.data import inputs, store
+from pipeline.training.environment import open_device, prepare
+from pipeline.training.optimizer import build_optimizer, build_schedule
+from pipeline.training.precision import Precision
+from pipeline.training.step import Learner, optimizer_step, plan_windows
 
 Answer = dict[str, Any]
 _WRAPPERS = ("_python_dispatch", "_dynamo", "_contextlib", "_compile.py")
@@ -186,9 +186,10 @@ def peer_epochs(device_name: str) -> Answer:
     Returns:
         Contender -> as `steps` for one case; `absent` for one that is not installed.
     """
-    from pipeline.bench import peers, work
     from pipeline.bench.cases import case_of
-    from pipeline.bench.contenders import BUILT_IN
+    from pipeline.bench.loops import libraries as peers
+    from pipeline.bench.loops import workload as work
+    from pipeline.bench.loops.contenders import BUILT_IN
 
     kind: Device = "cuda" if device_name == "cuda" else "cpu"
     case = case_of("test_resnet", kind, cores=1, windows=16 if kind == "cuda" else 4)

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.ceilings import percent
-from pipeline.analysis.devices import achieved_flops, peak_flops
 from pipeline.analysis.effects import Effects
+from pipeline.analysis.peak_flops import achieved_flops, peak_flops
 
 _RATES = ("images_per_second", "flops_per_second", "of_achieved", "of_peak")
 

@@ -22,8 +22,8 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.design import AliasSet, alias_structure, is_regular_fraction
 from pipeline.analysis.frame import BASELINE, OFF, ON, Factor
+from pipeline.design.factorial import AliasSet, alias_structure, is_regular_fraction
 
 Cell = tuple[str, ...]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from pipeline.techniques import TECHNIQUES
+from pipeline.design.techniques import TECHNIQUES
 
 OFF = "off"
 ON = "on"

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis import student, verdicts
+from pipeline.analysis import student_t as student
+from pipeline.analysis import verdicts
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import OFF, Tidy
 from pipeline.analysis.responses import BY_NAME, RATIO

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.analysis import student
+from pipeline.analysis import student_t as student
 
 Floats = NDArray[np.float64]
 

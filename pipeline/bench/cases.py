@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from pipeline import catalog
-from pipeline.spec import Device
+from pipeline.design import catalog
+from pipeline.design.spec import Device
 
 SELF = "ablate"
 # contender -> the distribution that it needs (empty: what ablate itself needs)

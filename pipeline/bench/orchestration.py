@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import study
 from pipeline.bench.scaling import peak_mib
-from pipeline.book import Book
-from pipeline.grid import Grid
-from pipeline.plan import Plan, PlannedRun, build
-from pipeline.spec import End, Metrics, Phase, Progress, Record, RunSpec, Tags
-from pipeline.stores import resolve_uri
-from pipeline.tracker import Tracker
-from pipeline.writing import Writer
+from pipeline.design import study
+from pipeline.design.plan import Plan, PlannedRun, build
+from pipeline.design.spec import End, Metrics, Phase, Progress, Record, RunSpec, Tags
+from pipeline.execution.controller import Grid
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.recorder import Book
+from pipeline.tracking.uri import resolve_uri
+from pipeline.tracking.writer import Writer
 
 EPOCHS = 3
 RECORDS_AT_ONCE = 500

@@ -16,8 +16,8 @@ def plan_cost(cells: int) -> dict[str, float]:
     Returns:
         `cells`, `seconds`, and `memory_mib`, the peak of the process.
     """
-    from pipeline import study
-    from pipeline.plan import build
+    from pipeline.design import study
+    from pipeline.design.plan import build
 
     began = time.perf_counter()
     base = study.load("quickstart")
@@ -38,8 +38,8 @@ def report_cost(cells: int) -> dict[str, float]:
     Returns:
         `cells`, `seconds` and `memory_mib`, the peak of the process.
     """
-    from pipeline.analysis import report
     from pipeline.analysis.frame import StudyData
+    from pipeline.analysis.report import report
 
     runs = _simulated(max(2, round(cells / CELLS_OF_A_BLOCK)))
     data = StudyData("simulated", runs, techniques=("ga", "amp", "pm"))

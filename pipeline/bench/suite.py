@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench import child
+from pipeline.bench import entry as child
 from pipeline.bench.cases import CONTENDERS, DEFAULT_MODEL, DEFAULT_MODELS, SELF, Case, case_of, missing, versions
-from pipeline.bench.fresh import FreshProcesses
-from pipeline.bench.ratios import Row, block_log, interval
-from pipeline.environment import host_provenance
+from pipeline.bench.intervals import Row, block_log, interval
+from pipeline.bench.processes import FreshProcesses
+from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
-from pipeline.spec import Device
+from pipeline.training.environment import host_provenance
 
 OVER = {f"over_{name}": name for name in CONTENDERS if name != SELF}
 PARTS = (*OVER, "gather_over_loader", "grid_overhead", "scaling")
@@ -183,7 +183,7 @@ def _use_of_device(case: Case, rate: float, flops: float | None) -> dict[str, fl
     found = {"flops_per_image": flops, "flops_per_second": flops * rate}
     if case.device == "cuda":
         from pipeline import nvml
-        from pipeline.analysis.devices import peak_flops
+        from pipeline.analysis.peak_flops import peak_flops
 
         gpus = nvml.gpus()
         peak = peak_flops(gpus[0].name, case.precision) if gpus else None
@@ -225,7 +225,7 @@ def _scaling(
 
 def _grid_overhead(options: Options, folder: Path, results: Results, note: Callable[[str], None]) -> None:
     """One grid call in an empty folder."""
-    from pipeline.bench.overhead import grid_cost
+    from pipeline.bench.grid_overhead import grid_cost
 
     note(f"ablate grid --study {options.grid_study}, all of it")
     place = folder / "grid"
@@ -244,7 +244,7 @@ def _grid_overhead(options: Options, folder: Path, results: Results, note: Calla
 
 def write(results: Results, out: Path) -> None:
     """Writes bench.json and bench.md into a folder, each whole or not at all."""
-    from pipeline.bench.tables import markdown
+    from pipeline.bench.text import markdown
 
     out.mkdir(parents=True, exist_ok=True)
     document = results.document()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.design.spec import End, Probe
 from pipeline.errors import InputError, not_allowed
-from pipeline.spec import End, Probe
 
 MEMORY_WINDOWS = 12
 MEMORY_METRICS = ("memory/gpu_peak_allocated_mib", "memory/host_peak_rss_mib")

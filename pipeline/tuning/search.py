@@ -11,14 +11,14 @@ from typing import Any
 
 import optuna
 
-from pipeline.book import Book, Opened
-from pipeline.gates import Gate
-from pipeline.grid import Launcher, Listener
-from pipeline.plan import Plan, PlannedRun
-from pipeline.spec import End, Metrics, Probe, Progress, RunSpec
-from pipeline.tuning.ledger import Ledger
+from pipeline.design.plan import Plan, PlannedRun
+from pipeline.design.spec import End, Metrics, Probe, Progress, RunSpec
+from pipeline.execution.controller import Launcher, Listener
+from pipeline.execution.interference import Gate
+from pipeline.tracking.recorder import Book, Opened
 from pipeline.tuning.objective import Objective, constraints
 from pipeline.tuning.space import Config
+from pipeline.tuning.trials import Ledger
 
 BEAT_SECONDS = 10.0
 POLL_SECONDS = 1.0

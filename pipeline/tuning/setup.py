@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import catalog, nvml, session, study, techniques
-from pipeline.environment import host_provenance
+from pipeline import nvml
+from pipeline.design import catalog, study, techniques
+from pipeline.design.plan import Plan
+from pipeline.design.spec import Frozen, Probe, RunSpec, SafeName, content_digest
+from pipeline.design.study import Study
 from pipeline.errors import not_allowed, suggest
-from pipeline.plan import Plan
-from pipeline.spec import Frozen, Probe, RunSpec, SafeName, content_digest
-from pipeline.study import Study
+from pipeline.execution import session
+from pipeline.training.environment import host_provenance
 from pipeline.tuning import space as spaces
-from pipeline.tuning import urls
+from pipeline.tuning import storage_url as urls
 from pipeline.tuning.objective import OBJECTIVES, Limits, Objective, probe
 
 DEFAULT_TRIALS = 30
@@ -184,12 +186,12 @@ def _sizes(flag: str, text: str | None) -> Sequence[int] | None:
 
 def train_samples(spec: RunSpec) -> int | None:
     """Training images of an epoch, validation part and `max_train_samples` taken off; None when unknown."""
-    from pipeline.data.sizes import sizes
+    from pipeline.design.split_sizes import sizes
 
     row = catalog.dataset(spec.dataset)
     count, classes = row.train_images, row.classes
     if spec.dataset.startswith(catalog.IMAGEFOLDER):
-        from pipeline.data.listing import scan_folder
+        from pipeline.design.imagefolder import scan_folder
 
         listing = scan_folder(Path(spec.dataset.removeprefix(catalog.IMAGEFOLDER)), f"dataset {spec.dataset}")
         count, classes = len(listing.train.names), len(listing.classes)

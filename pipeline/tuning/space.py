@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline import plan, requires, techniques
+from pipeline.design import plan, techniques
+from pipeline.design import requirements as requires
+from pipeline.design.spec import Device, Recipe, content_digest
 from pipeline.errors import InputError, not_allowed
-from pipeline.spec import Device, Recipe, content_digest
 
 OFF = "off"
 ACCUMULATIONS = (1, 2, 4, 8, 16, 32, 64)

@@ -14,9 +14,9 @@ import optuna
 import sqlalchemy
 from optuna.pruners import BasePruner
 
-from pipeline.environment import scrubbed
 from pipeline.errors import OutsideError
-from pipeline.ownership import exclusive
+from pipeline.tracking.liveness import exclusive
+from pipeline.training.environment import scrubbed
 
 LOCK_PATIENCE = 60.0
 BUSY_SECONDS = 60.0  # SQLite's own five are too few for several processes on a busy machine

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from planted import planted
 
-from pipeline.analysis import report, why
+from pipeline.analysis import time_budget as why
 from pipeline.analysis.anchors import anchors, fastest, tera
-from pipeline.analysis.devices import achieved_flops, peak_flops
 from pipeline.analysis.effects import estimate
+from pipeline.analysis.peak_flops import achieved_flops, peak_flops
+from pipeline.analysis.report import report
 
 SXM = "NVIDIA H100 80GB HBM3"
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from planted import planted
 
-from pipeline.analysis import report
+from pipeline.analysis.report import report
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 pytestmark = [

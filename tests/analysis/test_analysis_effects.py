@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from planted import TRUTH, effect_of, planted
 
-from pipeline.analysis.design import fractional
 from pipeline.analysis.effects import COLUMNS, estimate
 from pipeline.analysis.frame import StudyData, tidy
+from pipeline.design.factorial import fractional
 
 
 def rows(effects, **where):

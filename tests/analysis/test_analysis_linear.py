@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.analysis import contrasts, linear, robust, student, unreplicated, variance, verdicts
+from pipeline.analysis import contrasts, linear, robust, variance, verdicts
+from pipeline.analysis import lenth as unreplicated
+from pipeline.analysis import student_t as student
 from pipeline.analysis.frame import Factor
 
 FACTORS = [Factor(name, ("on",)) for name in ("a", "b", "c")]
@@ -278,6 +280,7 @@ def test_students_t_is_that_of_scipy_stats_without_its_import():
     dof, p, x = np.array([[1.0], [1.7], [7], [1e4]]), np.array([0.6, 0.975, 1 - 1e-9]), np.array([0.0, 2.5, 60])
     np.testing.assert_allclose(student.quantile(p, dof), stats.t.ppf(p, dof), rtol=1e-12)
     np.testing.assert_allclose(student.upper_tail(x, dof), stats.t.sf(x, dof), rtol=1e-12)
-    code = "import sys, pipeline.analysis.report, pipeline.analysis.audit; print('scipy.stats' in sys.modules)"
+    imports = "import sys, pipeline.analysis.report.report, pipeline.analysis.paper.audit"
+    code = f"{imports}; print('scipy.stats' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "False"

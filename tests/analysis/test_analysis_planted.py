@@ -10,7 +10,8 @@ import pytest
 from planted import planted
 from scipy import stats
 
-from pipeline.analysis import contrasts, linear, unreplicated, variance, verdicts
+from pipeline.analysis import contrasts, linear, variance, verdicts
+from pipeline.analysis import lenth as unreplicated
 from pipeline.analysis.frame import Factor
 
 pytestmark = pytest.mark.slow
@@ -132,7 +133,7 @@ def test_drift_biases_sorted_runs_and_not_random_ones():
 
 def test_a_report_of_48_cells_and_5_blocks_takes_under_5_seconds(tmp_path):
     study = planted(models=("m1", "m2", "m3"), datasets=("d1", "d2"), blocks=5)
-    from pipeline.analysis import report
+    from pipeline.analysis.report import report
 
     started = time.process_time()  # of the processor: other programs on the machine do not count
     report.build(study).write(tmp_path)
@@ -151,7 +152,7 @@ from pathlib import Path
 from planted import planted
 study = planted(models=tuple(f"m{{i}}" for i in range({models})), blocks={blocks})
 assert len(study.runs) >= 10_000
-from pipeline.analysis import report
+from pipeline.analysis.report import report
 t = time.process_time()
 report.build(study).write(Path({str(tmp_path)!r}))
 print(time.process_time() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from planted import planted
 
-from pipeline.analysis import figures, recommend, report
-from pipeline.analysis.compare import compare
+from pipeline.analysis import recommendation as recommend
+from pipeline.analysis.comparison import compare
 from pipeline.analysis.effects import COLUMNS, estimate
 from pipeline.analysis.frame import StudyData
+from pipeline.analysis.report import figures, report
 
 HOSTILE = "<script>alert(1)</script>|x `y` ${7*7} {{ 7*7 }}"
 
@@ -204,7 +205,7 @@ def test_a_report_without_a_finished_run_still_renders(study, tmp_path):
 
 
 def test_a_fraction_prints_its_aliases(tmp_path):
-    from pipeline.analysis.design import fractional
+    from pipeline.design.factorial import fractional
 
     names = tuple("abcdef")
     cells = [tuple(r.values()) for r in fractional(names)]

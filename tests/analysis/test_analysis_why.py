@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from planted import planted
 
-from pipeline.analysis import figures, report, why
+from pipeline.analysis import time_budget as why
 from pipeline.analysis.ceilings import CEILINGS, LAUNCHES, ceiling
 from pipeline.analysis.effects import estimate
 from pipeline.analysis.frame import BUDGET_PHASES
-from pipeline.techniques import TECHNIQUES
+from pipeline.analysis.report import figures, report
+from pipeline.design.techniques import TECHNIQUES
 
 SHARES = {"data_wait": 0.1, "h2d": 0.02, "forward": 0.25, "backward": 0.5, "optimizer": 0.08, "idle": 0.05}
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.bench.cases import missing
-from pipeline.bench.ratios import block_log, interval
+from pipeline.bench.intervals import block_log, interval
 
 STUDY = """
 name: tiny

@@ -14,14 +14,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import journal
-from pipeline.bench import feeding, orchestration, scaling
+from pipeline.bench import orchestration, scaling
 from pipeline.bench.cases import Case
-from pipeline.bench.contenders import Ablate, Bare, Timm
-from pipeline.bench.records import record_seconds
-from pipeline.bench.work import build
-from pipeline.plan import PlannedRun
-from pipeline.spec import Metrics, Progress
+from pipeline.bench.loops import input_rates as feeding
+from pipeline.bench.loops.contenders import Ablate, Bare, Timm
+from pipeline.bench.loops.workload import build
+from pipeline.bench.record_cost import record_seconds
+from pipeline.design.plan import PlannedRun
+from pipeline.design.spec import Metrics, Progress
+from pipeline.tracking import journal
 
 
 def _case(windows: int) -> Case:
@@ -94,7 +95,7 @@ def test_a_step_has_no_operation_that_the_bare_loop_has_not(precision: Any) -> N
 
 
 def test_synchronisations_of_the_device_stay_at_phase_boundaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.meter import Meter
+    from pipeline.training.meter import Meter
 
     calls: list[int] = []
     monkeypatch.setattr(Meter, "synchronize", lambda _self: calls.append(1))
@@ -109,8 +110,8 @@ def test_synchronisations_of_the_device_stay_at_phase_boundaries(monkeypatch: py
 _FAULTS = """
 import resource
 from pipeline.bench.cases import Case
-from pipeline.bench.contenders import Ablate
-from pipeline.bench.work import build
+from pipeline.bench.loops.contenders import Ablate
+from pipeline.bench.loops.workload import build
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -161,8 +162,8 @@ def test_journal_entries_per_run(measured: tuple[dict[str, Any], Path]) -> None:
 
 
 def test_progress_is_never_journaled(tmp_path: Path) -> None:
-    from pipeline.book import Book, Opened
-    from pipeline.tracker import Tracker
+    from pipeline.tracking.mlflow_store import Tracker
+    from pipeline.tracking.recorder import Book, Opened
 
     book = Book(Tracker(f"sqlite:///{tmp_path}/x.db", "x", tmp_path), tmp_path)
     run: PlannedRun = orchestration._plan(1).runs[0]

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import environment, models
-from pipeline.bench import work as work_module
 from pipeline.bench.cases import CONTENDERS, Case, missing
-from pipeline.bench.contenders import BUILT_IN
-from pipeline.bench.peers import PEERS
-from pipeline.bench.work import InMemory, Work, build
+from pipeline.bench.loops import workload as work_module
+from pipeline.bench.loops.contenders import BUILT_IN
+from pipeline.bench.loops.libraries import PEERS
+from pipeline.bench.loops.workload import InMemory, Work, build
+from pipeline.training import environment, models
 
 MADE = {**BUILT_IN, **PEERS}
 HERE = tuple(name for name in CONTENDERS if missing(name) is None)

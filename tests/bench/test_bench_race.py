@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import environment
-from pipeline.bench import contenders, race, turns
-from pipeline.bench import work as work_module
 from pipeline.bench.cases import CONTENDERS, Case, missing
-from pipeline.bench.contenders import BUILT_IN, Ablate, Bare, weights
-from pipeline.bench.peers import PEERS
-from pipeline.bench.work import Work, build
+from pipeline.bench.loops import contenders, race
+from pipeline.bench.loops import interleave as turns
+from pipeline.bench.loops import workload as work_module
+from pipeline.bench.loops.contenders import BUILT_IN, Ablate, Bare, weights
+from pipeline.bench.loops.libraries import PEERS
+from pipeline.bench.loops.workload import Work, build
+from pipeline.training import environment
 
 CASE = Case("test_resnet", batch=8, windows=3, rounds=2, threads=1, image_size=16)
 HERE = tuple(name for name in CONTENDERS if missing(name) is None)

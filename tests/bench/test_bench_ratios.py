@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bench.cases import CONTENDERS, case_of, missing
-from pipeline.bench.ratios import Row, block_log, interval
+from pipeline.bench.intervals import Row, block_log, interval
 from pipeline.bench.suite import PARTS, parse_parts
 from pipeline.errors import InputError
 

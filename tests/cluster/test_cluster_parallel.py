@@ -27,12 +27,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline import distributed, worker
-from pipeline.data import inputs, store
-from pipeline.precision import Precision
-from pipeline.spec import End, Job, Recipe, Record, RunSpec, parse_record
-from pipeline.step import Learner, optimizer_step, plan_windows
-from pipeline.team import SOLO, Team, accumulating, own_windows, parts_of
+from pipeline.design.spec import End, Job, Recipe, Record, RunSpec, parse_record
+from pipeline.training import ranks as distributed
+from pipeline.training import worker
+from pipeline.training.data import inputs, store
+from pipeline.training.data_parallel import SOLO, Team, accumulating, own_windows, parts_of
+from pipeline.training.precision import Precision
+from pipeline.training.step import Learner, optimizer_step, plan_windows
 
 COUNTS = st.integers(1, 12)
 

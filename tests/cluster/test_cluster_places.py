@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.launchers.places import LocalPins, Node, Place, Places
+from pipeline.execution.ray.placement import LocalPins, Node, Place, Places
 
 
 def places(*slots: int, pins: LocalPins | None = None) -> Places:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline import graphs, worker
-from pipeline.spec import End, Job, Metrics, Recipe, Record, RunSpec
+from pipeline.design.spec import End, Job, Metrics, Recipe, Record, RunSpec
+from pipeline.training import cuda_graphs as graphs
+from pipeline.training import worker
 
 # what a clock or the operating system decides, and no seed
 TIMINGS = ("time/", "throughput/", "step/", "budget/", "memory/", "train/epoch_seconds", "train/images_per_second")

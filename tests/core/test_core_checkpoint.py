@@ -14,9 +14,9 @@ import torch
 from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 from torch import Tensor
 
-from pipeline import trainer, worker
-from pipeline.checkpoint import MAGIC, VERSION, Checkpoints
-from pipeline.spec import Metrics, Record, RunSpec
+from pipeline.design.spec import Metrics, Record, RunSpec
+from pipeline.training import trainer, worker
+from pipeline.training.checkpoint import MAGIC, VERSION, Checkpoints
 
 
 class InterruptedRunError(Exception):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.confusion import draw
+from pipeline.training.confusion_plot import draw
 
 
 def _dark(path: Path) -> float:

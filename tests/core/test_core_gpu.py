@@ -14,15 +14,17 @@ import torch
 from core_makers import end_of, per_epoch, run_in_process, small_spec, summary
 
 import pipeline
-from pipeline import graphs, models, nvml, trainer, worker
-from pipeline.device_memory import DeviceMemory
-from pipeline.launchers.local import LocalLauncher
-from pipeline.meter import Meter
-from pipeline.optim import build_optimizer
-from pipeline.precision import Precision, set_matmul_precision
-from pipeline.spec import Recipe, RunSpec
-from pipeline.step import Learner, Window, optimizer_step
-from pipeline.warmup import untouched
+from pipeline import nvml
+from pipeline.design.spec import Recipe, RunSpec
+from pipeline.execution.local.launcher import LocalLauncher
+from pipeline.training import cuda_graphs as graphs
+from pipeline.training import models, trainer, worker
+from pipeline.training.device_memory import DeviceMemory
+from pipeline.training.meter import Meter
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.precision import Precision, set_matmul_precision
+from pipeline.training.step import Learner, Window, optimizer_step
+from pipeline.training.warmup import untouched
 
 pytestmark = [
     pytest.mark.gpu,
@@ -317,12 +319,12 @@ def test_what_bounds_a_step_is_told(
 
 RANK = """
 import os
-from pipeline.environment import process_environment
+from pipeline.training.environment import process_environment
 os.environ.update(process_environment())
 from pathlib import Path
-from pipeline import distributed, worker
-from pipeline.spec import Job, RunSpec
-from pipeline.team import Team
+from pipeline.training import ranks as distributed, worker
+from pipeline.design.spec import Job, RunSpec
+from pipeline.training.data_parallel import Team
 
 def body():
     import torch

@@ -14,11 +14,11 @@ import torch
 from core_makers import ClosureRecorder, end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 from torch import nn
 
-from pipeline import graphs
-from pipeline.graphs import Graphs, record
-from pipeline.precision import Precision
-from pipeline.spec import Recipe, RunSpec
-from pipeline.warmup import untouched
+from pipeline.design.spec import Recipe, RunSpec
+from pipeline.training import cuda_graphs as graphs
+from pipeline.training.cuda_graphs import Graphs, record
+from pipeline.training.precision import Precision
+from pipeline.training.warmup import untouched
 
 CPU = torch.device("cpu")
 MADE: list[Graphs] = []

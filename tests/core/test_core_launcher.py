@@ -20,11 +20,11 @@ import pytest
 from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 
 import pipeline
-from pipeline.environment import process_environment
+from pipeline.design.spec import Artifact, Metrics, Phase, Record, RunSpec
 from pipeline.errors import InputError, OutsideError
-from pipeline.launchers import local
-from pipeline.launchers.local import LocalLauncher
-from pipeline.spec import Artifact, Metrics, Phase, Record, RunSpec
+from pipeline.execution.local import launcher as local
+from pipeline.execution.local.launcher import LocalLauncher
+from pipeline.training.environment import process_environment
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_timeout_leaves_a_stack_dump(make: Any) -> None:
     assert (end.outcome, end.error) == ("timeout", "no end within 2 s")
     assert isinstance(records[-2], Artifact) and records[-2].path == "log.txt"
     log = log_of(launcher, spec)
-    assert "most recent call first" in log and "launchers/child.py" in log
+    assert "most recent call first" in log and "local/child.py" in log
     assert multiprocessing.active_children() == []
 
 
@@ -273,11 +273,11 @@ def test_garbage_collection_of_a_run_leaves_the_imports_alone(make: Any) -> None
 UNINSTALLED = """
 import multiprocessing, sys
 sys.path.insert(0, sys.argv[1])
-from pipeline.launchers.local import LocalLauncher
+from pipeline.execution.local.launcher import LocalLauncher
 from pathlib import Path
 
 def loaded(connection):
-    connection.send("pipeline.worker" in sys.modules)
+    connection.send("pipeline.training.worker" in sys.modules)
 
 if __name__ == "__main__":
     launcher = LocalLauncher("cpu", gpus=[], jobs=1, data_dir=Path("."), work_dir=Path("work"))

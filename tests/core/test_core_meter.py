@@ -14,17 +14,18 @@ from core_makers import ClosureRecorder, end_of, run_in_process, small_spec
 from torch import nn
 from torch._dynamo.utils import counters
 
-from pipeline import clocks, graphs, warmup
-from pipeline import meter as metering
-from pipeline.clocks import CudaClock
-from pipeline.device_memory import DeviceMemory
-from pipeline.graphs import Graphs, record
-from pipeline.meter import Meter
-from pipeline.metrics import confusion, epoch_scores, final_scores
-from pipeline.optim import build_optimizer
-from pipeline.precision import Precision
-from pipeline.spec import Recipe
-from pipeline.step import Learner
+from pipeline.design.spec import Recipe
+from pipeline.training import clocks, warmup
+from pipeline.training import cuda_graphs as graphs
+from pipeline.training import meter as metering
+from pipeline.training.clocks import CudaClock
+from pipeline.training.cuda_graphs import Graphs, record
+from pipeline.training.device_memory import DeviceMemory
+from pipeline.training.meter import Meter
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.precision import Precision
+from pipeline.training.scores import confusion, epoch_scores, final_scores
+from pipeline.training.step import Learner
 
 CPU = torch.device("cpu")
 

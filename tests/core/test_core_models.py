@@ -12,9 +12,10 @@ import timm
 import torch
 from torch import nn
 
-from pipeline import catalog, models, onednn
+from pipeline.design import catalog
+from pipeline.design.spec import Recipe, RunSpec
 from pipeline.errors import InputError, OutsideError
-from pipeline.spec import Recipe, RunSpec
+from pipeline.training import models, onednn
 
 TINY = Recipe(image_size=16)
 

@@ -10,10 +10,10 @@ import torch
 from core_makers import perceptron
 from torch import nn
 
-from pipeline import models
-from pipeline.optim import build_optimizer, build_schedule, parameter_groups, peak_learning_rate
-from pipeline.precision import Precision
-from pipeline.spec import Recipe
+from pipeline.design.spec import Recipe
+from pipeline.training import models
+from pipeline.training.optimizer import build_optimizer, build_schedule, parameter_groups, peak_learning_rate
+from pipeline.training.precision import Precision
 
 EPOCHS, PER_EPOCH = 4, 25
 UPDATES = EPOCHS * PER_EPOCH

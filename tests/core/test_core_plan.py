@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import plan as planning
-from pipeline import study as studies
+from pipeline.design import plan as planning
+from pipeline.design import study as studies
+from pipeline.design.plan import Plan, build
+from pipeline.design.spec import Recipe
+from pipeline.design.study import Study
 from pipeline.errors import InputError
-from pipeline.plan import Plan, build
-from pipeline.spec import Recipe
-from pipeline.study import Study
 
 MODELS = ["test_resnet", "test_vit", "test_efficientnet"]
 
@@ -80,7 +80,7 @@ def test_order_is_decided_by_the_order_seed_alone() -> None:
 
 def test_order_is_the_same_in_another_process() -> None:
     code = (
-        "from pipeline import plan, study; "
+        "from pipeline.design import plan, study; "
         "print('\\n'.join(r.spec.digest for r in plan.build(study.load('quickstart'), 'cpu').runs))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -208,7 +208,7 @@ def test_too_many_cells_are_refused_at_once() -> None:
 LARGE = """
 import json, re, time
 from pathlib import Path
-from pipeline import plan, study
+from pipeline.design import plan, study
 made = study.load("quickstart")
 made = study.replace(made, seeds=2084)
 began = time.process_time()

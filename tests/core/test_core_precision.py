@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from pipeline.precision import Precision, set_matmul_precision
-from pipeline.spec import Recipe
+from pipeline.design.spec import Recipe
+from pipeline.training.precision import Precision, set_matmul_precision
 
 CUDNN = cast(Any, torch.backends.cudnn)
 

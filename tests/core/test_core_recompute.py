@@ -10,9 +10,9 @@ import torch
 from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 from torch import nn
 
-from pipeline import models
+from pipeline.design.spec import Recipe
 from pipeline.errors import InputError
-from pipeline.spec import Recipe
+from pipeline.training import models
 
 MODELS = ("test_resnet", "test_vit", "test_efficientnet")
 

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from core_makers import small_spec
 
-from pipeline import doctor, requires, worker
 from pipeline.cli import main
+from pipeline.commands import doctor
+from pipeline.design import requirements as requires
+from pipeline.design.plan import apply
+from pipeline.design.requirements import REQUIREMENTS, Machine, check_machine, check_recipe
+from pipeline.design.spec import Job, Recipe
+from pipeline.design.techniques import TECHNIQUES
 from pipeline.errors import InputError
-from pipeline.plan import apply
-from pipeline.requires import REQUIREMENTS, Machine, check_machine, check_recipe
-from pipeline.spec import Job, Recipe
-from pipeline.techniques import TECHNIQUES
+from pipeline.training import worker
 
 ABLE = Machine((9, 0), "/usr/bin/g++", triton=True)
 OFF = Recipe()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from core_makers import end_of, per_epoch, run_in_process, small_spec, summary
 
-from pipeline.plan import apply
-from pipeline.requires import check_recipe
-from pipeline.techniques import TECHNIQUES
+from pipeline.design.plan import apply
+from pipeline.design.requirements import check_recipe
+from pipeline.design.techniques import TECHNIQUES
 
 # 44 samples in micro-batches of 16: three a epoch, the last one short. test_vit has no BatchNorm, whose statistics
 # would make `ga_fixed` another computation
@@ -81,7 +81,7 @@ def test_compiled_training_is_bounded_and_compiles_nothing_after_the_warm_up(
 ) -> None:
     from torch._dynamo.utils import counters
 
-    from pipeline import trainer
+    from pipeline.training import trainer
 
     frames: list[int] = []
     original = trainer._Run.warm_up

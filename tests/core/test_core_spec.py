@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pipeline.spec import Artifact, End, Job, Metrics, Phase, Progress, Recipe, RunSpec, Tags, parse_record
+from pipeline.design.spec import Artifact, End, Job, Metrics, Phase, Progress, Recipe, RunSpec, Tags, parse_record
 
 SPEC = RunSpec(model="test_resnet", dataset="digits", techniques=("amp", "ga=4"), seed=5)
 # values of all kinds that fields take; each field is moved to the first one that it accepts and does not have
@@ -72,7 +72,10 @@ def test_json_round_trip_keeps_spec_and_digest(field: str) -> None:
 
 
 def test_digest_is_the_same_in_every_process() -> None:
-    code = "from pipeline.spec import RunSpec; import sys; print(RunSpec.model_validate_json(sys.stdin.read()).digest)"
+    code = (
+        "from pipeline.design.spec import RunSpec; import sys; "
+        "print(RunSpec.model_validate_json(sys.stdin.read()).digest)"
+    )
     for hash_seed in ("1", "2"):
         found = subprocess.run(
             [sys.executable, "-c", code],

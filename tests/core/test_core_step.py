@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline import precision as precision_module
-from pipeline import warmup
-from pipeline.losses import WindowLosses
-from pipeline.optim import build_optimizer
-from pipeline.precision import Precision
-from pipeline.spec import Recipe
-from pipeline.step import Learner, Window, optimizer_step, plan_windows
+from pipeline.design.spec import Recipe
+from pipeline.training import precision as precision_module
+from pipeline.training import warmup
+from pipeline.training.losses import WindowLosses
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.precision import Precision
+from pipeline.training.step import Learner, Window, optimizer_step, plan_windows
 
 CPU = torch.device("cpu")
 

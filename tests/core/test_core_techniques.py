@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline import techniques
+from pipeline.design import techniques
+from pipeline.design.plan import apply
+from pipeline.design.spec import Device, Recipe
+from pipeline.design.techniques import TECHNIQUES
 from pipeline.errors import InputError
-from pipeline.plan import apply
-from pipeline.spec import Device, Recipe
-from pipeline.techniques import TECHNIQUES
 
 NAMES = list(TECHNIQUES)
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")

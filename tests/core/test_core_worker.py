@@ -13,14 +13,14 @@ import torch
 from core_makers import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 from torch import Tensor, nn
 
-from pipeline import environment, models, trainer, warmup, worker
-from pipeline import plan as planning
-from pipeline import study as studies
-from pipeline.data import inputs as input_module
-from pipeline.data.inputs import EvalInput, Inputs, TrainInput
-from pipeline.losses import DivergedError, mean_loss
-from pipeline.spec import Artifact, Job, Metrics, Phase, Recipe, RunSpec, Tags
-from pipeline.step import plan_windows
+from pipeline.design import plan as planning
+from pipeline.design import study as studies
+from pipeline.design.spec import Artifact, Job, Metrics, Phase, Recipe, RunSpec, Tags
+from pipeline.training import environment, models, trainer, warmup, worker
+from pipeline.training.data import inputs as input_module
+from pipeline.training.data.inputs import EvalInput, Inputs, TrainInput
+from pipeline.training.losses import DivergedError, mean_loss
+from pipeline.training.step import plan_windows
 
 
 class Wrapped:

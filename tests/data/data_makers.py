@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from pipeline.data.inputs import Inputs
-from pipeline.spec import Recipe, RunSpec
+from pipeline.design.spec import Recipe, RunSpec
+from pipeline.training.data.inputs import Inputs
 
 
 def spec(dataset: str = "digits", seed: int = 3, **recipe: Any) -> RunSpec:

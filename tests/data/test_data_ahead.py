@@ -15,10 +15,11 @@ from data_makers import even, spec, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import ahead, gather, inputs
-from pipeline.data.ahead import Ahead
-from pipeline.data.inputs import TrainInput, build
-from pipeline.data.store import Store
+from pipeline.training.data import gather, inputs
+from pipeline.training.data import prefetch as ahead
+from pipeline.training.data.inputs import TrainInput, build
+from pipeline.training.data.prefetch import Ahead
+from pipeline.training.data.store import Store
 
 CPU = torch.device("cpu")
 
@@ -151,8 +152,8 @@ def test_an_error_in_the_thread_reaches_the_consumer(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("threaded")
 def test_a_run_fails_with_the_threads_error(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import worker
-    from pipeline.spec import End, Job
+    from pipeline.design.spec import End, Job
+    from pipeline.training import worker
 
     run = spec(max_train_samples=60, batch_size=20)
     take = np.take

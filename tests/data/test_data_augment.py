@@ -12,12 +12,12 @@ from data_makers import even, spec, whole
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vision
 
-from pipeline.data import transforms
-from pipeline.data.inputs import build
-from pipeline.data.split import epoch_order
-from pipeline.data.store import Store
-from pipeline.data.transforms import BatchTransform, crop_flip, padding, per_sample, resize
-from pipeline.spec import Recipe
+from pipeline.design.spec import Recipe
+from pipeline.training.data import transforms
+from pipeline.training.data.inputs import build
+from pipeline.training.data.split import epoch_order
+from pipeline.training.data.store import Store
+from pipeline.training.data.transforms import BatchTransform, crop_flip, padding, per_sample, resize
 
 CPU = torch.device("cpu")
 

@@ -16,8 +16,8 @@ import pytest
 from data_makers import batch_dict, cifar_files, trust, write_archive
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from pipeline.data.store import Store, prepare, verify
 from pipeline.errors import InputError, OutsideError
+from pipeline.training.data.store import Store, prepare, verify
 
 KINDS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
@@ -91,7 +91,7 @@ def test_wrong_file_inside_is_never_unpickled(monkeypatch: pytest.MonkeyPatch, t
     archive = make(monkeypatch, tmp_path)
     entries = [[name, "0" * 32] for name, _md5 in CIFAR10.train_list]
     monkeypatch.setattr(CIFAR10, "train_list", entries)
-    monkeypatch.setattr("pipeline.data.cifar.load_restricted", lambda *_: pytest.fail("unpickled"))
+    monkeypatch.setattr("pipeline.training.data.cifar.load_restricted", lambda *_: pytest.fail("unpickled"))
     with pytest.raises(InputError, match=r"data_batch_1 .*MD5") as caught:
         prepare("cifar10", tmp_path, image_size=32)
     assert str(archive) in str(caught.value)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from data_makers import even, spec, whole, write_folder
 
-from pipeline.data import ahead
-from pipeline.data.inputs import build
-from pipeline.data.store import prepare
+from pipeline.training.data import prefetch as ahead
+from pipeline.training.data.inputs import build
+from pipeline.training.data.store import prepare
 
 pytestmark = [
     pytest.mark.gpu,

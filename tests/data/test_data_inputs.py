@@ -22,12 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data import folder, gather, transforms
-from pipeline.data.inputs import Inputs, build
-from pipeline.data.split import epoch_order
-from pipeline.data.store import FolderSource, Store, prepare
+from pipeline.design.spec import RunSpec
 from pipeline.errors import InputError
-from pipeline.spec import RunSpec
+from pipeline.training.data import gather, transforms
+from pipeline.training.data import imagefolder as folder
+from pipeline.training.data.inputs import Inputs, build
+from pipeline.training.data.split import epoch_order
+from pipeline.training.data.store import FolderSource, Store, prepare
 
 CPU = torch.device("cpu")
 PIPELINES = ("loader", "gather", "device")
@@ -323,8 +324,8 @@ _PARENT = """
 import sys, torch
 from pathlib import Path
 from data_makers import spec
-from pipeline.data.inputs import build
-from pipeline.data.store import prepare
+from pipeline.training.data.inputs import build
+from pipeline.training.data.store import prepare
 if __name__ == "__main__":
     source = prepare("digits", Path(sys.argv[1]), image_size=16)
     inputs = build(spec(input_pipeline="loader", num_workers=2), source, torch.device("cpu"))

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from data_makers import write_folder
 
-from pipeline.data import contents
-from pipeline.data.listing import default_data_dir, scan_folder
+from pipeline.design import file_digests as contents
+from pipeline.design.imagefolder import default_data_dir, scan_folder
 from pipeline.errors import InputError
 
 
@@ -220,6 +220,6 @@ def test_default_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_listing_imports_nothing_heavy() -> None:
-    code = "import sys, pipeline.data.listing; print({'torch', 'numpy', 'sklearn'} & set(sys.modules))"
+    code = "import sys, pipeline.design.imagefolder; print({'torch', 'numpy', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.split import derive, epoch_order, subset, train_validation
 from pipeline.errors import InputError
+from pipeline.training.data.split import derive, epoch_order, subset, train_validation
 
 LABELS = np.repeat(np.arange(10), 50)
 

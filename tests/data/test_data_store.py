@@ -20,12 +20,16 @@ from data_makers import spec, write_folder
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline import catalog, worker
-from pipeline.data import arrays, embedded, folder, images
-from pipeline.data.listing import scan_folder
-from pipeline.data.store import FolderSource, Store, prepare, verify
+from pipeline.design import catalog
+from pipeline.design.imagefolder import scan_folder
+from pipeline.design.spec import End, Job
 from pipeline.errors import InputError, OutsideError
-from pipeline.spec import End, Job
+from pipeline.training import worker
+from pipeline.training.data import array_files as arrays
+from pipeline.training.data import decode as images
+from pipeline.training.data import digits as embedded
+from pipeline.training.data import imagefolder as folder
+from pipeline.training.data.store import FolderSource, Store, prepare, verify
 
 
 def open_store(name: str, data_dir: Path, **options: Any) -> Store:

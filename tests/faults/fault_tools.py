@@ -249,7 +249,7 @@ def kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
 
 def journal_entries(folder: Path) -> Iterator[dict[str, Any]]:
     """All entries of all journals of a workspace."""
-    from pipeline import journal
+    from pipeline.tracking import journal
 
     for path in sorted((folder / "mlruns" / "journal").glob("*.journal")):
         for entry, _ in journal.read(path):

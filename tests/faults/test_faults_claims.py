@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import ownership
-from pipeline.journal import abandoned
-from pipeline.ownership import ENDED, Liveness, LocalClaims, alive, exclusive, owner, settle
+from pipeline.tracking import liveness as ownership
+from pipeline.tracking.journal import abandoned
+from pipeline.tracking.liveness import ENDED, Liveness, LocalClaims, alive, exclusive, owner, settle
 
 
 class CrashError(Exception):
@@ -243,8 +243,8 @@ def test_on_this_host_the_process_table_decides() -> None:
 HALF_DEAD = """
 import ctypes, sys, threading, time
 from pathlib import Path
-from pipeline.journal import Journal
-from pipeline.ownership import owner
+from pipeline.tracking.journal import Journal
+from pipeline.tracking.liveness import owner
 book = Journal(Path(sys.argv[1]))
 threading.Thread(target=time.sleep, args=(600,)).start()
 print(owner(), flush=True)
@@ -282,7 +282,7 @@ def test_a_local_claim_is_one_and_dies_with_its_process(tmp_path: Path) -> None:
     mine.release("d")
     assert other.take("d")
     code = (
-        f"from pathlib import Path\nfrom pipeline.ownership import LocalClaims\nimport os\n"
+        f"from pathlib import Path\nfrom pipeline.tracking.liveness import LocalClaims\nimport os\n"
         f"LocalClaims(Path({str(tmp_path)!r})).take('e'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from fault_tools import STUDY, rows_of
 
-from pipeline import nvml, study
-from pipeline.book import Book
-from pipeline.display import PlainDisplay
+from pipeline import nvml
+from pipeline.commands.display import PlainDisplay
+from pipeline.design import study
+from pipeline.design.plan import Plan, build
+from pipeline.design.spec import End, Metrics, Record, RunSpec
 from pipeline.errors import OutsideError
-from pipeline.grid import Grid, Tally
-from pipeline.launchers import local
-from pipeline.launchers.local import LocalLauncher
-from pipeline.plan import Plan, build
-from pipeline.spec import End, Metrics, Record, RunSpec
-from pipeline.tracker import Tracker
+from pipeline.execution.controller import Grid, Tally
+from pipeline.execution.local import launcher as local
+from pipeline.execution.local.launcher import LocalLauncher
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.recorder import Book
 
 
 @pytest.fixture

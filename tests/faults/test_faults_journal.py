@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import delivery, journal
-from pipeline.delivery import Delivery, delivered_offset, replay
-from pipeline.journal import MAGIC, Journal, read, valid_end
+from pipeline.tracking import delivery, journal
+from pipeline.tracking.delivery import Delivery, delivered_offset, replay
+from pipeline.tracking.journal import MAGIC, Journal, read, valid_end
 
 QUICK = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -17,9 +17,9 @@ import pytest
 from fault_tools import STUDY, Workspace, assert_once, document, ended, journal_entries, kill, lines_of, until
 from server_tools import Proxy, free_port
 
-from pipeline.environment import scrubbed, without_credentials
+from pipeline.design.study import load
 from pipeline.errors import InputError
-from pipeline.study import load
+from pipeline.training.environment import scrubbed, without_credentials
 
 ROOT = os.geteuid() == 0
 

@@ -16,8 +16,8 @@ import pytest
 from fault_tools import Row, Workspace, assert_once, ended, kill, lines_of, rows_of, until, working_in
 from server_tools import Proxy, Server
 
+from pipeline.design.study import Study, load
 from pipeline.errors import InputError
-from pipeline.study import Study, load
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUNDS = 16

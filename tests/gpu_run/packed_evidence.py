@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT / "experiments" / "gpu"), str(ROOT / "tests" / "analysi
 
 from planted import planted  # noqa: E402
 
-from pipeline.analysis.report import build  # noqa: E402
+from pipeline.analysis.report.report import build  # noqa: E402
 
 H100 = "NVIDIA H100 80GB HBM3"
 LAYOUT_TRUTH = {"amp": -0.8, "channels_last": 0.0, "cuda_graph": 0.0, "amp:channels_last": -0.4}

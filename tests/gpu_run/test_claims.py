@@ -9,9 +9,9 @@ import pytest
 import yaml
 from packed_evidence import ROOT
 
-from pipeline.catalog import MODELS
+from pipeline.design.catalog import MODELS
+from pipeline.design.techniques import TECHNIQUES
 from pipeline.errors import InputError
-from pipeline.techniques import TECHNIQUES
 
 EFFECT = {
     "id": "a-b",

@@ -31,10 +31,10 @@ import stages as stage_table  # isort: skip
 import studies  # isort: skip
 from host import Host, LateError, LeftOutError, StageError  # isort: skip
 
-from pipeline.plan import build
-from pipeline.spec import Device
-from pipeline.step import plan_windows
-from pipeline.study import Study, validated
+from pipeline.design.plan import build
+from pipeline.design.spec import Device
+from pipeline.design.study import Study, validated
+from pipeline.training.step import plan_windows
 
 PARTS = 20_000  # bytes of a part in these tests
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import journal
 from pipeline.bench.orchestration import NoTraining, Quiet, _plan
-from pipeline.book import Book
-from pipeline.grid import Grid
-from pipeline.plan import Plan
-from pipeline.spec import End, Phase, Record, RunSpec
-from pipeline.tracker import Tracker
+from pipeline.design.plan import Plan
+from pipeline.design.spec import End, Phase, Record, RunSpec
+from pipeline.execution.controller import Grid
+from pipeline.tracking import journal
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.recorder import Book
 
 
 class Ahead(NoTraining):

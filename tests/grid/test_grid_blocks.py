@@ -17,12 +17,13 @@ import pytest
 from grid_makers import FinishedGrid
 from mlflow import MlflowClient
 
-from pipeline import gates, nvml
+from pipeline import nvml
+from pipeline.design.plan import build
+from pipeline.design.spec import RERUNS_FROM
+from pipeline.design.study import load
 from pipeline.errors import InputError
-from pipeline.plan import build
-from pipeline.session import _with_reruns
-from pipeline.spec import RERUNS_FROM
-from pipeline.study import load
+from pipeline.execution import interference as gates
+from pipeline.execution.session import _with_reruns
 
 TINY = ["--models", "test_resnet", "--datasets", "digits", "--set", "epochs=1", "--set", "max_train_samples=64"]
 TINY += ["--set", "max_test_samples=50", "--device", "cpu"]
@@ -79,7 +80,7 @@ def test_every_published_study_makes_a_plan(name: str) -> None:
 
 
 def test_commands_of_the_audit_name_studies_that_exist() -> None:
-    from pipeline.analysis import audit
+    from pipeline.analysis.paper import audit
 
     for key, _, command, _ in audit._OPEN:
         words = command.split()

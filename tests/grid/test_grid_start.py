@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import tracker
-from pipeline.tracker import Tracker
+from pipeline.tracking import mlflow_store as tracker
+from pipeline.tracking.mlflow_store import Tracker
 
 
 def _tracker(folder: Path) -> Tracker:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from tune_makers import ablate, document
 
-from pipeline import plan, reading, study
+from pipeline.design import plan, study
 from pipeline.errors import InputError
-from pipeline.status import status_of
-from pipeline.tracker import Tracker
+from pipeline.tracking import study_data as reading
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.status import status_of
 
 SMALL = [
     *("tune", "--model", "test_resnet", "--dataset", "digits", "--study", "quickstart", "--device", "cpu"),

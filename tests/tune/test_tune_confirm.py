@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tune_makers import make_space
 
-from pipeline.tuning import confirm, outcome, recipes, tables
-from pipeline.tuning.confirm import Contrast, Measured
+from pipeline.tuning import confirmation as confirm
+from pipeline.tuning import result as outcome
+from pipeline.tuning import study_file as recipes
+from pipeline.tuning import text as tables
+from pipeline.tuning.confirmation import Contrast, Measured
 from pipeline.tuning.finding import Finding
 from pipeline.tuning.objective import ACCURACY, OBJECTIVES, THROUGHPUT, TIME
 from pipeline.tuning.space import Config
@@ -169,7 +172,7 @@ def test_a_front_is_confirmed_along_its_length_and_accuracy_is_not_given_away() 
 def test_a_study_file_holds_the_recipe_and_leaves_out_what_it_contains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import plan, study
+    from pipeline.design import plan, study
 
     monkeypatch.chdir(tmp_path)
     base = study.load("quickstart")
@@ -186,7 +189,7 @@ def test_a_study_file_holds_the_recipe_and_leaves_out_what_it_contains(
 def test_a_study_file_that_cannot_be_written_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import study
+    from pipeline.design import study
     from pipeline.errors import OutsideError
 
     monkeypatch.chdir(tmp_path)

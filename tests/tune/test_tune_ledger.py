@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from tune_makers import Device, make_ledger, make_space, search
 
 from pipeline.errors import OutsideError
-from pipeline.tuning import ledger as ledgers
-from pipeline.tuning.ledger import Ledger
+from pipeline.tuning import trials as ledgers
 from pipeline.tuning.storage import existing, open_study
+from pipeline.tuning.trials import Ledger
 
 SPACE = make_space(batches=[16, 32, 64, 128], accumulations=[1, 2, 4])
 
@@ -30,7 +30,7 @@ def shared(folder: Path) -> optuna.Study:
 
 def dead_owner() -> str:
     """A process of this host that has ended."""
-    script = "from pipeline.ownership import owner; print(owner())"
+    script = "from pipeline.tracking.liveness import owner; print(owner())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
     return done.stdout.strip()
 

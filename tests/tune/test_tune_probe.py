@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline import steady, worker
-from pipeline.data import inputs
-from pipeline.length import Length
-from pipeline.meter import Meter
-from pipeline.spec import End, Job, Metrics, Probe, Recipe, Record, RunSpec, content_digest
+from pipeline.design.spec import End, Job, Metrics, Probe, Recipe, Record, RunSpec, content_digest
+from pipeline.training import throughput as steady
+from pipeline.training import worker
+from pipeline.training.data import inputs
+from pipeline.training.meter import Meter
+from pipeline.training.stop_rule import Length
 
 
 def spec(probe: Probe | None, **recipe: Any) -> RunSpec:

@@ -21,12 +21,12 @@ from tune_makers import (
     search,
 )
 
-from pipeline.book import Opened
-from pipeline.plan import Plan, PlannedRun
-from pipeline.spec import RunSpec
-from pipeline.tuning.confirm import ranked
+from pipeline.design.plan import Plan, PlannedRun
+from pipeline.design.spec import RunSpec
+from pipeline.tracking.recorder import Opened
+from pipeline.tuning.confirmation import ranked
 from pipeline.tuning.objective import OBJECTIVES
-from pipeline.tuning.outcome import measured
+from pipeline.tuning.result import measured
 from pipeline.tuning.space import Config
 
 SURFACES = {"saturating": (saturating, 1100), "cliff": (cliff, 1500), "peak": (peak, 700)}

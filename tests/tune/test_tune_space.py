@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import catalog
-from pipeline.data import split, store
+from pipeline.design import catalog
+from pipeline.design.spec import Recipe, RunSpec
 from pipeline.errors import InputError
-from pipeline.spec import Recipe, RunSpec
+from pipeline.training.data import split, store
 from pipeline.tuning import space as spaces
 from pipeline.tuning.setup import TuneFlags, prepare, train_samples
 from pipeline.tuning.space import Config

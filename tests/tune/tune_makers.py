@@ -16,15 +16,15 @@ from typing import Any
 
 import optuna
 
-from pipeline.book import Opened
-from pipeline.plan import Plan, PlannedRun
-from pipeline.spec import End, Metrics, Outcome, Probe, Recipe, Record, RunSpec
-from pipeline.study import Study
+from pipeline.design.plan import Plan, PlannedRun
+from pipeline.design.spec import End, Metrics, Outcome, Probe, Recipe, Record, RunSpec
+from pipeline.design.study import Study
+from pipeline.tracking.recorder import Opened
 from pipeline.tuning import space as spaces
-from pipeline.tuning.ledger import Ledger
 from pipeline.tuning.objective import OBJECTIVES
 from pipeline.tuning.search import Search, Task
 from pipeline.tuning.space import Config, Space
+from pipeline.tuning.trials import Ledger
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Surface = Callable[[int, int], float]

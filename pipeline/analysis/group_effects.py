@@ -1,0 +1,171 @@
+"""The effects of one (model, dataset): every contrast of its cells, for every response it has data for.
+
+Responses that are known for the same runs share their design matrix and their error estimate's set-up: a study has one
+or two such patterns of runs, whatever the number of its responses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.analysis import contrasts, linear, variance
+from pipeline.analysis import lenth as unreplicated
+from pipeline.analysis.contrasts import Cell, Contrast
+from pipeline.analysis.frame import OFF, Factor
+from pipeline.analysis.responses import RESPONSES, Response
+
+CELL = "cell"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The contrasts and the design that belong to one pattern of runs."""
+
+    contrasts: list[Contrast]
+    ready: list[int]
+    weights: Floats
+    design: linear.Design
+    estimator: variance.Estimator
+    lenth_basis: Floats | None
+
+
+def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor], runs: int) -> Floats | None:
+    """Give the orthonormal contrasts of an unreplicated, complete design; None where Lenth's method does not
+    apply.
+    """
+    if runs != len(cells) or set(cells) != set(planned):
+        return None
+    sizes = tuple(1 + len(f.levels) for f in factors)
+    if math.prod(sizes) == len(cells):
+        full = unreplicated.orthonormal_basis(sizes)
+        ranks = {f.name: {v: i for i, v in enumerate((OFF, *f.levels))} for f in factors}
+        place = [
+            int(np.ravel_multi_index([ranks[f.name][v] for f, v in zip(factors, c, strict=True)], sizes)) for c in cells
+        ]
+        return full[:, place]
+    groups = contrasts.aliases_of(planned, factors)
+    if not groups:
+        return None
+    signs = np.array([[1.0 if v != OFF else -1.0 for v in cell] for cell in cells])
+    names = [f.name for f in factors]
+    return np.array([signs[:, [names.index(n) for n in g.lead]].prod(axis=1) for g in groups]) / math.sqrt(len(cells))
+
+
+@lru_cache(maxsize=8)  # the models of a study mostly ran the same cells in the same blocks
+def _layout(
+    index: tuple[int, ...], blocks: tuple[int, ...], planned: tuple[Cell, ...], factors: tuple[Factor, ...]
+) -> Layout:
+    """Build what the runs of one pattern need: ``index`` (n,) points into ``planned``, ``blocks`` (n,) are
+    codes.
+    """
+    present = sorted(set(index))
+    cells = [planned[i] for i in present]
+    position = {cell: i for i, cell in enumerate(present)}
+    codes = np.array([position[i] for i in index])
+    design = linear.layout(codes, np.unique(blocks, return_inverse=True)[1].astype(np.intp), len(cells))
+    found = contrasts.build(cells, planned, factors)
+    base = tuple(OFF for _ in factors)
+    if base in cells:
+        for i, cell in enumerate(cells):
+            if cell != base:
+                against = np.zeros(len(cells))
+                against[i], against[cells.index(base)] = 1.0, -1.0
+                found.append(Contrast(contrasts.label(cell, factors), CELL, (), against))
+    ready = [i for i, c in enumerate(found) if c.weights is not None]
+    weights = np.array([found[i].weights for i in ready]).reshape(len(ready), len(cells))
+    if ready:
+        ok = linear.estimable(design, weights)
+        ready, weights = [i for i, good in zip(ready, ok, strict=True) if good], weights[ok]
+    estimator = variance.Estimator(design, weights)
+    return Layout(found, ready, weights, design, estimator, _lenth_basis(cells, planned, factors, len(index)))
+
+
+def _numbers(layout: Layout, y: Floats) -> tuple[Floats, Floats, Floats, str]:
+    """Estimate all ready contrasts of responses y (n, s): estimates, standard errors, dof (t, s) and the
+    method.
+    """
+    fitted = layout.estimator.fit(y)
+    dof = fitted.dof
+    if layout.design.dof > 0:
+        return fitted.estimate, np.sqrt(fitted.variance), dof, "replicates"
+    se = np.full_like(fitted.estimate, np.nan)
+    if layout.lenth_basis is None:
+        return fitted.estimate, se, dof, "none"
+    order = np.argsort(layout.design.cells)
+    norms = np.linalg.norm(layout.weights, axis=1)
+    for s in range(y.shape[1]):
+        sigma, freedom = unreplicated.lenth(layout.lenth_basis, y[order, s])
+        se[:, s], dof[:, s] = sigma * norms, freedom
+    return fitted.estimate, se, dof, "none" if np.isnan(se).all() else "lenth"
+
+
+def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Factor]) -> list[dict[str, Any]]:
+    """Estimate all effects of all responses in one (model, dataset)."""
+    active = [f for f in factors if f.levels and runs[f"level.{f.name}"].ne(OFF).any()]
+    columns = [f"level.{f.name}" for f in active]
+    levels = list(runs[columns].itertuples(index=False, name=None)) if active else [()] * len(runs)
+    planned = sorted(set(levels))
+    where = {cell: i for i, cell in enumerate(planned)}
+    cell = np.array([where[c] for c in levels])
+    block = runs["block"].factorize()[0]
+    finished = runs["outcome"].eq("finished").to_numpy()
+    patterns: dict[bytes, tuple[NDArray[np.bool_], list[tuple[Response, Floats]]]] = {}
+    for response in RESPONSES:
+        if runs[response.name].notna().any():
+            y = response.to_scale(runs[response.name]).to_numpy(dtype=float)
+            use = finished & np.isfinite(y)
+            patterns.setdefault(use.tobytes(), (use, []))[1].append((response, y[use]))
+    rows: list[dict[str, Any]] = []
+    for use, columns_y in patterns.values():
+        if use.any():
+            layout = _layout(tuple(cell[use].tolist()), tuple(block[use].tolist()), tuple(planned), tuple(active))
+            rows += _pattern_rows(key, layout, columns_y, len(set(block[use].tolist())), int(use.sum()))
+    return rows
+
+
+def _pattern_rows(
+    key: tuple[str, str], layout: Layout, columns: list[tuple[Response, Floats]], blocks: int, runs: int
+) -> list[dict[str, Any]]:
+    """Turn the numbers of one pattern into rows; effects without an estimate are kept, with NaN and their
+    note.
+    """
+    y = np.column_stack([values for _, values in columns])
+    estimate, se, dof, method = _numbers(layout, y) if layout.ready else (np.empty((0, 0)),) * 3 + ("none",)
+    place = {i: t for t, i in enumerate(layout.ready)}
+    rows = []
+    for s, (response, _) in enumerate(columns):
+        for i, contrast in enumerate(layout.contrasts):
+            t = place.get(i)
+            known = t is not None
+            note = contrast.note
+            if not known and contrast.weights is not None:
+                note = (note + "; " if note else "") + "the runs do not connect the cells it compares"
+            rows.append(
+                {
+                    "model": key[0],
+                    "dataset": key[1],
+                    "response": response.name,
+                    "term": contrast.term,
+                    "kind": contrast.kind,
+                    "techniques": contrast.techniques,
+                    "log_estimate": float(estimate[t, s]) if t is not None else math.nan,
+                    "se": float(se[t, s]) if t is not None else math.nan,
+                    "dof": float(dof[t, s]) if t is not None else math.nan,
+                    "method": method if known else "none",
+                    "estimable": known,
+                    "note": note,
+                    "blocks": blocks,
+                    "runs": runs,
+                }
+            )
+    return rows

@@ -1,0 +1,180 @@
+"""Rendering of the report's templates; everything that is shown is escaped for its format."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.analysis.anchors import tera
+from pipeline.analysis.frame import BUDGET_PHASES
+from pipeline.analysis.pooling import ALL
+from pipeline.analysis.report.report import MAX_TABLE_ROWS, VERDICT_WORDS, headlines
+from pipeline.analysis.responses import BY_NAME
+
+if TYPE_CHECKING:
+    from pipeline.analysis.report.report import Report
+
+# Shares of what a device could reach -> the columns' titles.
+LIMITS = {"of_achieved": "of achieved peak", "of_peak": "of data sheet"}
+_MARKDOWN = re.compile(r"([\\`*_\[\]|<>#$])")
+
+
+def markdown_text(value: object) -> str:
+    """Escape text for Markdown, inside tables too."""
+    return _MARKDOWN.sub(r"\\\1", str(value).replace("\r", " ").replace("\n", " "))
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Write a number; an unknown one is a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction in percent; an unknown one is a dash."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def measure(value: Any) -> str:
+    """Write a measured quantity with four significant digits; an unknown one is a dash."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
+
+
+def effect(row: dict[str, Any]) -> str:
+    """Write an estimate in its unit."""
+    if row["estimate"] is None:
+        return "–"
+    return f"{row['estimate']:.3f}" if row["unit"] == "ratio" else f"{row['estimate']:+.2f}"
+
+
+def interval(row: dict[str, Any]) -> str:
+    """Write an interval in its unit."""
+    if row.get("low") is None:
+        return "–"
+    digits, sign = (3, "") if row["unit"] == "ratio" else (2, "+")
+    return f"{row['low']:{sign}.{digits}f} to {row['high']:{sign}.{digits}f}"
+
+
+def p_text(value: float | None) -> str:
+    """Write a p-value."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _environment(autoescape: bool) -> Environment:
+    env = Environment(
+        loader=PackageLoader("pipeline.analysis.report"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters |= {
+        "number": number,
+        "measure": measure,
+        "percent": percent,
+        "tera": lambda value: "–" if value is None else tera(value),
+        "effect": effect,
+        "interval": interval,
+        "p": p_text,
+        "verdict": VERDICT_WORDS.__getitem__,
+        "response": lambda name: BY_NAME[name].title,
+        "md": markdown_text,
+    }
+    return env
+
+
+def _tables(report: Report) -> dict[str, Any]:
+    """Select the rows of each table."""
+    rows = report.data["effects"]
+    main = [r for r in rows if r["kind"] == "main"]
+    joint = [r for r in rows if r["kind"] in ("simple", "combined", "synergy") and r["response"] == "train_seconds"]
+    crossed = [r for r in rows if r["kind"] == "interaction" and r["response"] == "train_seconds"]
+    cells: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in report.data["cells"]:
+        key = (row["model"], row["dataset"], row["cell"])
+        cells.setdefault(key, {"model": key[0], "dataset": key[1], "cell": key[2], "of": {}})["of"][row["response"]] = (
+            row
+        )
+    measured = [name for name in BY_NAME if any(name in c["of"] for c in cells.values())]
+    broken = [o for o in report.data["outcomes"] if o["finished"] < o["runs"]]
+    tables = {
+        "main": main,
+        "joint": joint,
+        "crossed": crossed,
+        "cells": list(cells.values()),
+        "broken": broken,
+        "budgets": report.data["budgets"],
+        "throughput": report.data["throughput"],
+    }
+    total = {name: len(table) for name, table in tables.items()}
+    if total["main"] > MAX_TABLE_ROWS:  # pooled rows first, they say most
+        tables["main"] = sorted(main, key=lambda r: (r["model"] != ALL) + (r["dataset"] != ALL))
+    shown = {name: table[:MAX_TABLE_ROWS] for name, table in tables.items()}
+    return {"tables": shown, "total": total, "measured": measured}
+
+
+def context(report: Report) -> dict[str, Any]:
+    """Collect what both templates show."""
+    options = report.effects.options
+    counts = report.effects.study.runs["outcome"].value_counts()
+    return {
+        "d": report.data,
+        "headlines": headlines(report.effects),
+        "counts": {str(k): int(v) for k, v in counts.items()},
+        "level": f"{100 * options.confidence:g} %",
+        "margin": f"{100 * options.margin:g} %",
+        "points": f"{options.accuracy_margin_points:g}",
+        "percent": trust_percent,
+        "phases": BUDGET_PHASES,
+        "launches_known": any(b.launch_bound is not None for b in report.budgets),
+        "limits": [name for name in LIMITS if any(getattr(a, name) is not None for a in report.throughput)],
+        "limit_words": LIMITS,
+        **_tables(report),
+    }
+
+
+def trust_percent(part: dict[str, Any] | None) -> str:
+    """Write a ratio of the trust checks as a change with its interval."""
+    if part is None:
+        return "–"
+    said = f"{100 * (part['value'] - 1):+.2f} %"
+    if part["low"] is not None:
+        said += f" ({100 * (part['low'] - 1):+.2f} to {100 * (part['high'] - 1):+.2f} %)"
+    return said
+
+
+def _drawn(report: Report) -> list[dict[str, Any]]:
+    """Draw all figures; their SVG is made here from data and escaped text, so it is safe as it stands."""
+    drawings = report.drawings()
+    return [{"title": d.title, "svg": Markup(d.svg), "caption": d.caption} for d in drawings]
+
+
+def html(report: Report) -> str:
+    """Render report.html: one file, no script, no outside reference."""
+    extra = context(report) | {"figures": _drawn(report), "audit_figures": []}
+    if report.audit is not None:
+        extra["audit_figures"] = [
+            {"title": d.title, "svg": Markup(d.svg), "caption": d.caption} for d in report.audit.drawings()
+        ]
+    return _environment(True).get_template("report.html.j2").render(extra)
+
+
+def markdown(report: Report) -> str:
+    """Render report.md."""
+    body = _environment(False).get_template("report.md.j2").render(context(report))
+    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+
+
+def audit_markdown(data: dict[str, Any]) -> str:
+    """Render audit.md."""
+    body = _environment(False).get_template("audit.md.j2").render(audit=data)
+    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"

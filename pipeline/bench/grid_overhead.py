@@ -1,0 +1,108 @@
+"""Wall time of a whole `ablate grid` call over the training and evaluation time of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.errors import OutsideError
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.uri import resolve_uri
+
+
+@dataclass(frozen=True)
+class GridCost:
+    """One grid call.
+
+    Attributes:
+        wall_seconds: from the start of the command to its end.
+        run_seconds: training and evaluation, summed over the runs.
+        setup_seconds: what the runs needed before training, summed.
+        runs: finished runs.
+        memory_mib: peak resident memory of the controller, without its workers.
+    """
+
+    wall_seconds: float
+    run_seconds: float
+    setup_seconds: float
+    runs: int
+    memory_mib: float
+
+    @property
+    def ratio(self) -> float:
+        """Wall time over the runs' own time."""
+        return self.wall_seconds / self.run_seconds
+
+
+def grid_cost(study: str, device: str, folder: Path) -> GridCost:
+    """Runs a study in an empty folder, data preparation included.
+
+    Raises:
+        OutsideError: not every run finished.
+    """
+    uri = f"sqlite:///{folder.resolve()}/mlruns/mlflow.db"
+    command = [sys.executable, "-m", "pipeline", "grid", "--study", study, "--device", device, "--json"]
+    command += ["--tracking-uri", uri, "--data-dir", str(folder.resolve() / "data")]
+    began = time.perf_counter()
+    with (folder / "grid.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=log)
+        peak = _watch(process)
+        output = process.stdout.read() if process.stdout is not None else b""
+    wall = time.perf_counter() - began
+    if process.returncode != 0:
+        raise OutsideError(f"grid_overhead: the grid ended with exit status {process.returncode}; {_tail(folder)}")
+    name = json.loads(output)["experiment"]
+    tracker = Tracker(resolve_uri(uri), name, folder / "artifacts")
+    tracker.connect(create=False)
+    return _cost(tracker, wall, peak)
+
+
+def _cost(tracker: Tracker, wall: float, peak: float) -> GridCost:
+    runs = list(tracker.values_by_digest().values())
+    own = sum(values["time/train_seconds"] + values["time/eval_seconds"] for values in runs)
+    setup = sum(values.get("time/setup_seconds", 0.0) for values in runs)
+    return GridCost(wall, own, setup, len(runs), peak)
+
+
+def _environment() -> dict[str, str]:
+    """The user's, without settings of ablate and MLflow, and with this very source tree."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
+    root = str(Path(pipeline.__file__).resolve().parent.parent)
+    kept["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [kept.get("PYTHONPATH", "")])])
+    return kept
+
+
+def _watch(process: subprocess.Popen[Any]) -> float:
+    """Waits for the command and returns its peak memory in MiB, which the kernel keeps until it ends."""
+    peak = 0.0
+    try:
+        while process.poll() is None:
+            peak = max(peak, _peak_of(process.pid))
+            time.sleep(0.25)
+    except BaseException:
+        process.terminate()  # it closes its rows and ends its workers
+        process.wait(30)
+        raise
+    return peak
+
+
+def _peak_of(pid: int) -> float:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def _tail(folder: Path) -> str:
+    lines = (folder / "grid.log").read_text(errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else "no message"

@@ -1,0 +1,164 @@
+"""`ablate doctor`: is this machine fit for measurements? Each check says ok, warn or fail, and what to do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import nvml
+from pipeline.design import requirements as requires
+from pipeline.errors import AblateError
+from pipeline.tracking.uri import STATE_DIR, resolve_uri, sqlite_file
+
+MIN_FREE_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: `status` is ok, warn or fail."""
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
+    """Runs every check; one that breaks is a failed check, never an exception."""
+    found: list[Check] = []
+    parts: list[Callable[[], list[Check]]] = [
+        _python,
+        _torch,
+        _compiler,
+        _gpus,
+        _locked_memory,
+        _cpu_load,
+        lambda: _disk(STATE_DIR),
+        lambda: _data(data_dir),
+        lambda: _store(tracking_uri),
+    ]
+    for part in parts:
+        try:
+            found += part()
+        except Exception as error:
+            found.append(
+                Check(getattr(part, "__name__", "check").strip("_"), "fail", f"{type(error).__name__}: {error}")
+            )
+    return found
+
+
+def _python() -> list[Check]:
+    """An older Python cannot even import this module, so there is nothing to compare."""
+    return [Check("python", "ok", sys.version.split()[0])]
+
+
+def _torch() -> list[Check]:
+    """torch is imported in a child: it takes seconds, and a broken install may crash the process."""
+    code = (
+        "import torch, torchvision, timm; print(torch.__version__, torchvision.__version__, timm.__version__, "
+        "torch.version.cuda, torch.cuda.is_available(), sep='|')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
+    if run.returncode:
+        lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
+        return [Check("torch", "fail", lines[-1], "reinstall: pip install -r requirements.lock")]
+    version, vision, timm, cuda, available = run.stdout.strip().splitlines()[-1].split("|")
+    found = [Check("torch", "ok", f"torch {version}, torchvision {vision}, timm {timm}")]
+    if available == "True":
+        return [*found, Check("cuda", "ok", f"CUDA {cuda}")]
+    if nvml.gpus():
+        return [
+            *found,
+            Check("cuda", "fail", f"GPU present, but torch (CUDA {cuda}) cannot use it", "update the driver"),
+        ]
+    return [*found, Check("cuda", "warn", "no CUDA device: studies run on the CPU", "none needed for quickstart")]
+
+
+def _compiler() -> list[Check]:
+    """Only `compile` needs one; the preflight of a grid that uses it refuses to start without."""
+    found = requires.find_compiler()
+    if found is None:
+        return [Check("compiler", "warn", "no C++ compiler: compile cannot run", "install g++, or set CXX")]
+    return [Check("compiler", "ok", found)]
+
+
+def _gpus() -> list[Check]:
+    found = []
+    for gpu in nvml.gpus():
+        detail = f"{gpu.name}, driver {gpu.driver}, {gpu.used_mib:.0f} of {gpu.memory_mib:.0f} MiB used"
+        if gpu.tenants:
+            who = ", ".join(map(str, gpu.tenants))
+            found.append(
+                Check(f"gpu {gpu.index}", "warn", f"{detail}, also used by process {who}", "end the co-tenants")
+            )
+        else:
+            found.append(Check(f"gpu {gpu.index}", "ok", detail))
+    return found
+
+
+def _locked_memory() -> list[Check]:
+    """Pinned buffers are locked by the CUDA driver; the limit matters for other ways of locking."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft == resource.RLIM_INFINITY:
+        return [Check("locked memory", "ok", "unlimited")]
+    detail = f"limit {soft // 1024} KiB"
+    if soft < 64 * 2**20:
+        return [Check("locked memory", "warn", detail, "raise it if pinning fails: ulimit -l unlimited")]
+    return [Check("locked memory", "ok", detail)]
+
+
+def _cpu_load() -> list[Check]:
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    detail = f"load {load:.1f} on {cores} cores"
+    if load > 0.5 * cores:
+        return [Check("cpu load", "warn", detail, "wait until nothing else runs: it would be measured too")]
+    return [Check("cpu load", "ok", detail)]
+
+
+def _existing(path: Path) -> Path:
+    path = path.resolve()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _disk(path: Path) -> list[Check]:
+    place = _existing(path)
+    free = shutil.disk_usage(place).free / 2**30
+    detail = f"{free:.1f} GiB free for {path}"
+    if not os.access(place, os.W_OK):
+        return [Check("disk", "fail", f"{place} cannot be written", "run in a folder that you may write")]
+    if free < MIN_FREE_GIB:
+        return [Check("disk", "warn", detail, f"free at least {MIN_FREE_GIB:g} GiB")]
+    return [Check("disk", "ok", detail)]
+
+
+def _data(data_dir: str | None) -> list[Check]:
+    from pipeline.design.imagefolder import default_data_dir
+
+    place = Path(data_dir) if data_dir else default_data_dir()
+    here = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+    if not os.access(_existing(place), os.W_OK):
+        return [Check("data", "fail", f"{place} cannot be written", "choose another with --data-dir")]
+    return [Check("data", "ok", f"{place}: {', '.join(here) if here else 'empty, filled at first use'}")]
+
+
+def _store(tracking_uri: str | None) -> list[Check]:
+    from pipeline.tracking.mlflow_store import Tracker
+
+    try:
+        uri = resolve_uri(tracking_uri)
+        database = sqlite_file(uri)
+        if database is not None and not database.is_file():
+            return [Check("tracking store", "ok", "made by the first grid")]
+        tracker = Tracker(uri, "quickstart", STATE_DIR / "artifacts")
+        tracker.connect(create=False)
+        return [Check("tracking store", "ok", f"answers, {len(tracker.attempts())} runs in experiment quickstart")]
+    except AblateError as error:
+        return [Check("tracking store", "fail", str(error), "start the server, or name another with --tracking-uri")]

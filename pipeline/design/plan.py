@@ -1,0 +1,254 @@
+"""Study -> validated, blocked, seeded-shuffled run specifications.
+
+A block is one replicate: every cell of the design once, with one seed. All cells of a block are shuffled inside
+it, over models and data sets too, so that drift of the machine is spread over the cells instead of being
+mistaken for an effect. Cells of one (model, data set) in a block share the seed, hence initial weights and data
+order: contrasts between techniques are paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.design import catalog, techniques
+from pipeline.design import requirements as requires
+from pipeline.design.spec import Device, Recipe, RunSpec
+from pipeline.design.study import MAX_CELLS, Study
+from pipeline.errors import InputError, not_allowed
+
+Setting = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A cell with its place in the design: `block` (0-based) and `position` (0-based run order).
+
+    `kind` is `run` for the design's cells and `sentinel` for the baselines repeated at a block's ends. `tainted`
+    says why its measurement is to be doubted (see `gates`); empty when nothing is known against it. `title` is the
+    run's name where the specification's own would not tell it apart, `tags` are further tags of its row.
+    """
+
+    spec: RunSpec
+    block: int
+    position: int
+    kind: str = "run"
+    tainted: str = ""
+    title: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What people see and what its row is called."""
+        return self.title or self.spec.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of one grid call, in run order.
+
+    Attributes:
+        study: the study as it will be run (flags applied).
+        device: where it runs.
+        runs: every run, in order.
+        alias: for a fractional design, its defining words and aliases in words; empty for a full factorial.
+    """
+
+    study: Study
+    device: Device
+    runs: tuple[PlannedRun, ...]
+    alias: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> tuple[PlannedRun, ...]:
+        """The design's runs, without sentinels."""
+        return tuple(run for run in self.runs if run.kind == "run")
+
+
+def levels_of(study: Study, device: Device) -> dict[str, tuple[str, ...]]:
+    """Technique -> the levels that are on in this study: given ones, else the table's default.
+
+    Raises:
+        InputError: a technique cannot run on the device.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name, given in study.techniques.items():
+        technique = techniques.get(name)
+        if device not in technique.devices:
+            reason = next(need.why for need in technique.requires if device not in need.devices)
+            raise not_allowed("technique", name, f"techniques that run on {device} ({reason})")
+        if len(set(given)) != len(given):
+            raise not_allowed(f"technique {name}", ",".join(given), "levels without duplicates")
+        found[name] = given or (technique.default[device],)
+    return found
+
+
+def settings_of(study: Study, device: Device) -> tuple[list[Setting], tuple[str, ...]]:
+    """All on/off combinations, baseline first, each as the tuple of techniques that are on.
+
+    Returns:
+        The settings, and the alias structure in words when the design is fractional.
+    """
+    levels = levels_of(study, device)
+    if study.design == "fractional":
+        return _fraction(levels, device)
+    count = 1
+    for values in levels.values():
+        count *= len(values) + 1
+    if count > MAX_CELLS:
+        raise InputError(f"techniques: {count} combinations are not allowed; allowed: at most {MAX_CELLS}")
+    axes = [("", *(_tag(name, value, len(values), device) for value in values)) for name, values in levels.items()]
+    combinations = (tuple(tag for tag in combination if tag) for combination in itertools.product(*axes))
+    return sorted(combinations, key=len), ()
+
+
+def _fraction(levels: Mapping[str, tuple[str, ...]], device: Device) -> tuple[list[Setting], tuple[str, ...]]:
+    from pipeline.design.factorial import alias_structure, fractional
+
+    for name, values in levels.items():
+        if len(values) > 1:
+            raise not_allowed(f"technique {name}", ",".join(values), "one level in a fractional design")
+    rows = fractional(tuple(levels))
+    tags = {name: _tag(name, values[0], 1, device) for name, values in levels.items()}
+    settings = [tuple(tags[name] for name in levels if row[name]) for row in rows]
+    aliases = alias_structure(rows) if len(rows) < 2 ** len(levels) else ()
+    return sorted(settings, key=len), tuple(found.describe() for found in aliases)
+
+
+def _tag(name: str, value: str, levels: int, device: Device) -> str:
+    """`amp` at its default level, `ga=4` otherwise (also when a technique has several levels)."""
+    default = value in (techniques.get(name).default[device], "on")
+    return name if default and levels == 1 else f"{name}={value}"
+
+
+def apply(recipe: Recipe, setting: Setting, device: Device) -> Recipe:
+    """Applies the techniques of a setting to a baseline recipe (order does not matter: they own disjoint fields).
+
+    Raises:
+        InputError: a level is not allowed on this recipe, or changes nothing.
+    """
+    for tag in setting:
+        name, _, value = tag.partition("=")
+        technique = techniques.get(name)
+        recipe = technique.apply(recipe, value or technique.default[device])
+    return recipe
+
+
+def build(study: Study, device: Device, extra: Mapping[str, Any] | None = None, blocks: range | None = None) -> Plan:
+    """Makes the plan of a study.
+
+    Args:
+        study: what to run; `seeds` is the number of blocks.
+        device: where; decides default levels.
+        extra: recipe fields from `--set`, on top of everything but the techniques.
+        blocks: which blocks (default all); a later block of the same study has the same order in every call.
+
+    Raises:
+        InputError: anything that would make a cell invalid, before any run.
+    """
+    settings, alias = settings_of(study, device)
+    blocks = range(study.seeds) if blocks is None else blocks
+    variants = list(itertools.product(*study.variants.values()))
+    total = len(study.models) * len(study.datasets) * len(settings) * len(variants) * len(blocks)
+    if total > MAX_CELLS:
+        raise InputError(f"study {study.name}: {total} cells are not allowed; allowed: at most {MAX_CELLS}")
+    cells = list(_cells(study, device, settings, extra))
+    _check_unique(study, cells)
+    runs: list[PlannedRun] = []
+    for block in blocks:
+        shuffled = list(cells)
+        random.Random(f"{study.order_seed}/{block}").shuffle(shuffled)
+        seed = study.base_seed + block
+        runs += _block(shuffled, seed, block, len(runs), study.sentinels)
+    return Plan(study, device, tuple(runs), alias)
+
+
+def _cells(study: Study, device: Device, settings: list[Setting], extra: Mapping[str, Any] | None) -> Iterator[RunSpec]:
+    """The design's cells with seed 0; recipes are shared between blocks, which keeps large plans small."""
+    digests = {dataset: _data_digest(dataset) for dataset in study.datasets}
+    crossed = itertools.product(*study.variants.values())
+    variants = [dict(zip(study.variants, values, strict=True)) for values in crossed]
+    for model, dataset, variant in itertools.product(study.models, study.datasets, variants):
+        baseline = _with_weights(study.recipe_for(model, dataset, {**variant, **(extra or {})}))
+        check_recipe(model, baseline)
+        for setting in settings:
+            recipe = apply(baseline, setting, device)
+            requires.check_recipe(recipe, device)
+            yield RunSpec(
+                model=model,
+                dataset=dataset,
+                techniques=setting,
+                device=device,
+                data_digest=digests[dataset],
+                recipe=recipe,
+            )
+
+
+def _block(cells: list[RunSpec], seed: int, block: int, start: int, sentinels: bool) -> list[PlannedRun]:
+    """One block in run order; validated once per study, so copies skip validation."""
+    runs = [(cell.model_copy(update={"seed": seed}), "run") for cell in cells]
+    if sentinels:
+        baselines = [spec for spec, _ in runs if not spec.techniques]
+        first = [(spec.model_copy(update={"repeat": 1}), "sentinel") for spec in baselines]
+        last = [(spec.model_copy(update={"repeat": 2}), "sentinel") for spec in baselines]
+        runs = [*first, *runs, *last]
+    return [PlannedRun(spec, block, start + index, kind) for index, (spec, kind) in enumerate(runs)]
+
+
+def _check_unique(study: Study, cells: list[RunSpec]) -> None:
+    seen: dict[str, RunSpec] = {}
+    for cell in cells:
+        key = f"{cell.model}|{cell.dataset}|{cell.recipe.digest}"
+        if key in seen:
+            raise InputError(
+                f"study {study.name}: cells {seen[key].name} and {cell.name} are not allowed together; "
+                "allowed: cells with different recipes"
+            )
+        seen[key] = cell
+
+
+def check_recipe(model: str, recipe: Recipe) -> None:
+    """Checks fields against each other and against the model's row.
+
+    Raises:
+        InputError: names the field.
+    """
+    row = catalog.model(model)
+    if recipe.patch_size is not None and row.sized is False:
+        raise not_allowed(f"recipe.patch_size of {model}", recipe.patch_size, "null (no vision transformer)")
+    if recipe.patch_size is not None and recipe.image_size % recipe.patch_size:
+        raise not_allowed(
+            f"recipe.patch_size of {model}", recipe.patch_size, f"a divisor of image_size {recipe.image_size}"
+        )
+    if recipe.pretrained and recipe.weights:
+        raise not_allowed("recipe.weights", recipe.weights, "no weights file together with pretrained")
+
+
+def _with_weights(recipe: Recipe) -> Recipe:
+    """Puts the digest of a weights file into the recipe: a path alone does not identify its content."""
+    if recipe.weights is None:
+        return recipe
+    path = Path(recipe.weights)
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise not_allowed("recipe.weights", recipe.weights, f"a readable file ({error.strerror})") from None
+    if recipe.weights_sha256 not in (None, digest):
+        raise not_allowed("recipe.weights_sha256", recipe.weights_sha256, f"that of the file, {digest}")
+    return recipe.model_copy(update={"weights_sha256": digest})
+
+
+def _data_digest(dataset: str) -> str:
+    """Identity of a data set that can change on disk; also where a bad folder is refused, before any run."""
+    if not dataset.startswith(catalog.IMAGEFOLDER):
+        return ""
+    from pipeline.design.imagefolder import scan_folder
+
+    folder = dataset.removeprefix(catalog.IMAGEFOLDER)
+    return scan_folder(Path(folder), f"dataset {dataset}").digest

@@ -1,0 +1,131 @@
+"""Entry of a forked child. Light on purpose: the parent imports it to name the function, and must not get torch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.design.spec import Record
+
+
+def main(
+    payload: str, began: float, gate: Connection, records: Connection, lifeline: Connection, log_path: str
+) -> None:
+    """Runs one job in this process and streams its records.
+
+    Args:
+        payload: the job, as JSON.
+        began: `time.time()` when the parent launched it.
+        gate: training starts when a message comes from here.
+        records: where records go, each as one JSON message.
+        lifeline: never written to; its end-of-file means that the parent is dead.
+        log_path: takes standard output and error.
+    """
+    _enter(lifeline, log_path)
+    from pipeline.design.spec import Job
+    from pipeline.training import worker
+
+    job = Job.model_validate_json(payload)
+    if job.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
+    worker.run(job, sender(records), began, lambda: _pass(gate))
+    _leave(records)
+
+
+def sender(records: Connection) -> Callable[[Record], None]:
+    """What a worker emits its records with: one JSON message each, for `parse_record`."""
+
+    def send(record: Record) -> None:
+        records.send_bytes(record.__pydantic_serializer__.to_json(record))
+
+    return send
+
+
+def check(payloads: list[str], records: Connection, lifeline: Connection, log_path: str) -> None:
+    """Runs the preflight; sends ("note", text) while it works, then ("ok", "") or (exit code, message)."""
+    _enter(lifeline, log_path)
+    from pipeline.design.spec import Job
+    from pipeline.errors import AblateError
+    from pipeline.training import worker
+
+    answer: tuple[Any, str] = ("ok", "")
+    try:
+        jobs = [Job.model_validate_json(payload) for payload in payloads]
+        worker.preflight(jobs, lambda text: records.send(("note", text)))
+    except AblateError as error:
+        answer = (error.exit_code, str(error))
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        answer = (3, f"preflight: {type(error).__name__}: {error}")
+    records.send(answer)
+    _leave(records)
+
+
+def _pass(gate: Connection) -> None:
+    """Waits for the parent's word; without a parent there is no run."""
+    try:
+        gate.recv_bytes()
+    except EOFError:
+        os._exit(1)
+
+
+def _enter(lifeline: Connection, log_path: str) -> None:
+    """Own process group (signals of the terminal are the parent's), log file, stack dumps, watch on the parent."""
+    os.setsid()
+    _leave_server()
+    _die_with_server()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - descriptors, for the whole life
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    faulthandler.enable(file=sys.stderr)
+    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True, name="lifeline").start()
+
+
+def _leave_server() -> None:
+    """Closes this child's end of the pipe that keeps the fork server alive: the server is to end with the parent, and
+    not to wait for a worker that hangs.
+    """
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
+
+
+def _die_with_server() -> None:
+    """Asks the kernel for SIGKILL when the fork server ends (it ends with the parent): a worker that hangs in native
+    code with the interpreter's lock held cannot watch its lifeline.
+    """
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+
+
+def _watch(lifeline: Connection) -> None:
+    """Ends the whole process group, data-loading workers included, as soon as the parent is gone."""
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _leave(records: Connection) -> None:
+    """Skips interpreter shutdown: everything is flushed, and destructors of CUDA and threads only cost time."""
+    records.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

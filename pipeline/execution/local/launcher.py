@@ -1,0 +1,262 @@
+"""Runs in fresh local processes: one per run, one run per GPU, forked from a server that has torch imported."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from pipeline import nvml
+from pipeline.design.spec import Artifact, Device, End, Job, Metrics, Record, RunSpec, parse_record
+from pipeline.errors import AblateError, InputError, OutsideError
+from pipeline.execution.local import child
+from pipeline.execution.local.process import Child, death, dump_and_stop, stop
+from pipeline.training.environment import oom_kills, process_environment
+
+FLOPS = "model/flops_per_image"
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A worker that sets up while the run before it, on the same slot, still ends."""
+
+    slot: str | None
+    started: Child
+    kills: int
+    present: bool
+
+
+class LocalLauncher:
+    """Launches each run in a process of its own.
+
+    Args:
+        device: `cuda` takes a free GPU for every run; `cpu` takes none.
+        gpus: identifiers for CUDA_VISIBLE_DEVICES, one run at a time on each.
+        jobs: runs at once on the CPU.
+        data_dir: where data sets are.
+        work_dir: a folder for each run's log, figures and checkpoint is made here.
+        timeout: seconds after which a run is stopped, or None.
+        checkpoint_every: epochs between checkpoints; 0 for none.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        gpus: list[str],
+        jobs: int,
+        data_dir: Path,
+        work_dir: Path,
+        timeout: float | None = None,
+        checkpoint_every: int = 0,
+    ) -> None:
+        self._device = device
+        self._data_dir = data_dir
+        self._work_dir = work_dir
+        self._timeout = timeout
+        self._checkpoint_every = checkpoint_every
+        self._slots: queue.Queue[str | None] = queue.Queue()
+        places: list[str | None] = [*gpus] if device == "cuda" else [None] * jobs
+        for place in places:
+            self._slots.put(place)
+        self.jobs = len(places)
+        self._cancelled = False
+        self._running: set[int] = set()
+        self._lock = threading.Lock()
+        self._slot_of: dict[str, str | None] = {}
+        self._ahead: dict[str, _Ahead] = {}
+        self._flops: dict[tuple[Any, ...], float] = {}
+        os.environ.update({**process_environment(), **_kept("CUBLAS_WORKSPACE_CONFIG")})
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["pipeline.execution.local.preload"])
+
+    def warm(self) -> None:
+        """Starts the fork server; its imports go on while the parent does something else."""
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+    def work_dir(self, spec: RunSpec) -> Path:
+        """The run's own folder."""
+        return self._work_dir / spec.digest
+
+    def job(self, spec: RunSpec, gpu: str | None = None) -> Job:
+        """The job of a run on this host."""
+        return Job(
+            spec=spec,
+            data_dir=str(self._data_dir.resolve()),
+            work_dir=str(self.work_dir(spec).resolve()),
+            gpu=gpu,
+            checkpoint_every=self._checkpoint_every,
+            flops_per_image=self._flops.get(_shape(spec)),
+        )
+
+    def preflight(self, specs: list[RunSpec], note: Any = None) -> None:
+        """Checks device, data, models and weights in a child, before any run.
+
+        Raises:
+            InputError, OutsideError: as the child found.
+        """
+        log = self._work_dir / "preflight.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        payloads = [self.job(spec).model_dump_json() for spec in specs]
+        with self._closing(Child(self._context, child.check, (payloads,), log)) as started:
+            try:
+                while True:
+                    code, text = started.records.recv()
+                    if code == "note":
+                        if note is not None:
+                            note(text)
+                    elif code == "ok":
+                        return
+                    else:
+                        raise {2: InputError, 3: OutsideError}.get(code, AblateError)(text)
+            except EOFError:
+                started.wait()
+                raise OutsideError(f"preflight ended with {death(started.process.exitcode)}; see {log}") from None
+
+    def launch(self, spec: RunSpec) -> Iterator[Record]:
+        """Runs `spec`; yields its records, the last one an `End` whatever happens to the process.
+
+        A GPU that disappears under a run takes its place with it: `jobs` goes down by one, and the run is
+        `interrupted`, since nothing is known against it.
+        """
+        ahead = self._ahead.pop(spec.digest, None)
+        slot = ahead.slot if ahead else self._slots.get()
+        present = ahead.present if ahead else _present(slot)
+        with self._lock:
+            self._slot_of[spec.digest] = slot
+        try:
+            for record in self._launch(ahead or self._start(self.job(spec, slot)), self.job(spec, slot)):
+                if isinstance(record, End) and record.outcome == "failed" and present and not _present(slot):
+                    text = f"GPU {slot} disappeared: {record.error}"
+                    record = record.model_copy(update={"outcome": "interrupted", "error": text})
+                    self._lose(spec)
+                    present = False
+                yield record
+        finally:
+            with self._lock:
+                if spec.digest in self._slot_of:
+                    self._slots.put(self._slot_of.pop(spec.digest))
+
+    def _lose(self, spec: RunSpec) -> None:
+        """Gives the run's place up, unless the next run has taken it over and will find that itself."""
+        with self._lock:
+            if spec.digest in self._slot_of:
+                del self._slot_of[spec.digest]
+                self.jobs -= 1
+
+    def prepare(self, spec: RunSpec, after: RunSpec) -> None:
+        """Starts the worker of the run that will follow `after` on its slot; it sets up, and waits before training.
+
+        To be called between two records of `after`; `launch` is then the one that lets it train.
+        """
+        with self._lock:
+            slot = self._slot_of.pop(after.digest)
+        try:
+            self._ahead[spec.digest] = self._start(self.job(spec, slot))
+        except BaseException:
+            with self._lock:
+                self._slot_of[after.digest] = slot
+            raise
+
+    def cancel(self) -> None:
+        """Stops every run; their last record says `interrupted`."""
+        self._cancelled = True
+
+    def kill(self) -> None:
+        """Kills all workers at once: for a controller that leaves without waiting for them."""
+        for pid in self._running - {0}:  # 0 would be this process's own group
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+    def launch_job(self, job: Job) -> Iterator[Record]:
+        """Runs a job whose slot somebody else keeps (see `launch`)."""
+        return self._launch(self._start(job), job)
+
+    def _start(self, job: Job) -> _Ahead:
+        folder = Path(job.work_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "log.txt"
+        log.unlink(missing_ok=True)
+        kills = oom_kills()
+        started = Child(self._context, child.main, (job.model_dump_json(), time.time()), log, gated=True)
+        self._running.add(started.pid)
+        return _Ahead(job.gpu, started, kills, _present(job.gpu))
+
+    def _launch(self, ahead: _Ahead, job: Job) -> Iterator[Record]:
+        started = ahead.started
+        with self._closing(started):
+            started.open_gate()
+            end = yield from self._follow(started, job.spec)
+            if end is None:
+                started.wait()
+                end = _dead(started, oom_kills() > ahead.kills)
+        if end.outcome != "finished":
+            yield Artifact(time=time.time(), path="log.txt")
+        yield end
+
+    def _follow(self, started: Child, spec: RunSpec) -> Generator[Record, None, End | None]:
+        """Yields records up to the last one, which is the generator's return value; None when it never came."""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            if self._cancelled:
+                stop(started.process)
+                return End(time=time.time(), outcome="interrupted", error="cancelled")
+            if deadline is not None and time.monotonic() > deadline:
+                dump_and_stop(started.process)
+                return End(time=time.time(), outcome="timeout", error=f"no end within {self._timeout:g} s")
+            if not wait([started.records], timeout=0.2):
+                continue
+            try:
+                record = parse_record(started.records.recv_bytes())
+            except (EOFError, OSError):
+                return None
+            if isinstance(record, End):
+                return record
+            if isinstance(record, Metrics) and FLOPS in record.values:
+                self._flops[_shape(spec)] = record.values[FLOPS]
+            yield record
+
+    @contextmanager
+    def _closing(self, started: Child) -> Iterator[Child]:
+        """The child is gone when the block is left, however."""
+        self._running.add(started.pid)
+        try:
+            yield started
+            started.wait()
+        finally:
+            self._running.discard(started.pid)
+            started.close()
+
+
+def _shape(spec: RunSpec) -> tuple[Any, ...]:
+    """What the number of operations per image depends on."""
+    return (spec.model, spec.dataset, spec.data_digest, spec.recipe.image_size, spec.recipe.patch_size)
+
+
+def _present(slot: str | None) -> bool:
+    """Whether NVML still lists a GPU; one that has fallen off the bus is not listed any more."""
+    return slot is not None and set(slot.split(",")) <= {gpu.uuid for gpu in nvml.gpus()}
+
+
+def _kept(name: str) -> dict[str, str]:
+    """A user's own setting wins over the default."""
+    return {name: os.environ[name]} if name in os.environ else {}
+
+
+def _dead(started: Child, by_oom_killer: bool) -> End:
+    """The last record of a worker that died without one."""
+    code = started.process.exitcode
+    if by_oom_killer and code == -signal.SIGKILL:
+        return End(time=time.time(), outcome="oom", error="killed by the kernel's out-of-memory killer")
+    return End(time=time.time(), outcome="failed", error=f"worker ended with {death(code)}")

@@ -1,0 +1,215 @@
+"""The node's side of the Ray launcher: what its tasks do on a machine of the cluster.
+
+A Ray worker process keeps a `LocalLauncher`, hence a warm fork server, from one task to the next: each run still is
+a process of its own, forked from it, and does not pay for imports. Nothing is written that outlives the task: logs,
+figures and checkpoints travel to the controller in the stream.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.design.spec import Artifact, Device, End, Job, Record, RunSpec, Tags
+from pipeline.errors import AblateError
+from pipeline.execution.interference import cpu_reasons, gpu_reasons
+from pipeline.execution.local.launcher import LocalLauncher
+from pipeline.training.environment import host_provenance, source_digest
+
+COMPARED = ("python", "ablate", "source", "torch", "torchvision", "timm", "numpy")
+LOG_BYTES = 4 * 2**20
+CHECKPOINT = "checkpoint.pt"
+_FOLDER = "ablate-ray-"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a node needs for its runs, the same for all runs of a controller.
+
+    Attributes:
+        device: where runs train.
+        data_dir: of data sets; None for the node's default.
+        timeout: seconds after which a run is stopped, or None.
+        checkpoint_every: epochs between checkpoints; 0 for none.
+        environment: variables to set; None removes one.
+    """
+
+    device: Device
+    data_dir: str | None
+    timeout: float | None
+    checkpoint_every: int
+    environment: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a run's folder, as it travels: relative path and content."""
+
+    path: str
+    content: bytes
+
+
+Item = str | File  # a record as JSON, or a file that a record will name
+
+
+def facts(device: Device) -> dict[str, str]:
+    """Versions and hardware of this machine: those of `COMPARED`, `hostname`, `model` (GPU's or CPU's name)."""
+    from pipeline import nvml
+
+    _unhide_gpus()
+    provenance = {name.removeprefix("env."): value for name, value in host_provenance().items()}
+    gpus = sorted({gpu.name for gpu in nvml.gpus()}) if device == "cuda" else []
+    found = {name: provenance.get(name, "none") for name in COMPARED} | {"source": source_digest()}
+    return {**found, "hostname": provenance["hostname"], "model": "+".join(gpus) or provenance["cpu"]}
+
+
+def check(request: Request, specs: list[str]) -> tuple[int, str]:
+    """Prepares data and checks models and weights on this node; returns (exit code, message), (0, "") if all is well.
+
+    Args:
+        request: what the runs need.
+        specs: run specifications, as JSON.
+    """
+    launcher = _launcher(request)
+    launcher.warm()
+    try:
+        launcher.preflight([RunSpec.model_validate_json(spec) for spec in specs])
+    except AblateError as error:
+        return error.exit_code, str(error)
+    return 0, ""
+
+
+def run_cell(request: Request, spec_json: str, node: str, moved: str, watch: bool, checkpoint: Any) -> Iterator[Item]:
+    """Runs one cell in a fresh process; the last item is its `End`.
+
+    Args:
+        request: what all runs need.
+        spec_json: the run.
+        node: Ray's name of this node, for provenance.
+        moved: why the block is on more than one node, if it is.
+        watch: look whether others use the CPU first (nothing else of ours runs here).
+        checkpoint: content of the checkpoint to go on from, or None.
+    """
+    spec = RunSpec.model_validate_json(spec_json)
+    launcher = _launcher(request)
+    folder = launcher.work_dir(spec)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        if checkpoint is not None:
+            (folder / CHECKPOINT).write_bytes(checkpoint)
+        gpu = _assigned_gpus() if request.device == "cuda" else None
+        yield _provenance(node, moved, [*(cpu_reasons() if watch else []), *gpu_reasons(_uuids(gpu))])
+        yield from _stream(launcher, launcher.job(spec, gpu), folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _provenance(node: str, moved: str, doubts: list[str]) -> str:
+    tags = {**host_provenance(), "env.ray_node": node, "env.nice": str(os.getpriority(os.PRIO_PROCESS, 0))}
+    if moved:
+        tags["ablate.moved"] = moved
+    if moved or doubts:
+        tags["ablate.tainted"] = "; ".join([*([moved] if moved else []), *doubts])
+    return Tags(time=time.time(), values=tags).model_dump_json()
+
+
+def _stream(launcher: LocalLauncher, job: Job, folder: Path) -> Iterator[Item]:
+    """The run's records; a file goes before the record that names it, a new checkpoint as soon as it is there."""
+    saved = _age(folder / CHECKPOINT)
+    for record in launcher.launch_job(job):
+        age = _age(folder / CHECKPOINT)
+        if age not in (saved, None):
+            saved = age
+            yield File(CHECKPOINT, (folder / CHECKPOINT).read_bytes())
+        if isinstance(record, Artifact):
+            yield from _file(folder, record.path)
+        elif isinstance(record, End) and record.outcome == "finished":
+            yield from _file(folder, "log.txt")
+        yield record.model_dump_json()
+
+
+def _file(folder: Path, path: str) -> Iterator[File]:
+    try:
+        with (folder / path).open("rb") as stream:
+            if path == "log.txt":  # of an endless log the end tells most
+                stream.seek(max(0, (folder / path).stat().st_size - LOG_BYTES))
+            yield File(path, stream.read())
+    except FileNotFoundError:
+        return
+
+
+def _age(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _assigned_gpus() -> str:
+    """The GPUs that Ray has given to this task, as CUDA_VISIBLE_DEVICES takes them."""
+    import ray
+
+    return ",".join(str(gpu) for gpu in ray.get_gpu_ids())
+
+
+def _uuids(gpu: str | None) -> list[str]:
+    """NVML's identifiers of the assigned GPUs (Ray names them by index, or by UUID where it was started so)."""
+    from pipeline import nvml
+
+    wanted = set((gpu or "").split(","))
+    return [found.uuid for found in nvml.gpus() if found.uuid in wanted or str(found.index) in wanted]
+
+
+def _unhide_gpus() -> None:
+    """Ray hides all GPUs from a task that has none; versions and models are checked in such tasks."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@lru_cache(maxsize=1)
+def _launcher(request: Request) -> LocalLauncher:
+    """The launcher of this Ray worker process, kept from task to task with its fork server."""
+    from pipeline.design.imagefolder import default_data_dir
+
+    _unhide_gpus()
+    with suppress(OSError):  # Ray starts its workers at nice 15 (RAY_worker_niceness), and the run would inherit it
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    for name, value in request.environment:
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+    return LocalLauncher(
+        request.device,
+        gpus=[],
+        jobs=1,
+        data_dir=Path(request.data_dir) if request.data_dir else default_data_dir(),
+        work_dir=folder,
+        timeout=request.timeout,
+        checkpoint_every=request.checkpoint_every,
+    )
+
+
+def _sweep() -> None:
+    """Removes the folders of Ray workers that are gone: Ray ends its workers without a chance to clean up."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        pid = folder.name.removeprefix(_FOLDER).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def parse(item: Item) -> Record | File:
+    """An item of the stream as the controller needs it."""
+    from pipeline.design.spec import parse_record
+
+    return item if isinstance(item, File) else parse_record(item)

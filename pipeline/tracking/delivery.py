@@ -1,0 +1,210 @@
+"""Background delivery: follows the journal and applies it to the tracking store, away from training.
+
+Memory is bounded because the journal itself is the queue. While the store is away the journal grows and nothing
+else happens; delivery goes on where it stopped, in this process or later with `ablate sync`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.tracking import journal
+from pipeline.tracking.journal import Entry
+from pipeline.training.environment import scrubbed
+
+BATCH = 500
+HEARTBEAT_SECONDS = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+
+
+class Store(Protocol):
+    """What delivery needs of a tracker."""
+
+    def apply(self, entries: list[Entry]) -> None:
+        """Applies entries; raises when the store is away."""
+        ...
+
+
+def delivered_path(path: Path) -> Path:
+    """Where the delivered offset of a journal is kept."""
+    return path.with_suffix(".delivered")
+
+
+def delivered_offset(path: Path) -> int:
+    """Offset up to which a journal is in the store; 0 when unknown (entries may be applied again safely)."""
+    try:
+        return int(json.loads(delivered_path(path).read_text())["offset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def save_offset(path: Path, offset: int) -> None:
+    """Remembers the offset; losing it only costs a replay."""
+    target = delivered_path(path)
+    temporary = target.with_suffix(".delivered.tmp")
+    with contextlib.suppress(OSError):
+        temporary.write_text(json.dumps({"offset": offset}))
+        temporary.replace(target)
+
+
+class Delivery:
+    """The background thread of one journal.
+
+    Args:
+        path: the journal.
+        store: where entries go.
+        heartbeat: called about every ten seconds while the store answers.
+    """
+
+    def __init__(self, path: Path, store: Store, heartbeat: Callable[[], None] | None = None) -> None:
+        self._path = path
+        self._store = store
+        self._heartbeat = heartbeat
+        self._offset = delivered_offset(path)
+        self._target = 0
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._next_beat = 0.0
+        self.error: str | None = None
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def notify(self, end: int) -> None:
+        """Tells that the journal has grown to `end`."""
+        with self._changed:
+            self._target = max(self._target, end)
+            self._changed.notify_all()
+
+    def wait(self, offset: int, timeout: float) -> bool:
+        """Waits until everything before `offset` is in the store; at once False while the store is away."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self._offset < offset:
+                left = deadline - time.monotonic()
+                if left <= 0 or (self.error is not None and timeout < LONGEST_PAUSE * 2):
+                    return False
+                self._changed.wait(min(left, 0.5))
+        return True
+
+    def stop(self, timeout: float) -> bool:
+        """Delivers what is left, for at most `timeout` seconds, and ends the thread.
+
+        Returns:
+            Whether everything is in the store.
+        """
+        complete = self.wait(self._target, timeout)
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(1.0)
+        save_offset(self._path, self._offset)
+        return complete
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            with self._changed:
+                while self._offset >= self._target and not self._stopping and time.monotonic() < self._next_beat:
+                    self._changed.wait(max(self._next_beat - time.monotonic(), 0.01))
+                if self._stopping:
+                    return
+            try:
+                self._deliver()
+                self._beat()
+            except Exception as error:  # the store is away: MLflow, drivers and sockets each have their own errors
+                self.error = scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+                with self._changed:
+                    self._changed.notify_all()
+                    if not self._stopping:
+                        self._changed.wait(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                self.error = None
+                pause = FIRST_PAUSE
+
+    def _deliver(self) -> None:
+        entries: list[Entry] = []
+        end = self._offset
+        target = self._target
+        for entry, offset in journal.read(self._path, self._offset):
+            if offset > target:
+                break  # still being written: a group that the disk refuses half-way is taken back
+            entries.append(entry)
+            end = offset
+            if len(entries) >= BATCH:
+                break
+        if entries:
+            self._store.apply(entries)
+            with self._changed:
+                self._offset = end
+                self._changed.notify_all()
+            save_offset(self._path, end)
+        elif self._offset < target:
+            with self._changed:
+                self._offset = target  # damaged on the disk: nothing more can come from it
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + HEARTBEAT_SECONDS
+            if self._heartbeat is not None and self._offset >= self._target:
+                # only with everything delivered: a fresh heartbeat tells others that they see all claims
+                self._heartbeat()
+
+
+def replay(path: Path, store: Store) -> int:
+    """Applies everything of a dead controller's journal that is not delivered yet (`ablate sync`).
+
+    Rows that it had left open are closed as interrupted, where nobody has done so yet.
+
+    Returns:
+        How many entries were applied; 0 when the journal's writer lives or another process replays it.
+
+    Raises:
+        Exception: as the store does when it is away; what was applied before is remembered.
+    """
+    with journal.abandoned(path) as free:
+        if not free or delivered_offset(path) >= journal.valid_end(path):
+            return 0
+        count = 0
+        start = delivered_offset(path)
+        rows: dict[str, bool] = {}
+        entries: list[Entry] = []
+        for entry, end in journal.read(path):
+            _note(entry, rows)
+            if end <= start:
+                continue
+            entries.append(entry)
+            if len(entries) >= BATCH:
+                store.apply(entries)
+                save_offset(path, end)
+                count += len(entries)
+                entries = []
+        store.apply([*entries, *_orphans(rows)])
+        save_offset(path, journal.valid_end(path))
+        return count + len(entries)
+
+
+def _note(entry: Entry, rows: dict[str, bool]) -> None:
+    """Keeps track of a journal's open rows, as key -> whether it is a parent."""
+    key = str(entry.get("key", ""))
+    if entry.get("kind") == "open":
+        rows[key] = not entry.get("parent")
+    elif entry.get("kind") in ("close", "withdraw"):
+        rows.pop(key, None)
+
+
+def _orphans(rows: dict[str, bool]) -> list[Entry]:
+    tags = {"ablate.outcome": "interrupted", "ablate.error": "its controller died"}
+    close = {"kind": "close", "time": int(time.time() * 1000), "status": "KILLED", "tags": tags, "orphan": True}
+    return [{**close, "key": key} for key in sorted(rows, key=lambda key: rows[key])]

@@ -1,0 +1,133 @@
+"""Studies as data frames, read from the tracking store by nothing but the names of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.errors import InputError
+from pipeline.tracking import mlflow_sqlite as tables
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.uri import resolve_uri, sqlite_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.analysis.frame import StudyData
+
+CURVES = ("val/accuracy", "train/loss")
+MAX_CURVE_RUNS = 400
+
+
+class Source(Protocol):
+    """Where runs are read: MLflow's client (`Tracker`) or the tables of a local store (`tables.Store`)."""
+
+    def frame(self) -> pd.DataFrame:
+        """The experiment's runs."""
+        ...
+
+    def history(self, run_ids: Iterable[str], keys: Sequence[str]) -> pd.DataFrame:
+        """Per-epoch points of some runs."""
+        ...
+
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """Tags of a run."""
+        ...
+
+
+def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, str]:
+    """Reads a study: the children of its youngest grid, or all runs where no parent is tagged.
+
+    Args:
+        name: of the study's experiment.
+        tracking_uri: the flag's value.
+        state_dir: `mlruns`.
+        curves: whether per-epoch metrics are wanted too.
+
+    Returns:
+        The `StudyData`, and the parent's run id (empty when there is none).
+
+    Raises:
+        InputError: no such study, or it has no runs.
+        OutsideError: the store cannot be reached.
+    """
+    uri = resolve_uri(tracking_uri)
+    return read(tables.open_store(sqlite_file(uri), name) or client_of(uri, name, state_dir), name, curves=curves)
+
+
+def client_of(uri: str, name: str, state_dir: Path) -> Tracker:
+    """A study's store through MLflow's client, connected.
+
+    Raises:
+        InputError: there is no such store.
+        OutsideError: it cannot be reached.
+    """
+    tracker = Tracker(uri, name, state_dir / "artifacts")
+    tracker.connect(create=False)
+    return tracker
+
+
+def read(source: Source, name: str, *, curves: bool) -> tuple[StudyData, str]:
+    """As `load`, from a source."""
+    from pipeline.analysis.frame import StudyData
+
+    runs = source.frame()
+    if runs.empty:
+        raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
+    runs, parent = _children(runs)
+    if runs.empty:
+        raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
+    techniques = _techniques(source, parent)
+    wanted = runs["run_id"].tolist() if curves and len(runs) <= MAX_CURVE_RUNS else []
+    measured = [key for key in CURVES if f"metrics.{key}" in runs]  # the report draws the first that there is
+    return StudyData(name, runs, source.history(wanted, measured[:1]), techniques), parent
+
+
+def _children(runs: Any) -> tuple[Any, str]:
+    kind = runs.get("tags.ablate.kind")
+    if kind is None:
+        return runs, ""
+    rows = runs[kind.isin(("run", "sentinel"))]
+    parent_of = rows.get("tags.mlflow.parentRunId")
+    if parent_of is not None:  # trials of a tuning are measured otherwise than cells
+        rows = rows[~parent_of.isin(set(runs[kind == "tune"]["run_id"]))]
+        parent_of = rows["tags.mlflow.parentRunId"]
+    parents = runs[kind == "grid"]
+    command = parents.get("tags.ablate.command")
+    if command is not None and (command == "grid").any():
+        parents = parents[command == "grid"]
+    if parents.empty or parent_of is None:
+        return rows, ""
+    parents = parents[parents["run_id"].isin(set(parent_of))]
+    if parents.empty:
+        return rows.iloc[0:0], ""
+    youngest = str(parents.sort_values("start_time")["run_id"].iloc[-1])
+    chosen = rows[parent_of == youngest]
+    # a run that is still going has no numbers yet
+    return chosen[chosen["status"] != "RUNNING"].reset_index(drop=True), youngest
+
+
+def _techniques(source: Source, parent: str) -> tuple[str, ...]:
+    if not parent:
+        return ()
+    tags = source.tags_of(parent)
+    return tuple(name for name in tags.get("ablate.techniques", "").split(",") if name)
+
+
+def undecided(tracker: Tracker, study: str, techniques: tuple[str, ...], precision: float) -> list[str]:
+    """Main effects on the training time whose interval is still wider than `precision`, in words, widest first.
+
+    Args:
+        tracker: the store.
+        study: its name.
+        techniques: the study's techniques.
+        precision: largest width of an interval, as a fraction.
+    """
+    from pipeline.analysis.effects import estimate
+    from pipeline.analysis.frame import StudyData
+    from pipeline.analysis.trust import undecided as wide
+
+    runs, _ = _children(tracker.frame())
+    found = wide(estimate(StudyData(study, runs, techniques=techniques)), precision)
+    return [f"{effect.term} on {effect.model}/{effect.dataset} ({effect.width:.1%} wide)" for effect in found]

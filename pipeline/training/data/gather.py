@@ -1,0 +1,308 @@
+"""Input pipelines over arrays in memory: `gather` with and without a copy, `device`, and evaluation.
+
+Batches travel as uint8, a quarter of float32; augmentation, resize and normalisation run on the device. See
+docs/input.md for what the copy's fields change.
+"""
+
+from __future__ import annotations
+
+import mmap
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.design.spec import Recipe
+from pipeline.training.data.batch import HostBatch, check_sizes
+from pipeline.training.data.prefetch import Ahead
+from pipeline.training.data.split import Indices, Labels, epoch_order
+from pipeline.training.data.transforms import BatchTransform, Draws
+
+Images = npt.NDArray[np.uint8]
+# buffers in flight: one that the consumer holds, one that it takes, two that are filled ahead
+RING = 4
+# floats of the batches that are prepared in one pass on a CPU: they stay in the cache until training has read them
+TOGETHER_BYTES = 4 << 20
+
+
+@dataclass(eq=False, repr=False)
+class _Prepared:
+    """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`.
+
+    Attributes:
+        images: of the data set, uint8 (N, height, width, 3); may be a memory map.
+        labels: int64 (N,).
+        rows: those that are trained on, int64 (num_samples,).
+        recipe: of the run.
+        dataset: its name, for the normalisation.
+        seed: of order and augmentation.
+        device: that trains.
+    """
+
+    images: Images
+    labels: Labels
+    rows: Indices
+    recipe: Recipe
+    dataset: str
+    seed: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.num_samples = len(self.rows)
+        self._transform = BatchTransform(self.recipe, self.dataset, self.device, augment=True)
+        self._draws: Draws | None = None
+        self._cursor = -1
+        _read_ahead(self.images)
+        # plain views: numpy's memmap subclass costs microseconds in every call
+        self._images: Images = np.asarray(self.images)
+        self._labels: Labels = np.asarray(self.labels)[self.rows]
+
+    def _begin(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None) -> torch.Tensor:
+        """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,) or those of
+        `positions` alone.
+        """
+        check_sizes(sizes, self.num_samples)
+        self._draws = self._transform.draw(self.num_samples, self.seed, epoch)
+        self._cursor = 0
+        order = epoch_order(self.num_samples, self.seed, epoch)
+        if positions is None:
+            return order
+        self._draws = None if self._draws is None else self._draws.at(positions)
+        return order[positions]
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """See `TrainInput.prepare`. Batches come in order: the n-th call in an epoch is its n-th batch.
+
+        Raises:
+            RuntimeError: no epoch has been started, or it is over.
+        """
+        return self._transform(images, self._draws, self._place(len(images)))
+
+    def _place(self, count: int) -> int:
+        """The place of the next batch, of `count` samples, in the epoch."""
+        if self._cursor < 0 or self._cursor + count > self.num_samples:
+            raise RuntimeError("prepare() takes each batch of an epoch once, in order")
+        start, self._cursor = self._cursor, self._cursor + count
+        return start
+
+
+class HostTrain(_Prepared):
+    """`gather` where the host trains: no copy, so no ring and no thread (it would take its time from training).
+
+    Between two steps of a model the caches hold nothing of the input pipeline, which makes its many small calls
+    several times dearer than in a loop of their own. So some batches are gathered, augmented and normalised in one
+    pass, and each is a slice of it.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._together = TOGETHER_BYTES // (4 * 3 * self.recipe.image_size**2)
+
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
+        """See `TrainInput.epoch`; the batches are ready for the model already."""
+        order = self._begin(epoch, sizes, positions).numpy()
+        return self._batches(order, sizes, self._draws)
+
+    def _batches(self, order: Indices, sizes: Sequence[int], draws: Draws | None) -> Iterator[HostBatch]:
+        rows, labels = self.rows[order], torch.from_numpy(self._labels[order])
+        start = 0
+        for group in grouped(sizes, self._together):
+            stop = start + sum(group)
+            images = torch.from_numpy(np.take(self._images, rows[start:stop], axis=0))
+            prepared = self._transform(images, draws, start)
+            yield from map(HostBatch, torch.split(prepared, group), torch.split(labels[start:stop], group))
+            start = stop
+
+    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `TrainInput.to_device`: nothing to do."""
+        return batch.images, batch.labels
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """See `TrainInput.prepare`: nothing to do, but out of order it is an error here too."""
+        self._place(len(images))
+        return images
+
+    def close(self) -> None:
+        """See `TrainInput.close`: nothing is held."""
+
+
+def grouped(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Splits batch sizes, in order, into groups of at most `most` samples; a larger batch is a group of its own."""
+    group: list[int] = []
+    total = 0
+    for size in sizes:
+        if group and total + size > most:
+            yield group
+            group, total = [], 0
+        group.append(size)
+        total += size
+    if group:
+        yield group
+
+
+class GatherTrain(_Prepared):
+    """`gather` for a device of its own memory: rows of a memory-mapped array, gathered into a ring of host buffers.
+
+    A thread gathers ahead, and copies run on a stream of their own, so that they overlap with training; the training
+    stream waits for the copy's event, never the host for the training stream. A buffer is refilled only when its
+    copy has ended. (On a CPU, which only tests ask for, the batch is the buffer: nothing is copied.)
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # page-locked memory needs a device to copy to: Tensor.pin_memory raises elsewhere
+        self._pin = self.recipe.pin_memory and self.device.type == "cuda"
+        self._ring: list[torch.Tensor] = []
+        self._views: list[Images] = []
+        self._copied: list[torch.cuda.Event | None] = []
+        self._stream: torch.cuda.Stream | None = None
+        # weak: an epoch that nobody refers to any more ends its thread at once
+        self._running: Callable[[], Generator[HostBatch] | None] = _nothing
+
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
+        """See `TrainInput.epoch`. Ends an earlier epoch that was left half-way."""
+        self._end_epoch()
+        order = self._begin(epoch, sizes, positions).numpy()
+        self._reserve(max(sizes, default=0))
+        batches = self._batches(order, sizes)
+        self._running = weakref.ref(batches)
+        return batches
+
+    def _batches(self, order: Indices, sizes: Sequence[int]) -> Generator[HostBatch]:
+        rows, labels = self.rows[order], torch.from_numpy(self._labels[order])
+        if self._pin:
+            labels = labels.pin_memory()
+        stops = np.cumsum(sizes, dtype=np.int64).tolist()
+
+        def fill(number: int) -> None:
+            slot, size, stop = number % RING, sizes[number], stops[number]
+            copied = self._copied[slot]
+            if copied is not None:
+                copied.synchronize()
+            # mode="clip" skips the bounce buffer that "raise" needs with `out`; the rows are in range
+            np.take(self._images, rows[stop - size : stop], axis=0, out=self._views[slot][:size], mode="clip")
+
+        def batch(number: int) -> HostBatch:
+            slot, size, stop = number % RING, sizes[number], stops[number]
+            return HostBatch(self._ring[slot][:size], labels[stop - size : stop], slot)
+
+        with Ahead(fill, len(sizes), RING) as ahead:
+            for number in range(len(sizes)):
+                ahead.wait()
+                yield batch(number)
+
+    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `TrainInput.to_device`."""
+        if self.device.type != "cuda":
+            return batch.images, batch.labels
+        training = torch.cuda.current_stream(self.device)
+        if self._stream is None:
+            self._stream = cast(Any, torch.cuda.Stream)(self.device)
+        with torch.cuda.stream(self._stream):
+            images = batch.images.to(self.device, non_blocking=self.recipe.non_blocking)
+            labels = batch.labels.to(self.device, non_blocking=self.recipe.non_blocking)
+        copied = self._copied[batch.slot] = self._stream.record_event(self._copied[batch.slot])
+        training.wait_event(copied)
+        # the memory is the copying stream's: it may be given to a later copy only when training has used it
+        images.record_stream(training)
+        labels.record_stream(training)
+        return images, labels
+
+    def close(self) -> None:
+        """See `TrainInput.close`."""
+        self._end_epoch()
+        for event in self._copied:
+            if event is not None:
+                event.synchronize()
+        self._ring, self._views, self._copied = [], [], []
+
+    def _end_epoch(self) -> None:
+        running = self._running()
+        self._running = _nothing
+        if running is not None:
+            running.close()
+
+    def _reserve(self, size: int) -> None:
+        if self._ring and len(self._ring[0]) >= size:
+            return
+        self.close()
+        shape = (size, *self._images.shape[1:])
+        self._ring = [torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin) for _ in range(RING)]
+        self._views = [buffer.numpy() for buffer in self._ring]
+        self._copied = [None] * RING
+
+
+class DeviceTrain(_Prepared):
+    """`device`: the training images lie on the device as uint8; batches are indexed there, without a copy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._there = torch.from_numpy(np.take(self._images, self.rows, axis=0)).to(self.device)
+        self._labels_there = torch.from_numpy(self._labels).to(self.device)
+
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
+        """See `TrainInput.epoch`; the batches are on the device already."""
+        return self._batches(self._begin(epoch, sizes, positions).to(self.device), sizes)
+
+    def _batches(self, order: torch.Tensor, sizes: Sequence[int]) -> Iterator[HostBatch]:
+        start = 0
+        for size in sizes:
+            rows = order[start : start + size]
+            yield HostBatch(self._there.index_select(0, rows), self._labels_there.index_select(0, rows))
+            start += size
+
+    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `TrainInput.to_device`: nothing to do."""
+        return batch.images, batch.labels
+
+    def close(self) -> None:
+        """See `TrainInput.close`."""
+        self._there = self._labels_there = torch.empty(0)
+
+
+class StoreEval:
+    """Evaluation over arrays, the same whatever the recipe's pipeline and pinning: one copy per batch."""
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        rows: Indices,
+        recipe: Recipe,
+        dataset: str,
+        device: torch.device,
+    ) -> None:
+        self.num_samples = len(rows)
+        self.labels: Labels = np.asarray(labels)[rows]
+        self._images, self._rows = np.asarray(images), rows
+        self._batch = recipe.eval_batch_size
+        self._device = device
+        self._transform = BatchTransform(recipe, dataset, device, augment=False)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """See `EvalInput`."""
+        labels = torch.from_numpy(self.labels)
+        for start in range(0, self.num_samples, self._batch):
+            stop = start + self._batch
+            images = torch.from_numpy(np.take(self._images, self._rows[start:stop], axis=0))
+            yield self._transform(images.to(self._device)), labels[start:stop].to(self._device)
+
+    def close(self) -> None:
+        """See `EvalInput.close`."""
+
+
+def _nothing() -> None:
+    """What a weak reference returns when its object is gone."""
+
+
+def _read_ahead(images: Images) -> None:
+    """Asks the kernel to read a memory map ahead, so that the first epoch does not fault page by page."""
+    base = getattr(images, "_mmap", None)
+    if isinstance(base, mmap.mmap):
+        with suppress(OSError):
+            base.madvise(mmap.MADV_WILLNEED)

@@ -1,0 +1,167 @@
+"""From a run's specification and a prepared data set to batches on the device.
+
+Three input pipelines, one order of samples, one normalisation:
+
+* `loader`: DataLoader workers with torchvision's transforms, one sample at a time, float32 batches;
+* `gather`: one vectorised gather of uint8 rows per batch into a reused host buffer, the rest on the device; where
+  the host trains, both for several batches in one pass;
+* `device`: the training set lies on the device, batches are indexed there.
+
+Evaluation is the same for all three wherever the data set has a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.design.spec import Recipe, RunSpec
+from pipeline.errors import InputError
+from pipeline.training.data import split
+from pipeline.training.data.batch import HostBatch
+from pipeline.training.data.gather import DeviceTrain, GatherTrain, HostTrain, StoreEval
+from pipeline.training.data.loader import LoaderEval, LoaderTrain, Samples
+from pipeline.training.data.store import FolderSource, Store
+
+# Where a thread gathers ahead. On a CPU the batch is needed by the same cores that would gather it.
+AHEAD_ON = frozenset(("cuda",))
+# test images are chosen alike in every run, so that accuracies of all seeds are of the same images
+_TEST_SEED = 0
+
+
+class TrainInput(Protocol):
+    """Training batches. Per batch: take it from `epoch`, `to_device`, `prepare`, in this order, once each.
+
+    Attributes:
+        num_samples: training images of an epoch.
+    """
+
+    num_samples: int
+
+    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
+        """Starts an epoch and yields micro-batches of exactly these sizes, in `split.epoch_order`.
+
+        A batch of `gather` may lie in a reused buffer: it is valid until two more have been asked for.
+
+        Args:
+            epoch: its number; with the seed it decides order and augmentation.
+            sizes: samples of each micro-batch; together at most `num_samples`.
+            positions: the samples' places in the epoch's order, int64 (sum of sizes,); None for 0, 1, 2, ..
+
+        Raises:
+            ValueError: the sizes are more than there is.
+        """
+
+    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies a batch to the device, and nothing else; obeys `non_blocking`.
+
+        Returns:
+            (images for `prepare`, labels int64 (B,)).
+        """
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Does all that is left, on the device: augment, resize, normalise, memory format.
+
+        Returns:
+            float32 (B, 3, image_size, image_size).
+        """
+
+    def close(self) -> None:
+        """Stops workers and frees buffers."""
+
+
+class EvalInput(Protocol):
+    """Batches to evaluate on; can be iterated over any number of times.
+
+    Attributes:
+        num_samples: images.
+        labels: int64 (num_samples,), in the order of the batches.
+    """
+
+    num_samples: int
+    labels: npt.NDArray[np.int64]
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yields (images float32 (B, 3, S, S) ready for the model, labels int64 (B,)), on the device."""
+
+    def close(self) -> None:
+        """Stops workers."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run reads.
+
+    Attributes:
+        num_classes: classes of the data set.
+        class_names: names by label.
+        train: training batches.
+        validation: images held out of the training set, None when `validation_fraction` is 0.
+        test: test images.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...]
+    train: TrainInput
+    validation: EvalInput | None
+    test: EvalInput
+
+    def close(self) -> None:
+        """Stops all workers and frees all buffers."""
+        self.train.close()
+        self.test.close()
+        if self.validation is not None:
+            self.validation.close()
+
+
+def build(spec: RunSpec, source: Store | FolderSource, device: torch.device) -> Inputs:
+    """Builds a run's inputs.
+
+    Raises:
+        InputError: too few images for the split, or a pipeline that this data set does not allow.
+    """
+    recipe = spec.recipe
+    labels = source.train_labels
+    train, validation = split.train_validation(labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples)
+    test = split.subset(source.test_labels, recipe.max_test_samples, _TEST_SEED)
+    return Inputs(
+        len(source.class_names),
+        source.class_names,
+        _train(spec, source, train, device),
+        _evaluation(recipe, source, "train", validation, device) if len(validation) else None,
+        _evaluation(recipe, source, "test", test, device),
+    )
+
+
+def _train(spec: RunSpec, source: Store | FolderSource, rows: split.Indices, device: torch.device) -> TrainInput:
+    recipe = spec.recipe
+    if recipe.input_pipeline == "loader":
+        samples = Samples.of(source, "train", recipe, augment=True, seed=spec.seed)
+        return LoaderTrain(samples, rows, recipe, spec.seed, device)
+    if isinstance(source, FolderSource):
+        raise InputError(
+            f"input_pipeline: {recipe.input_pipeline!r} is not allowed; allowed: loader (the images of "
+            f"{source.name!r} are too large to be held in memory)"
+        )
+    if recipe.input_pipeline == "device":
+        kind: type[DeviceTrain | GatherTrain | HostTrain] = DeviceTrain
+    else:
+        kind = GatherTrain if device.type in AHEAD_ON else HostTrain
+    return kind(source.train_images, source.train_labels, rows, recipe, source.name, spec.seed, device)
+
+
+def _evaluation(
+    recipe: Recipe, source: Store | FolderSource, part: str, rows: split.Indices, device: torch.device
+) -> EvalInput:
+    if isinstance(source, FolderSource):
+        samples = Samples.of(source, part, recipe, augment=False, seed=0)
+        return LoaderEval(samples, rows, recipe, device)
+    images, labels = (
+        (source.train_images, source.train_labels) if part == "train" else (source.test_images, source.test_labels)
+    )
+    return StoreEval(images, labels, rows, recipe, source.name, device)

@@ -1,0 +1,76 @@
+"""The training losses of an epoch: kept on the device window by window, read once at its end."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.training.step import Window
+
+
+class DivergedError(Exception):
+    """The loss is no finite number any more."""
+
+
+class WindowLosses:
+    """The mean losses of an epoch's windows, kept on the device.
+
+    They are written to their tensor some at a time: one write costs as much as a small layer.
+
+    Args:
+        most: windows of the epoch.
+        device: of the losses.
+    """
+
+    GROUP = 64
+
+    def __init__(self, most: int, device: torch.device) -> None:
+        self._written = torch.zeros(most, device=device)
+        self._count = 0
+        self._waiting: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        """Takes the next window's loss, shape ()."""
+        self._waiting.append(loss)
+        if len(self._waiting) == self.GROUP:
+            self._write()
+
+    def all(self) -> Tensor:
+        """All losses so far, float32 (windows,)."""
+        self._write()
+        return self._written[: self._count]
+
+    def _write(self) -> None:
+        if self._waiting:
+            stop = self._count + len(self._waiting)
+            self._written[self._count : stop] = torch.stack(self._waiting)
+            self._count = stop
+            self._waiting.clear()
+
+
+def mean_loss(losses: Tensor, windows: tuple[Window, ...], updated: list[bool], epoch: int) -> float:
+    """Mean training loss per sample over the windows that updated the model.
+
+    A window whose update the gradient scaler skipped may have an infinite loss; any other may not. Where every
+    update was skipped (the scaler is still looking for its scale), it is the mean over all windows.
+
+    Args:
+        losses: each window's mean loss, on the host; shape (windows,).
+        windows: the epoch's windows.
+        updated: whether each window's update was made.
+        epoch: for the message, 1-based.
+
+    Raises:
+        DivergedError: a loss is infinite or no number.
+    """
+    counted = updated if any(updated) else [True] * len(updated)
+    total = weight = 0.0
+    for step, (loss, window, made) in enumerate(zip(losses.tolist(), windows, counted, strict=True), start=1):
+        if made and not math.isfinite(loss):
+            raise DivergedError(f"loss is {loss} in epoch {epoch}, step {step} of {len(windows)}")
+        if made:
+            total += loss * window.total
+            weight += window.total
+    return total / weight

@@ -1,0 +1,101 @@
+"""When a run ends: after its recipe's epochs, or, for a measured trial, as its probe says. Whole windows only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from pipeline.design.spec import Probe, Recipe
+from pipeline.training.meter import Meter
+from pipeline.training.throughput import rate
+
+W = TypeVar("W")
+UNLIMITED_EPOCHS = 100_000  # where the probe's interval ends the run
+LOOK_AGAIN = 1.15  # the interval is looked at each time the windows have grown by this factor: the fewer looks, the
+# smaller the chance that one of them sees a narrow interval by luck
+
+
+class Length:
+    """The end of one run.
+
+    Args:
+        recipe: of the run.
+        probe: how it is measured; None for a full run.
+        samples: training samples of an epoch.
+
+    Attributes:
+        epochs: at most so many.
+    """
+
+    def __init__(self, recipe: Recipe, probe: Probe | None, samples: int) -> None:
+        self._probe = probe
+        self.epochs = recipe.epochs
+        if probe is not None and probe.max_samples is not None:
+            self.epochs = math.ceil(probe.max_samples / samples)
+        elif probe is not None and probe.interval is not None:
+            self.epochs = UNLIMITED_EPOCHS
+        self._every = recipe.eval_every
+        self._windows = self._samples = 0
+        self._next_look = 0
+        self.over = False
+
+    def reached(self, windows: Sequence[W]) -> Sequence[W]:
+        """Those windows of an epoch that the run can get to."""
+        most = self._probe.max_windows if self._probe is not None else None
+        return windows if most is None else windows[:most]
+
+    def after_window(self, images: int, meter: Meter) -> bool:
+        """Whether the run ends with the window of `images` samples that has just been made."""
+        probe = self._probe
+        if probe is None:
+            return False
+        self._windows += 1
+        self._samples += images
+        self.over = (
+            (probe.max_windows is not None and self._windows >= probe.max_windows)
+            or (probe.max_samples is not None and self._samples >= probe.max_samples)
+            or (probe.max_seconds is not None and meter.elapsed >= probe.max_seconds)
+            or (probe.interval is not None and self._narrow(probe.interval, meter))
+        )
+        return self.over
+
+    def _narrow(self, interval: float, meter: Meter) -> bool:
+        if self._windows < self._next_look:
+            return False
+        self._next_look = math.ceil(self._windows * LOOK_AGAIN)
+        seconds, images, _ = meter.steady()
+        half = rate(seconds, images).half_width if len(seconds) else None
+        return half is not None and 2 * half < interval
+
+    def validates(self, epoch: int) -> bool:
+        """Whether the validation split is read after this epoch (1-based)."""
+        if self._probe is not None and not self._probe.validate_epochs:
+            return False
+        return self.over or epoch % self._every == 0 or epoch == self.epochs
+
+    def after_epoch(self, values: Mapping[str, float]) -> bool:
+        """Whether the run ends with an epoch of these metrics."""
+        target = self._probe.target_accuracy if self._probe is not None else None
+        if target is not None and values.get("val/accuracy", 0.0) >= target:
+            self.over = True
+        return self.over
+
+    def summary(self, meter: Meter, values: Mapping[str, float]) -> dict[str, float]:
+        """Summary metrics of a measured trial alone.
+
+        Args:
+            meter: of the run.
+            values: metrics of its last epoch.
+        """
+        if self._probe is None:
+            return {}
+        found: dict[str, float] = {}
+        seconds, images, _ = meter.steady()
+        half = rate(seconds, images).half_width if len(seconds) and seconds.sum() > 0 else None
+        if half is not None:
+            found["throughput/interval_half_width"] = half
+        target = self._probe.target_accuracy
+        if target is not None and values.get("val/accuracy", 0.0) >= target:
+            found["time/target_seconds"] = meter.train_seconds
+        return found

@@ -1,0 +1,250 @@
+"""Training as a generator of records. It knows no tracker and no command line: records go out, nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pipeline.design.spec import Metrics, Phase, Progress, Record, RunSpec
+from pipeline.training import cuda_graphs as graphs
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.data.inputs import EvalInput, Inputs
+from pipeline.training.data_parallel import SOLO, Team, accumulating
+from pipeline.training.device_memory import DeviceMemory
+from pipeline.training.losses import WindowLosses, mean_loss
+from pipeline.training.meter import Meter
+from pipeline.training.optimizer import build_optimizer, build_schedule
+from pipeline.training.precision import Precision
+from pipeline.training.scores import epoch_scores, final_scores
+from pipeline.training.step import Learner, optimizer_step, plan_windows
+from pipeline.training.stop_rule import Length
+from pipeline.training.warmup import compiled, rehearse_update, untouched, warm_up
+
+PROGRESS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run hands to its worker: test labels and logits, shapes (n,) and (n, classes)."""
+
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+
+
+def train(
+    spec: RunSpec,
+    model: nn.Module,
+    inputs: Inputs,
+    device: torch.device,
+    checkpoints: Checkpoints | None = None,
+    team: Team = SOLO,
+) -> Generator[Record, None, Result | None]:
+    """Trains, evaluates and tests one run; a measured trial (`spec.probe`) may end early and is not tested.
+
+    Args:
+        spec: the run.
+        model: on the CPU, initialised.
+        inputs: its data.
+        device: where to train.
+        checkpoints: where to save and resume, or None.
+        team: the processes that train together; the first one evaluates, saves and tests.
+
+    Yields:
+        Phases, progress about once a second, metrics per epoch, and the summary metrics.
+
+    Returns:
+        A `Result` (the generator's return value); None when the test set has not been read.
+
+    Raises:
+        DivergedError: the loss became infinite or no number; says the epoch and the step.
+    """
+    run = _Run(spec, model, inputs, device, team)
+    epochs = run.recipe.epochs
+    values: dict[str, float] = {}
+    state = checkpoints.load() if checkpoints else None
+    history: list[Metrics] = run.restore(state) if state else []
+    yield from history
+    yield Phase(time=time.time(), name="train")
+    run.warm_up()
+    for epoch in range(state["epoch"] + 1 if state else 1, epochs + 1):
+        values = yield from run.train_epoch(epoch)
+        if team.leads and inputs.validation is not None and run.length.validates(epoch):
+            values |= run.validate(inputs.validation)
+        record = Metrics(time=time.time(), step=epoch, values=values)
+        history.append(record)
+        yield record
+        if team.leads and checkpoints and checkpoints.due(epoch, epochs):
+            checkpoints.save(epoch, run.state_dict(history))
+        if run.length.after_epoch(values):
+            break
+    shared = team.combined(run.meter.summary())
+    if not team.leads:
+        return None
+    if spec.probe is not None:
+        yield Metrics(time=time.time(), values=run.summary(None) | shared | run.length.summary(run.meter, values))
+        return None
+    yield Phase(time=time.time(), name="evaluate")
+    result = run.test()
+    yield Metrics(time=time.time(), values=run.summary(result) | shared)
+    return result
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, team: Team) -> None:
+        self.team = team
+        self.length = Length(spec.recipe, spec.probe, inputs.train.num_samples)
+        # the schedule is defined over the run that there will be
+        recipe = self.recipe = spec.recipe.model_copy(update={"epochs": self.length.epochs})
+        self.inputs = inputs
+        self.device = device
+        layout = torch.channels_last if recipe.channels_last else torch.preserve_format
+        self.model_name = spec.model
+        self.model = model.to(device).to(memory_format=layout)
+        windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
+        self.windows, self.batches = team.share(windows)
+        optimizer = build_optimizer(self.model, spec.model, recipe)
+        self.precision = Precision(recipe, device)
+        self.precision.watch(optimizer)
+        self.compiled = compiled(self.model, recipe)
+        self.learner = Learner(
+            model=team.wrap(self.compiled, device),
+            criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+            optimizer=optimizer,
+            schedule=build_schedule(optimizer, recipe, len(self.windows)),
+            precision=self.precision,
+            clip_norm=recipe.clip_norm,
+            accumulating=accumulating,
+        )
+        self.memory = DeviceMemory(device)
+        self.meter = Meter(device, recipe.warmup_windows, self.memory)
+        self.updates = 0
+        self.last_loss: float | None = None
+
+    def warm_up(self) -> None:
+        """Uses everything for the first time before the clock starts; model and random generators stay as they are."""
+        recipe, device, meter = self.recipe, self.device, self.meter
+        sizes = {size for window in self.length.reached(self.windows) for size in window.sizes}
+        self.precision.training()
+        meter.warmup_seconds += rehearse_update(self.model_name, recipe, device)
+        if not recipe.cuda_graph or recipe.compile != "off":  # a recording warms up by itself, once all is compiled
+            # without the wrapper that exchanges gradients: the sizes of the ranks may differ in number
+            alone = replace(self.learner, model=self.compiled)
+            made = warm_up(alone, self.model, recipe, sizes, device, self.memory)
+            meter.compile_seconds += made.compile_seconds
+            meter.warmup_seconds += made.seconds
+            meter.hidden_bytes = made.hidden_bytes
+        if recipe.cuda_graph:
+            self._record(sizes)
+
+    def _record(self, sizes: set[int]) -> None:
+        began = time.perf_counter()
+        learner, recorder = self.learner, graphs.CudaRecorder(self.device)
+        with untouched(self.model, self.device):
+            passes = graphs.record(
+                learner.model, learner.criterion, self.precision, self.recipe, sizes, self.device, recorder
+            )
+        self.learner = replace(learner, passes=passes)
+        self.meter.hidden_bytes = passes.hidden_bytes
+        self.meter.compile_seconds += passes.record_seconds
+        self.meter.warmup_seconds += time.perf_counter() - began - passes.record_seconds
+
+    def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
+        """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
+        losses = WindowLosses(len(self.windows), self.device)
+        self.precision.training()
+        self.learner.model.train()
+        self.meter.start_training()
+        batches = self.batches(self.inputs.train, epoch)
+        began = shown = time.perf_counter()
+        images = 0
+        for made, window in enumerate(self.windows, start=1):
+            losses.add(optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.mark))
+            self.meter.window(window.total)
+            images += window.total
+            if self.length.after_window(window.total, self.meter):
+                break
+            now = time.perf_counter()
+            if now - shown > PROGRESS_SECONDS:
+                shown = now
+                yield self._progress(epoch, made, images / (now - began))
+        seconds = self.meter.end_training()
+        updated = self.precision.outcomes()
+        self.updates += sum(updated)
+        self.last_loss = mean_loss(self.team.mean(losses.all()).cpu(), self.windows[:made], updated, epoch)
+        return {
+            "train/loss": self.last_loss,
+            "train/epoch_seconds": seconds,
+            "train/images_per_second": images / seconds,
+        }
+
+    def _progress(self, epoch: int, update: int, rate: float) -> Progress:
+        return Progress(
+            time=time.time(),
+            epoch=epoch,
+            epochs=self.recipe.epochs,
+            update=update,
+            updates=len(self.windows),
+            images_per_second=rate,
+            loss=self.last_loss,
+        )
+
+    def validate(self, data: EvalInput) -> dict[str, float]:
+        """Evaluates on the validation split."""
+        loss, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(data))
+        scores = epoch_scores(labels, logits.argmax(axis=1))
+        return {"val/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
+
+    def test(self) -> Result:
+        """Reads the test set: once, at the end."""
+        _, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(self.inputs.test))
+        return Result(labels, logits)
+
+    def _evaluate(self, data: EvalInput) -> tuple[float, npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Evaluates in fp32, in every cell alike; results stay on the device until the end."""
+        self.precision.evaluating()
+        self.model.eval()
+        found: list[tuple[Tensor, Tensor]] = []
+        with torch.inference_mode():
+            for images, labels in data:
+                # cloned: an input pipeline may reuse its label buffer
+                found.append((labels.clone(), self.model(images).float()))
+            labels, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+            loss = nn.functional.cross_entropy(logits, labels)
+        return float(loss), labels.cpu().numpy(), logits.cpu().numpy()
+
+    def summary(self, result: Result | None) -> dict[str, float]:
+        """All summary metrics but those of the whole process (set-up and total time)."""
+        found = {} if result is None else final_scores(result.labels, result.logits)
+        scores = {f"test/{name}": value for name, value in found.items()}
+        return {**scores, **self.meter.summary(), **self.precision.metrics(), "updates/count": float(self.updates)}
+
+    def state_dict(self, history: list[Metrics]) -> dict[str, Any]:
+        """Everything that the remaining epochs depend on; the data order follows from seed and epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.learner.optimizer.state_dict(),
+            "schedule": self.learner.schedule.state_dict(),
+            "precision": self.precision.state_dict(),
+            "meter": self.meter.state_dict(),
+            "updates": self.updates,
+            "history": [record.model_dump_json() for record in history],
+        }
+
+    def restore(self, state: dict[str, Any]) -> list[Metrics]:
+        """Continues from a checkpoint; returns the records of the epochs before it."""
+        self.model.load_state_dict(state["model"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.schedule.load_state_dict(state["schedule"])
+        self.precision.load_state_dict(state["precision"])
+        self.meter.load_state_dict(state["meter"])
+        self.updates = int(state["updates"])
+        return [Metrics.model_validate_json(text) for text in state["history"]]

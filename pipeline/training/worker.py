@@ -1,0 +1,256 @@
+"""Child half of a run: job -> environment -> data, model -> drained trainer -> records to the parent.
+
+Imported by the fork server before the first run, so that a run does not pay for imports; CUDA stays untouched
+until a forked child opens it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from pipeline.design import requirements as requires
+from pipeline.design.spec import Artifact, End, Job, Metrics, Outcome, Phase, Record, RunSpec, Tags
+from pipeline.errors import AblateError, not_allowed
+from pipeline.training import environment, models, onednn
+from pipeline.training import ranks as distributed
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.confusion_plot import draw
+from pipeline.training.data import inputs, store
+from pipeline.training.data.split import derive
+from pipeline.training.data_parallel import SOLO, Team
+from pipeline.training.losses import DivergedError
+from pipeline.training.scores import confusion
+from pipeline.training.trainer import Result, train
+
+Emit = Callable[[Record], None]
+
+
+def run(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], None] | None = None) -> None:
+    """Runs one job to its end; the last record is always an `End`.
+
+    The phase `done` says that everything that is measured is over: what follows may share the machine.
+
+    Args:
+        job: the run and its place on this host.
+        emit: takes each record.
+        began: `time.time()` at launch, for the set-up time; default now.
+        gate: returns when training may start (the run before this one may still be ending); default at once.
+    """
+    began = time.time() if began is None else began
+    if job.spec.nproc > 1:
+        if gate is not None:
+            gate()
+        emit(distributed.run(job, lambda: _rank(job, emit, began), classify))
+        return
+    try:
+        _run(job, emit, began, SOLO, gate)
+    except Exception as error:  # whatever a run raises is its outcome, and the grid goes on
+        traceback.print_exc()
+        outcome, message = classify(error)
+        emit(End(time=time.time(), outcome=outcome, error=message))
+    else:
+        emit(End(time=time.time(), outcome="finished"))
+
+
+# The CPU allocator and the CUDA libraries raise a plain RuntimeError. cuBLAS cannot make its handle, and cuDNN finds
+# no algorithm whose workspace fits, when the device is full: neither names memory.
+_EXHAUSTED = (
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",
+)
+
+
+def classify(error: BaseException) -> tuple[Outcome, str]:
+    """Outcome and one-line message of what a run raised; out of memory is an outcome of its own.
+
+    What an error came from counts too: while one for memory passes through a capture of a CUDA graph, the end of
+    the capture raises another one over it.
+    """
+    exhausted = next(filter(_is_exhaustion, _with_causes(error)), None)
+    if exhausted is not None:
+        return "oom", _first_line(exhausted)[:500]
+    text = _first_line(error)
+    if isinstance(error, DivergedError | AblateError):
+        return "failed", text[:500]
+    return "failed", f"{type(error).__name__}: {text}"[:500]
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from or over."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        found = waiting.pop(0)
+        if id(found) not in seen:
+            seen.add(id(found))
+            yield found
+            over = None if found.__suppress_context__ else found.__context__
+            waiting += [other for other in (found.__cause__, over) if other is not None]
+
+
+def _is_exhaustion(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _EXHAUSTED)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _rank(job: Job, emit: Emit, began: float) -> None:
+    """One process of several; the first one reports."""
+    try:
+        team = Team.join(job.spec.device == "cuda")
+        _run(job, emit if team.leads else lambda _record: None, began, team, None)
+    except BaseException:
+        traceback.print_exc()
+        raise
+
+
+def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None] | None) -> None:
+    spec = job.spec
+    waiting = _Waiting(gate)
+    emit(Phase(time=time.time(), name="setup"))
+    environment.prepare(spec)
+    source = store.prepare(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
+    _same_data(spec, source)
+    classes = len(source.class_names)
+    # data preparation may have drawn random numbers; initial weights depend on the seed alone
+    environment.seed_all(spec.seed)
+    model = models.build(spec.model, spec.recipe, classes)
+    onednn.avoid_strided_pixels(model, spec)
+    flops = job.flops_per_image
+    if flops is None:
+        flops = models.training_flops_per_image(spec.model, spec.recipe, classes)
+    if spec.device == "cuda":
+        waiting()  # the run before this one may have filled the device: there is no room for a second context
+    device = environment.open_device(spec, team.rank)
+    data = inputs.build(spec, source, device)
+    try:
+        emit(Tags(time=time.time(), values=_facts(spec, model, device)))
+        environment.seed_all(spec.seed if team.leads else derive(spec.seed, team.rank) % 2**31)
+        checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
+        waiting()
+        setup = time.time() - began - waiting.seconds
+        result = _drain(train(spec, model, data, device, checkpoints, team), emit)
+        emit(Phase(time=time.time(), name="done"))
+        if result is not None:
+            matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
+            draw(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
+            emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
+        values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began - waiting.seconds}
+        if flops is not None and math.isfinite(flops) and flops > 0:
+            values["model/flops_per_image"] = flops
+        emit(Metrics(time=time.time(), values=values))
+        if team.leads:
+            checkpoints.discard()
+    finally:
+        data.close()
+
+
+def _same_data(spec: RunSpec, source: store.Store | store.FolderSource) -> None:
+    """Refuses a folder that has changed since the run was planned: the run's identity would be another's."""
+    listing = source.listing
+    if spec.data_digest and listing is not None and listing.digest != spec.data_digest:
+        raise not_allowed("dataset", spec.dataset, "a folder that does not change between plan and run")
+
+
+class _Waiting:
+    """Waits at the gate the first time that it is called; `seconds` is how long, which is no part of the run."""
+
+    def __init__(self, gate: Callable[[], None] | None) -> None:
+        self._gate = gate
+        self.seconds = 0.0
+
+    def __call__(self) -> None:
+        if self._gate is not None:
+            began = time.time()
+            self._gate()
+            self.seconds, self._gate = time.time() - began, None
+
+
+def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[str, str]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        **environment.run_provenance(spec, device),
+        "ablate.batchnorm": str(models.has_batchnorm(model)).lower(),
+        "ablate.parameters": str(parameters),
+    }
+
+
+def _drain(records: Any, emit: Emit) -> Result | None:
+    """Passes a trainer's records on and returns its result."""
+    generator = cast(Generator[Record, None, Result | None], records)
+    while True:
+        try:
+            emit(next(generator))
+        except StopIteration as stop:
+            return cast(Result | None, stop.value)
+
+
+def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
+    """Checks, before any run, what only the heavy libraries can tell: device, its abilities, data, models, weights.
+
+    Prepares each data set (first use) and builds each distinct model once.
+
+    Raises:
+        AblateError: the first problem, in one line.
+    """
+    from pipeline.errors import OutsideError
+
+    if any(job.spec.device == "cuda" for job in jobs) and not torch.cuda.is_available():
+        raise OutsideError("device: torch finds no CUDA device; force the CPU with --device cpu")
+    machine = _machine()
+    for job in jobs:
+        requires.check_machine(job.spec.recipe, job.spec.device, machine)
+    seen: set[tuple[Any, ...]] = set()
+    sources: dict[tuple[str, int], Any] = {}
+    for job in jobs:
+        spec, recipe = job.spec, job.spec.recipe
+        place = (spec.dataset, recipe.image_size)
+        if place not in sources:
+            emit(f"preparing {spec.dataset}")
+            sources[place] = store.prepare(
+                spec.dataset,
+                Path(job.data_dir),
+                image_size=recipe.image_size,
+                check=True,
+                report=lambda message, done, total: emit(f"{message} {done}/{total}"),
+            )
+        source = sources[place]
+        shape = (
+            spec.model,
+            recipe.image_size,
+            recipe.patch_size,
+            recipe.pretrained,
+            recipe.weights,
+            recipe.grad_checkpoint,
+        )
+        split = (spec.dataset, spec.seed, recipe.validation_fraction, recipe.max_train_samples, recipe.max_test_samples)
+        if split not in seen:
+            inputs.build(spec, source, torch.device("cpu")).close()
+            seen.add(split)
+        if shape not in seen:
+            models.build(spec.model, recipe, len(source.class_names))
+            seen.add(shape)
+
+
+def _machine() -> requires.Machine:
+    """Abilities of this host's weakest visible CUDA device, and of its compilers."""
+    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    capability = min((torch.cuda.get_device_capability(index) for index in devices), default=None)
+    return requires.Machine(capability, requires.find_compiler(), find_spec("triton") is not None)
