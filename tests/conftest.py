@@ -40,8 +40,7 @@ os.environ.update(
 def scope_of(nodeid: str) -> str:
     """What has to run in one process: a file's tests, and those of the one whole grid, share something expensive."""
     path = Path(nodeid.partition("::")[0])
-    # each of these makes its own workspace, and some take minutes
-    if path.parent.name == "faults" or path.name == "test_tune_processes.py":
+    if path.parent.name == "faults":  # each of these makes its own workspace, and some take minutes
         return nodeid
     return str(path.parent if path.parent.name == "grid" else path)
 

@@ -1,0 +1,160 @@
+"""The grid on a real Ray cluster of two nodes: blocks, artifacts, loss of a node, versions, overhead."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from tests.support.clusters import RayCluster, assert_blocks_kept_together, end_group, finished
+from tests.support.processes import Workspace, assert_once, document, ended, until, working_in
+
+CELLS = 8  # two techniques in two blocks
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """A head and no node yet."""
+    found = RayCluster()
+    yield found
+    found.close()
+
+
+def place(folder: Path, cluster: RayCluster) -> tuple[Workspace, list[str]]:
+    """A folder to run in, and the words that send its grid to the cluster."""
+    return Workspace(folder, env=cluster.env), ["--launcher", "ray", "--address", cluster.address]
+
+
+def durations(database: Path) -> list[float]:
+    """Seconds from the opening to the end of each finished cell."""
+    with closing(sqlite3.connect(database)) as store:
+        found = store.execute(
+            "SELECT (end_time - start_time) / 1000.0 FROM runs JOIN tags USING (run_uuid) "
+            "WHERE tags.key = 'ablate.kind' AND tags.value = 'run' AND status = 'FINISHED'"
+        ).fetchall()
+    return [float(seconds) for (seconds,) in found]
+
+
+@pytest.mark.slow
+@pytest.mark.quiet
+@pytest.mark.timeout(900)
+def test_two_nodes(cluster: RayCluster, tmp_path: Path) -> None:
+    """One cluster for all that needs one: starting it takes longer than most of what is tested."""
+    versions_are_compared(cluster, tmp_path)
+    nodes = [cluster.node(), cluster.node()]
+    a_lost_node_s_cells_run_elsewhere(cluster, nodes, tmp_path)
+    overhead_is_small(cluster, tmp_path)
+    an_interrupted_grid_leaves_nothing_running(cluster, tmp_path)
+
+
+def versions_are_compared(cluster: RayCluster, folder: Path) -> None:
+    """A node with another version of the program is told before anything runs."""
+    other = folder / "other"
+    shutil.copytree(Path(pipeline.__file__).parent, other / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    (other / "pipeline" / "__init__.py").write_text('"""Another one."""\n__version__ = "0.0.1"\n')
+    node = cluster.node(env={"PYTHONPATH": str(other)})
+    try:
+        work, words = place(folder / "versions", cluster)
+        call = work.call_grid(*words, timeout=240)
+    finally:
+        end_group(node)
+    assert call.code == 3 and len(call.lines) == 1, call.err
+    assert "ablate is 0.0.1 there and" in call.err and pipeline.__version__ in call.err
+    assert not work.database.exists()
+
+
+def both_blocks(work: Workspace) -> bool:
+    """Whether each block has a finished cell."""
+    return len({row.tags["ablate.block"] for row in finished(work.rows())}) == 2
+
+
+def a_lost_node_s_cells_run_elsewhere(cluster: RayCluster, nodes: list[object], folder: Path) -> None:
+    work, words = place(folder / "loss", cluster)
+    grid = work.grid(*words, "--seeds", "2", "--json")
+    # of both blocks some cells have run, and one block's node is killed while it runs another
+    # (the node of the other version has just died too, and Ray may list it still: it must not end the grid)
+    until(lambda: both_blocks(work) or grid.poll() is not None, 300, "a cell of each block")
+    assert grid.poll() is None, ended(grid)
+    assert_blocks_kept_together(work.rows())
+    victim = nodes.pop()
+    end_group(victim)  # type: ignore[arg-type]
+    call = ended(grid, 400)
+    assert call.code == 0, call.err
+    told = document(call)
+    assert told["finished"] == CELLS
+    rows = work.rows()
+    assert_once(rows, CELLS)
+    assert_blocks_kept_together(rows)
+    by_block = {row.tags["ablate.block"]: set[str]() for row in finished(rows)}
+    for row in finished(rows):
+        by_block[row.tags["ablate.block"]].add(row.tags["env.ray_node"])
+    assert sorted(len(found) for found in by_block.values()) == [1, 2], "the lost node's block has moved"
+    assert "is lost: its cells run again elsewhere" in call.err
+    for row in finished(rows):  # what the runs wrote on the nodes has come back
+        assert list((work.state / "artifacts").rglob(f"{row.run_id}/artifacts/figures/confusion.png")), row.name
+        assert os.getuid() or row.tags["env.nice"] == "0", "Ray's low priority is undone where that is allowed"
+        assert row.tags["env.hostname"] and row.params["nproc"] == "1"
+    report = work.call("report", "small", "--json")
+    assert report.code == 0 and "moved" in json.dumps(document(report)), "the report tells of the move"
+
+
+def overhead_is_small(cluster: RayCluster, folder: Path) -> None:
+    """Seconds per run beyond those of the local launcher, medians of 4 runs each, on one slot each."""
+    remote, words = place(folder / "remote", cluster)
+    local = Workspace(folder / "local")
+    for work, flags in ((local, []), (remote, words)):
+        call = work.call_grid(*flags, timeout=500)
+        assert call.code == 0, call.err
+    here, there = (statistics.median(durations(work.database)) for work in (local, remote))
+    print(f"seconds per run: {here:.2f} local, {there:.2f} through Ray")
+    assert there - here <= 2.0
+
+
+def an_interrupted_grid_leaves_nothing_running(cluster: RayCluster, folder: Path) -> None:
+    work, words = place(folder / "interrupt", cluster)
+    grid = work.grid(*words, "--set", "epochs=500")
+    until(lambda: any(row.status == "RUNNING" and row.points for row in work.rows()), 120, "a running cell")
+    grid.send_signal(2)
+    call = ended(grid, 120)
+    assert call.code == 130 and "go on with: ablate grid" in call.err
+    assert {row.status for row in work.rows()} == {"KILLED"}
+    until(lambda: not working_in(work.folder), 20, "the end of all processes")
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "code", "told"),
+    [
+        (["--address", "nowhere"], {}, 2, "--address: 'nowhere' is not allowed; allowed: auto, local, or HOST:PORT"),
+        (["--address", "127.0.0.1:9"], {}, 3, "127.0.0.1:9: Connection refused"),
+        ([], {}, 3, "no cluster runs on this machine"),
+        ([], {"RAY_AUTH_MODE": "disabled"}, 2, "RAY_AUTH_MODE: 'disabled' is not allowed; allowed: token"),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    words: list[str], env: dict[str, str], code: int, told: str, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    settings = {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": str(tmp_path), **env}
+    work = Workspace(tmp_path / "work", env=settings)
+    call = work.call_grid("--launcher", "ray", *words)
+    assert (call.code, len(call.lines)) == (code, 1), call.err
+    assert told in call.err
+    assert not work.database.exists()
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ImportError('not here')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", ""), str(Path(pipeline.__file__).parents[1])])
+    work = Workspace(tmp_path / "work", env={"PYTHONPATH": path})
+    call = work.call_grid("--launcher", "ray")
+    assert (call.code, len(call.lines)) == (2, 1), call.err
+    assert "pip install 'ablate[ray]'" in call.err

@@ -1,0 +1,218 @@
+"""Long proofs: a storm of kills, servers that are away or answer with errors, mutated study files."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.design.study import Study, load
+from pipeline.errors import InputError
+from tests.support.processes import Row, Workspace, assert_once, ended, kill, lines_of, rows_of, until, working_in
+from tests.support.servers import Proxy, Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+ROUNDS = 16
+SHORT = ("--set", "max_train_samples=128", "--set", "max_test_samples=100", "--set", "epochs=1")
+
+
+def test_kill_storm(tmp_path: Path) -> None:
+    """The parent is killed at 20 random instants; what comes out is what an undisturbed grid gives."""
+    words = ("grid", "--study", "quickstart", "--device", "cpu", *SHORT)
+    storm, calm = Workspace(tmp_path / "storm"), Workspace(tmp_path / "calm")
+    rng = random.Random(20)
+    kills = 0
+    while kills < 20:
+        process = storm.start(*words)
+        try:
+            if kills % 4:  # most of them while cells are run, the others anywhere in the start
+                lines_of(process, "^started")
+                process.wait(rng.uniform(0.0, 2.5))  # about 2 cells: 20 kills come before the end
+            else:
+                process.wait(rng.uniform(0.5, 10.0))
+        except subprocess.TimeoutExpired:
+            kill(process)
+            kills += 1
+        else:
+            raise AssertionError(f"through after {kills} kills: {ended(process).err}")
+        found = [row.digest for row in storm.rows() if row.status == "FINISHED"]
+        print(f"kill {kills}: {len(found)} finished")
+        assert len(found) == len(set(found))
+    last = storm.call(*words, timeout=600)
+    assert last.code == 0, last.err
+    until(lambda: not working_in(storm.folder), 10, "the end of all processes")
+    assert_once(storm.rows(""), 48 + 1)
+    rows = {row.digest: row for row in storm.rows() if row.status == "FINISHED"}
+    assert len(rows) == 48
+    assert len(storm.rows("grid")) == 1
+
+    assert calm.call(*words, timeout=600).code == 0
+    expected = {row.digest: row for row in calm.rows()}
+    assert rows.keys() == expected.keys()
+    for digest, row in rows.items():
+        assert row.results() == expected[digest].results(), row.name
+        assert row.metrics.keys() == expected[digest].metrics.keys()
+        assert row.params == expected[digest].params
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    place = Server(tmp_path / "server")
+    place.start()
+    yield place
+    place.stop()
+
+
+def check_store(rows: list[Row], cells: int, epochs: int) -> None:
+    """Each cell once, with every point of its curve and its summary."""
+    assert_once(rows, cells)
+    assert len(rows) == cells
+    for row in rows:
+        assert sum(key == "train/loss" for key, *_ in row.points) == epochs
+        assert "test/accuracy" in row.metrics
+        assert row.params["model"] == "test_resnet"
+
+
+def test_a_server_that_is_down_for_the_middle_third(tmp_path: Path, server: Server) -> None:
+    place = Workspace(tmp_path / "work")
+    process = place.grid("--seeds", "6", "--techniques", "pm", "--set", "epochs=20", "--tracking-uri", server.uri)
+    for _ in range(4):
+        lines_of(process, "^finished")
+    server.stop()
+    for _ in range(4):
+        lines_of(process, "^finished")
+    server.start()
+    call = ended(process, 300)
+    assert call.code == 0, call.err
+    check_store(rows_of(server.database), 12, 20)
+    assert [row.status for row in rows_of(server.database, "grid")] == ["FINISHED"]
+
+
+def test_a_server_that_is_away_at_the_end_is_told_and_sync_delivers(tmp_path: Path, server: Server) -> None:
+    place = Workspace(tmp_path / "work")
+    process = place.grid("--seeds", "2", "--techniques", "pm", "--set", "epochs=20", "--tracking-uri", server.uri)
+    lines_of(process, "^finished")
+    server.stop()
+    call = ended(process, 300)
+    assert call.code == 3
+    assert len(call.lines) == 1
+    assert "`ablate sync` will deliver it" in call.lines[0]
+    away = place.call("sync", "--tracking-uri", server.uri)
+    assert (away.code, len(away.lines)) == (3, 1)
+    server.start()
+    for _ in range(2):
+        assert place.call("sync", "--tracking-uri", server.uri).code == 0
+        check_store(rows_of(server.database), 4, 20)
+        assert [row.status for row in rows_of(server.database, "grid")] == ["FINISHED"]
+
+
+def test_two_controllers_share_a_server(tmp_path: Path, server: Server) -> None:
+    first, second = Workspace(tmp_path / "first"), Workspace(tmp_path / "second")
+    words = ("--seeds", "2", "--set", "epochs=20", "--tracking-uri", server.uri)
+    calls = [ended(process, 400) for process in [first.grid(*words), second.grid(*words)]]
+    assert [call.code for call in calls] == [0, 0], [call.err for call in calls]
+    check_store(rows_of(server.database), 8, 20)
+    assert [row.status for row in rows_of(server.database, "grid")] == ["FINISHED"]
+    assert all("finished  test_resnet" in call.out for call in calls), "both worked"
+
+
+@pytest.mark.quiet
+def test_training_does_not_feel_a_bad_server(tmp_path: Path, server: Server) -> None:
+    """One long run; the server is healthy, answers every third request with 500, or is away, in turn.
+
+    The modes change within the run, every second and in random order: what other users of the machine do is slower
+    than that and falls on all modes alike. Each epoch, of about a tenth of a second, is recorded: a hundred times the
+    tracking of an ordinary run.
+    """
+    proxy = Proxy(server.port)
+    place = Workspace(tmp_path / "work")
+    sizes = ("--set", "max_train_samples=256", "--set", "epochs=100000", "--set", "eval_every=100000")
+    process = place.grid("--techniques", "none", *sizes, "--tracking-uri", proxy.uri)
+    lines_of(process, "^started")
+    until(lambda: any(len(row.points) > 60 for row in rows_of(server.database)), 60, "some epochs")
+    rng = random.Random(7)
+    spans: list[tuple[str, float, float]] = []
+    for _ in range(ROUNDS):
+        for mode in rng.sample(("healthy", "flaky", "down"), 3):
+            proxy.mode, began = mode, time.time()
+            time.sleep(1.0)
+            spans.append((mode, began, time.time()))
+    proxy.mode = "healthy"
+    kill(process, signal.SIGINT)
+    call = ended(process, 60)
+    assert call.code == 130, call.err
+    proxy.close()
+    assert proxy.refused > ROUNDS
+    (row,) = rows_of(server.database)
+    points = sorted((at / 1e3, value) for key, _, at, value in row.points if key == "train/epoch_seconds")
+    assert [step for key, step, *_ in sorted(row.points) if key == "train/loss"] == list(range(1, len(points) + 1))
+    speeds = [(mode, speed_within(points, began, end)) for mode, began, end in spans]
+    for mode in ("flaky", "down"):
+        ratio, low, high = paired_ratio(speeds, mode)
+        print(f"throughput with a server that is {mode}: {ratio:.3f} of healthy, 95 % [{low:.3f}, {high:.3f}]")
+        assert high > 0.98
+
+
+def speed_within(points: list[tuple[float, float]], began: float, end: float) -> float:
+    """Epochs per second of training in a span, of the epochs that lie wholly in it (ends and seconds given)."""
+    inside = [seconds for at, seconds in points if at <= end and at - seconds >= began]
+    return len(inside) / sum(inside) if inside else math.nan
+
+
+def paired_ratio(speeds: list[tuple[str, float]], mode: str) -> tuple[float, float, float]:
+    """Geometric mean over the rounds of speed / speed when healthy, with a 95 % bootstrap interval."""
+    logs = []
+    for start in range(0, len(speeds), 3):
+        found = dict(speeds[start : start + 3])
+        if not math.isnan(found[mode] * found["healthy"]):
+            logs.append(math.log(found[mode] / found["healthy"]))
+    rng = random.Random(1)
+    means = sorted(statistics.fmean(rng.choices(logs, k=len(logs))) for _ in range(2000))
+    return math.exp(statistics.fmean(logs)), math.exp(means[50]), math.exp(means[1949])
+
+
+def test_ten_thousand_mutations_of_study_files(tmp_path: Path) -> None:
+    """Bytes, lines and values changed at random: a study comes out, or one line that says what is wrong."""
+    rng = random.Random(5)
+    sources = [path.read_bytes() for path in sorted(Path(__file__).parents[2].glob("experiments/*.yaml"))]
+    words = [b"{", b"[", b"&a ", b"*a", b"!!python/object:os.system ", b"1e999", b".nan", b"null", b"\0", b"- ", b": "]
+    words += [b"models", b"../../x", b"true", b"-1", b"9" * 400, b"\xff\xfe", b"'", b"? ", b"<<: ", b"2001-01-01"]
+    path = tmp_path / "mutant.yaml"
+    refused = 0
+    began = time.monotonic()
+    for number in range(10_000):
+        raw = bytearray(rng.choice(sources))
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(raw) or 1)
+            kind = rng.randrange(5)
+            if kind == 0 and raw:
+                raw[place % len(raw)] ^= rng.randint(1, 255)
+            elif kind == 1:
+                raw[place:place] = rng.choice(words)
+            elif kind == 2:
+                del raw[place : place + rng.randint(1, 60)]
+            elif kind == 3:
+                lines = raw.splitlines(keepends=True)
+                rng.shuffle(lines)
+                raw = bytearray(b"".join(lines))
+            else:
+                value = list(re.finditer(rb":[ ]*([^\n{]+)", raw))
+                if value:
+                    match = rng.choice(value)
+                    raw[match.start(1) : match.end(1)] = rng.choice(words)
+        path.write_bytes(raw)
+        try:
+            assert isinstance(load(str(path)), Study)
+        except InputError as error:
+            refused += 1
+            assert str(error).strip(), number
+    print(f"{refused} of 10,000 refused in {time.monotonic() - began:.0f} s")
+    assert refused > 1000

@@ -1,0 +1,270 @@
+"""Blocks, variants, studies that extend one another, gates, and measuring until decided."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from pipeline import nvml
+from pipeline.design.plan import build
+from pipeline.design.spec import RERUNS_FROM
+from pipeline.design.study import load
+from pipeline.errors import InputError
+from pipeline.execution import interference as gates
+from pipeline.execution.session import _with_reruns
+from tests.support.grids import FinishedGrid
+
+TINY = ["--models", "test_resnet", "--datasets", "digits", "--set", "epochs=1", "--set", "max_train_samples=64"]
+TINY += ["--set", "max_test_samples=50", "--device", "cpu"]
+
+
+def _study(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_study_extends_another(tmp_path: Path) -> None:
+    path = _study(tmp_path, "extends: quickstart\ndatasets: [digits]\noverrides: []\nseeds: 2\n")
+    study, base = load(str(path)), load("quickstart")
+    assert study.name == "mine"
+    assert study.models == base.models
+    assert study.techniques == base.techniques
+    assert (study.datasets, study.seeds) == (("digits",), 2)
+
+
+@pytest.mark.parametrize("base", ["nowhere", "[1]", "{a: b}"])
+def test_a_study_that_extends_nothing_known_is_refused(tmp_path: Path, base: str) -> None:
+    with pytest.raises(InputError):
+        load(str(_study(tmp_path, f"extends: {base}\nmodels: [test_resnet]\ndatasets: [digits]\n")))
+
+
+def test_extending_oneself_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    _study(tmp_path / "experiments", "extends: loop\n", "loop")
+    with pytest.raises(InputError, match="at most four"):
+        load("loop")
+
+
+def test_variants_are_crossed_with_every_cell(tmp_path: Path) -> None:
+    text = "extends: quickstart\nmodels: [test_resnet]\ndatasets: [digits]\noverrides: []\n"
+    text += "techniques: [ga]\nvariants: {batch_size: [16, 32], num_threads: [1, 2]}\n"
+    plan = build(load(str(_study(tmp_path, text))), "cpu")
+    seen = {(r.spec.recipe.batch_size, r.spec.recipe.num_threads, r.spec.label) for r in plan.runs}
+    assert len(plan.runs) == len(seen) == 2 * 2 * 2
+
+
+def test_variants_of_an_unknown_field_are_refused(tmp_path: Path) -> None:
+    text = "extends: quickstart\nvariants: {batch: [16]}\n"
+    with pytest.raises(InputError, match=r"variants: field: 'batch' is not allowed"):
+        load(str(_study(tmp_path, text)))
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-q1", "paper-q2", "paper-q3", "paper-c1", "paper-c2", "heldout"])
+def test_every_published_study_makes_a_plan(name: str) -> None:
+    plan = build(load(name), "cpu")
+    assert len({run.spec.digest for run in plan.runs}) == len(plan.runs)
+    assert {run.block for run in plan.runs} == set(range(plan.study.seeds))
+
+
+def test_commands_of_the_audit_name_studies_that_exist() -> None:
+    from pipeline.analysis.paper import audit
+
+    for key, _, command, _ in audit._OPEN:
+        words = command.split()
+        assert load(words[words.index("--study") + 1]), key
+
+
+def test_a_further_block_keeps_the_order_of_the_ones_before() -> None:
+    study = load("quickstart")
+    both = build(study.model_copy(update={"seeds": 2}), "cpu")
+    second = build(study, "cpu", blocks=range(1, 2))
+    assert [r.spec.digest for r in both.runs[48:]] == [r.spec.digest for r in second.runs]
+    assert [r.spec.label for r in both.runs[:48]] != [r.spec.label for r in second.runs], "blocks differ in order"
+
+
+def test_tainted_cells_are_measured_again_under_their_own_digest() -> None:
+    plan = build(load("quickstart"), "cpu")
+    bad = plan.runs[3].spec
+    again = _with_reruns(plan, {bad.digest})
+    changed = [(a.spec, b.spec) for a, b in zip(plan.runs, again.runs, strict=True) if a != b]
+    assert len(changed) == 1
+    old, new = changed[0]
+    assert (old, new.repeat, new.name) == (bad, RERUNS_FROM, old.name)
+    assert new.recipe == old.recipe
+    third = _with_reruns(plan, {bad.digest, new.digest})
+    assert third.runs[3].spec.repeat == RERUNS_FROM + 1, "a rerun that was disturbed too is not taken for good"
+
+
+@pytest.fixture
+def burner() -> Iterator[subprocess.Popen[bytes]]:
+    # a session of its own, started by a shell that ends: no descendant of this process any more
+    script = "import os,sys,time\nif os.fork(): sys.exit()\nend=time.time()+20\nprint(os.getpid(), flush=True)\n"
+    script += "while time.time()<end: pass"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.wait()
+    yield process
+    psutil.Process(pid).kill()
+
+
+@pytest.mark.usefixtures("burner")
+def test_the_gate_sees_other_processes() -> None:
+    (reason,) = gates.cpu_reasons(0.5)
+    assert "other processes used" in reason
+
+
+def test_the_gate_lets_a_quiet_machine_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([SimpleNamespace(idle=100.0, iowait=0.0), SimpleNamespace(idle=100.0 + 10, iowait=0.0)])
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(times))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    assert gates.cpu_reasons(0.1) == []
+
+
+def test_the_gate_sees_throttled_and_shared_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = nvml.Gpu(0, "GPU-a", "H100", "580", 80000, 0, 40, 1980, 0, ())
+    for changes, words in (
+        ({}, []),
+        ({"tenants": (1,)}, ["process 1"]),
+        ({"throttle_reasons": 0x40}, ["thermal, hardware"]),
+        ({"throttle_reasons": 0x1}, []),  # idle clocks are no fault
+        ({"temperature": 95}, ["95 degrees"]),
+    ):
+        monkeypatch.setattr(nvml, "gpus", lambda changes=changes: [replace(gpu, **changes)])
+        found = gates.gpu_reasons()
+        assert len(found) == len(words)
+        assert all(word in reason for word, reason in zip(words, found, strict=True))
+
+
+def test_own_workers_are_no_co_tenants_in_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML may tell the host's numbers there: those of this program's own runs belong to nobody that can be seen."""
+    nobody, other_host_process = 2**22 + 1, 2**22 + 2  # above the kernel's highest number
+    gpu = nvml.Gpu(0, "GPU-a", "H100", "580", 80000, 0, 40, 1980, 0, ())
+    tenants: list[int] = [other_host_process]
+    monkeypatch.setattr(nvml, "gpus", lambda: [replace(gpu, tenants=tuple(tenants))])
+    monkeypatch.setattr(gates, "cpu_reasons", list)
+    gate = gates.Gate("cuda")
+    assert gate.look(0, alone=True) == [f"GPU 0 is also used by process {other_host_process}"]
+    tenants.append(nobody)  # the first run's worker
+    assert gate.look(0, alone=False) == [f"GPU 0 is also used by process {other_host_process}"]
+    tenants.remove(other_host_process)
+    assert gate.look(0, alone=False) == []
+    tenants[:] = [1]  # a process that is here, and not of this program
+    assert gate.look(0, alone=False) == ["GPU 0 is also used by process 1"]
+
+
+class Board:
+    """NVML of a machine with one GPU, which is cut in two parts."""
+
+    PARTS = ("MIG-aaaa", "MIG-bbbb")
+    NVML_TEMPERATURE_GPU = NVML_CLOCK_SM = 0
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return ["GPU-whole"][index]
+
+    def nvmlDeviceGetHandleByUUID(self, name: str) -> str:  # noqa: N802
+        if name not in (*self.PARTS, "GPU-whole"):
+            raise RuntimeError("not found")
+        return name
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle: str) -> str:  # noqa: N802
+        return dict.fromkeys(self.PARTS, "GPU-whole")[handle]
+
+    def nvmlDeviceGetIndex(self, handle: str) -> int:  # noqa: N802
+        return ["GPU-whole"].index(handle)
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
+        return SimpleNamespace(total=(80 if handle == "GPU-whole" else 40) * 2**30, used=0)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, [("GPU-whole", 80)]),
+        ("MIG-bbbb", [("MIG-bbbb", 40)]),
+        ("MIG-bbbb,MIG-aaaa", [("MIG-bbbb", 40), ("MIG-aaaa", 40)]),
+        ("MIG-cccc,MIG-aaaa", []),
+        ("GPU-who", [("GPU-whole", 80)]),
+    ],
+)
+def test_parts_of_a_gpu_are_found_by_name(
+    visible: str | None, expected: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nvml, "_library", Board)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [(gpu.uuid, gpu.memory_mib / 1024) for gpu in nvml.gpus()] == expected
+    assert all(gpu.temperature is None and gpu.index == 0 for gpu in nvml.gpus())
+    assert nvml.handle_of("aaaa") == nvml.handle_of("MIG-aaaa") == "MIG-aaaa"
+    assert nvml.handle_of("whole") == "GPU-whole" and nvml.handle_of("nobody") is None
+
+
+def test_the_cpu_is_watched_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr(gates, "cpu_reasons", lambda: looks.append(time.time()) or ["busy"])
+    gate = gates.Gate("cpu")
+    assert [gate.look(0, alone=True), gate.look(0, alone=True), gate.look(1, alone=True)] == [["busy"]] * 3
+    assert len(looks) == 2
+    assert gate.look(2, alone=False) == [], "own runs are not other processes"
+
+
+def _runs(grid: FinishedGrid, database: str) -> list[Any]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{grid.folder}/{database}")
+    experiment = client.get_experiment_by_name("quickstart")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def test_until_decided_adds_blocks_up_to_the_limit(grid: FinishedGrid) -> None:
+    store = ["--tracking-uri", f"sqlite:///{grid.folder}/decided.db"]
+    words = [
+        "grid",
+        "--study",
+        "quickstart",
+        *TINY,
+        "--techniques",
+        "pm",
+        "--until-decided",
+        "--max-blocks",
+        "3",
+        *store,
+    ]
+    done = grid.ablate(*words, "--precision", "0.0001")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not decided after 3 blocks" in done.stdout
+    children = [run for run in _runs(grid, "decided.db") if run.data.tags["ablate.kind"] == "run"]
+    assert sorted(run.data.tags["ablate.block"] for run in children) == ["0", "0", "1", "1", "2", "2"]
+    assert sorted(int(run.data.tags["ablate.position"]) for run in children) == list(range(6))
+    assert grid.json("status", "quickstart", *store)["finished"] == 6
+
+
+def test_sentinels_stand_at_both_ends_of_a_block(grid: FinishedGrid) -> None:
+    path = _study(grid.folder, "extends: quickstart\nname: quickstart\noverrides: []\nsentinels: true\n", "watched")
+    words = ["grid", "--study", str(path), *TINY, "--techniques", "pm"]
+    words += ["--tracking-uri", f"sqlite:///{grid.folder}/sentinels.db"]
+    done = grid.ablate(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = [run for run in _runs(grid, "sentinels.db") if "ablate.position" in run.data.tags]
+    kinds = [run.data.tags["ablate.kind"] for run in sorted(runs, key=lambda r: int(r.data.tags["ablate.position"]))]
+    assert kinds == ["sentinel", "run", "run", "sentinel"]
+    assert json.loads(grid.ablate("status", "quickstart", *words[-2:], "--json").stdout)["cells"] == 2
