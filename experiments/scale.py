@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.design.plan import build
-from pipeline.design.spec import Artifact, End, Metrics, Progress, Record, RunSpec, Tags
+from pipeline.design.records import Artifact, End, Metrics, Progress, Record, Tags
+from pipeline.design.spec import RunSpec
 from pipeline.design.study import Study
 from pipeline.execution.controller import Grid
 from pipeline.tracking.mlflow_store import Tracker, resolve_uri

@@ -175,7 +175,7 @@ def tune(as_json: bool, dry_run: bool, **options: Any) -> None:
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def status(study: str | None, tracking_uri: str | None, as_json: bool) -> None:
     """Show how far a study is."""
-    from pipeline.commands.grid import show_status
+    from pipeline.commands.status import show_status
 
     show_status(study, tracking_uri, as_json)
 
@@ -233,7 +233,7 @@ def bench(as_json: bool, **options: Any) -> None:
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def report(study: str | None, tracking_uri: str | None, out: str | None, as_json: bool, **options: Any) -> None:
     """Effects with intervals, why, and what to use: HTML, Markdown, JSON and CSV."""
-    from pipeline.commands.grid import experiment_of
+    from pipeline.commands.output import experiment_of
     from pipeline.commands.report import report as write_report
 
     write_report(
@@ -256,7 +256,7 @@ def report(study: str | None, tracking_uri: str | None, out: str | None, as_json
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def compare(study_a: str, study_b: str, tracking_uri: str | None, tracking_uri_b: str | None, as_json: bool) -> None:
     """Compare the same cells of two studies: machines, versions or dates."""
-    from pipeline.commands.report import compare as compare_studies
+    from pipeline.commands.compare import compare as compare_studies
 
     compare_studies(study_a, study_b, tracking_uri, tracking_uri_b, as_json=as_json)
 
@@ -266,7 +266,7 @@ def compare(study_a: str, study_b: str, tracking_uri: str | None, tracking_uri_b
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def sync(tracking_uri: str | None, as_json: bool) -> None:
     """Deliver journals that are not wholly in the tracking store; harmless to repeat."""
-    from pipeline.commands.grid import sync_journals
+    from pipeline.commands.sync import sync_journals
 
     sync_journals(tracking_uri, as_json)
 
@@ -294,7 +294,7 @@ def data() -> None:
 @_option("--data-dir", metavar="DIR", help="Where data sets are.")
 def data_prepare(names: tuple[str, ...], data_dir: str | None) -> None:
     """Download or build data sets."""
-    from pipeline.commands.grid import prepare_data
+    from pipeline.commands.data import prepare_data
 
     prepare_data(names, data_dir)
 
@@ -304,7 +304,7 @@ def data_prepare(names: tuple[str, ...], data_dir: str | None) -> None:
 @_option("--data-dir", metavar="DIR", help="Where data sets are.")
 def data_verify(names: tuple[str, ...], data_dir: str | None) -> None:
     """Check prepared data sets against their checksums."""
-    from pipeline.commands.grid import verify_data
+    from pipeline.commands.data import verify_data
 
     _leave(verify_data(names, data_dir))
 

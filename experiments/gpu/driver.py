@@ -23,10 +23,11 @@ def first_line(error: BaseException) -> str:
 
 def elastic_rank(device_name: str) -> Answer:
     """One rank, started as those of `ablate --nproc` are: can it use the device?"""
-    from pipeline.training.environment import process_environment
+    from pipeline.host import process_environment
 
     os.environ.update(process_environment())  # as in a worker: before torch is imported
-    from pipeline.design.spec import Device, Job, RunSpec
+    from pipeline.design.records import Job
+    from pipeline.design.spec import Device, RunSpec
     from pipeline.training import ranks as distributed
     from pipeline.training import worker
 

@@ -19,8 +19,9 @@ import pandas as pd
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from unpacking import files_of
 
-from pipeline.analysis.frame import StudyData, Tidy, text, tidy
+from pipeline.analysis.frame import Tidy, text, tidy
 from pipeline.errors import InputError, not_allowed
+from pipeline.tracking.study_data import StudyData
 
 _STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 STUDY_FILES = ("report.json", "report.md", "effects.csv", "runs.csv")

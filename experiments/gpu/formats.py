@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from claims import Claim, Ours
 
-from pipeline.analysis.report.report import VERDICT_WORDS
+from pipeline.analysis.report.headlines import VERDICT_WORDS
 
 
 def escaped(text: object) -> str:

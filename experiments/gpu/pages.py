@@ -15,7 +15,7 @@ from evidence import Effect, Evidence, Study
 from formats import escaped, number, ours, published, spread, table
 
 from pipeline.analysis.pooling import ALL
-from pipeline.analysis.report.report import VERDICT_WORDS
+from pipeline.analysis.report.headlines import VERDICT_WORDS
 
 REHEARSAL = "Rehearsal on a CPU: no figure here is a GPU's"
 BEGIN, END = "<!-- gpu-results:begin -->", "<!-- gpu-results:end -->"

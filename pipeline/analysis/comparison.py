@@ -15,8 +15,8 @@ import pandas as pd
 
 from pipeline.analysis import verdicts
 from pipeline.analysis.effects import Effects, estimate
-from pipeline.analysis.frame import StudyData
 from pipeline.analysis.responses import BY_NAME, RATIO, RESPONSES
+from pipeline.tracking.study_data import StudyData
 
 _KEYS = ["model", "dataset", "cell", "response"]
 _EFFECT_KEYS = ["model", "dataset", "response", "kind", "term"]

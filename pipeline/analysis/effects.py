@@ -23,11 +23,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis import contrasts, verdicts
-from pipeline.analysis.frame import OFF, Factor, StudyData, Tidy, inert, tidy
+from pipeline.analysis.frame import OFF, Factor, Tidy, inert, tidy
 from pipeline.analysis.group_effects import CELL, group_rows
 from pipeline.analysis.pooling import ALL, pool
 from pipeline.analysis.responses import BY_NAME, POINTS, RESPONSES, Response
 from pipeline.design.factorial import resolution
+from pipeline.tracking.study_data import StudyData
 
 COLUMNS = [
     "model",

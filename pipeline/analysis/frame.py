@@ -9,12 +9,13 @@ works too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from pipeline.design.techniques import TECHNIQUES
+from pipeline.tracking.study_data import StudyData
 
 OFF = "off"
 ON = "on"
@@ -46,23 +47,6 @@ _OUTCOME_OF_STATUS = {
 }
 # Recipe fields that may differ between blocks without making another experiment of them.
 _IGNORED_RECIPE_FIELDS = frozenset({"seed", "data_seed", "order_seed"})
-
-
-@dataclass(frozen=True)
-class StudyData:
-    """What the tracking store knows about one study.
-
-    Attributes:
-        name: The study's name; text from the user, so it may be hostile.
-        runs: One row per child run, columns named as ``mlflow.search_runs`` names them.
-        history: Per-epoch metrics, columns ``run_id, key, step, timestamp, value``; may be empty.
-        techniques: The study's techniques in order; empty means "derive them from the on/off params".
-    """
-
-    name: str
-    runs: pd.DataFrame
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    techniques: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

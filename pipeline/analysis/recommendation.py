@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.analysis.effects import Effects
-from pipeline.analysis.frame import BASELINE, OFF, StudyData, text
+from pipeline.analysis.frame import BASELINE, OFF, text
+from pipeline.tracking.study_data import StudyData
 
 _PREFIX = "params.recipe."
 

@@ -7,7 +7,6 @@ need.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.analysis import student_t as student
-from pipeline.analysis import verdicts
-from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import OFF, Tidy
-from pipeline.analysis.responses import BY_NAME, RATIO
 
 
 @dataclass(frozen=True)
@@ -245,75 +241,3 @@ def examine(study: Tidy, controls: frozenset[str]) -> Trust:
         tainted,
         tuple(_alarms(overall, control, sentinel, in_effects)),
     )
-
-
-@dataclass(frozen=True)
-class Undecided:
-    """An interval that is still too wide: its effect, its whole width (ratio - 1, or points) and further
-    blocks.
-    """
-
-    model: str
-    dataset: str
-    response: str
-    term: str
-    width: float
-    further_blocks: int | None
-
-
-def undecided(
-    effects: Effects,
-    precision: float = 0.02,
-    *,
-    kinds: Sequence[str] = ("main",),
-    responses: Sequence[str] = ("train_seconds",),
-) -> list[Undecided]:
-    """List the effects whose interval is wider than the precision; a controller adds blocks until there are
-    none.
-
-    Width is the whole interval, ``high / low - 1`` for ratios and ``high - low`` (points / 100) otherwise. An
-    effect that no block can give (its cell ran out of memory) is left out, so that it cannot keep a
-    controller busy for ever.
-
-    Args:
-        effects: From :func:`pipeline.analysis.effects.estimate`.
-        precision: Largest width, as a fraction: 0.02 is 2 %.
-        kinds: The kinds of effects that must be precise.
-        responses: The responses that must be precise.
-
-    Returns:
-        The effects still too wide, widest first; empty when every interval is narrow enough.
-
-    Raises:
-        ValueError: The precision is not positive.
-    """
-    if precision <= 0:
-        raise ValueError(f"precision must be positive, got {precision}")
-    if effects.table.empty:
-        return []
-    wanted = effects.table["kind"].isin(kinds) & effects.table["response"].isin(responses)
-    rows = effects.table[wanted & effects.details["estimable"].astype(bool)]
-    found = []
-    details = effects.details.loc[rows.index]
-    for row, detail in zip(rows.to_dict("records"), details.to_dict("records"), strict=True):
-        ratio = BY_NAME[row["response"]].unit == RATIO
-        low, high = float(row["low"]), float(row["high"])
-        width = high / low - 1 if ratio else (high - low) / 100
-        if width <= precision:
-            continue
-        target = math.log1p(precision) if ratio else 100 * precision
-        level = effects.options.confidence
-        more = blocks_needed(float(detail["se"]), float(detail["dof"]), int(row["blocks"]), target, level)
-        found.append(Undecided(row["model"], row["dataset"], row["response"], row["term"], width, more))
-    return sorted(found, key=lambda u: (math.isnan(u.width), -u.width if not math.isnan(u.width) else 0.0))
-
-
-def blocks_needed(se: float, dof: float, blocks: int, width: float, confidence: float = 0.95) -> int | None:
-    """Plan how many further blocks bring an interval's whole width, on the analysis scale, below ``width``.
-
-    Returns:
-        Further blocks, 0 if it is narrow enough; None if unknown or more than
-        ``verdicts.MAX_FURTHER_BLOCKS``.
-    """
-    more = float(verdicts.blocks_for_width(se, dof, blocks, width, confidence)[0])
-    return None if math.isnan(more) else int(more)

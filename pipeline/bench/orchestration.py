@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.bench.scaling import peak_mib
 from pipeline.design import study
 from pipeline.design.plan import Plan, PlannedRun, build
-from pipeline.design.spec import End, Metrics, Phase, Progress, Record, RunSpec, Tags
+from pipeline.design.records import End, Metrics, Phase, Progress, Record, Tags
+from pipeline.design.spec import RunSpec
 from pipeline.execution.controller import Grid
 from pipeline.tracking.mlflow_store import Tracker
 from pipeline.tracking.recorder import Book

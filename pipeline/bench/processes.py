@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.errors import AblateError, OutsideError
-from pipeline.training.environment import process_environment
+from pipeline.host import process_environment
 
 
 class FreshProcesses:

@@ -7,7 +7,7 @@ import time
 from multiprocessing.connection import Connection
 from statistics import median
 
-from pipeline.design.spec import Progress
+from pipeline.design.records import Progress
 from pipeline.execution.local.child import sender
 
 

@@ -38,8 +38,8 @@ def report_cost(cells: int) -> dict[str, float]:
     Returns:
         `cells`, `seconds` and `memory_mib`, the peak of the process.
     """
-    from pipeline.analysis.frame import StudyData
     from pipeline.analysis.report import report
+    from pipeline.tracking.study_data import StudyData
 
     runs = _simulated(max(2, round(cells / CELLS_OF_A_BLOCK)))
     data = StudyData("simulated", runs, techniques=("ga", "amp", "pm"))

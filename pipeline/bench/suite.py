@@ -16,7 +16,7 @@ from pipeline.bench.intervals import Row, block_log, interval
 from pipeline.bench.processes import FreshProcesses
 from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
-from pipeline.training.environment import host_provenance
+from pipeline.tracking.provenance import host_provenance
 
 OVER = {f"over_{name}": name for name in CONTENDERS if name != SELF}
 PARTS = (*OVER, "gather_over_loader", "grid_overhead", "scaling")

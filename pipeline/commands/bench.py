@@ -12,7 +12,7 @@ from pipeline.bench import suite
 from pipeline.bench import text as tables
 from pipeline.bench.cases import DEFAULT_MODELS, case_of
 from pipeline.errors import OutsideError, not_allowed
-from pipeline.execution import session
+from pipeline.execution import device
 
 
 def bench(flags: dict[str, Any], *, as_json: bool) -> None:
@@ -56,7 +56,7 @@ def options_of(flags: dict[str, Any]) -> suite.Options:
         blocks=flags["blocks"],
         windows=flags["windows"],
         batch=flags["batch"],
-        device=session.resolve_device(flags["device"]),
+        device=device.resolve_device(flags["device"]),
         grid_study=flags["grid_study"],
         full=flags["full"],
         cores=len(os.sched_getaffinity(0)),

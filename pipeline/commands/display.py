@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from pipeline.design.plan import PlannedRun
-from pipeline.design.spec import End, Metrics, Progress
+from pipeline.design.records import End, Metrics, Progress
 from pipeline.execution import summary as results
 
 PREPARING_SECONDS = 10.0

@@ -14,7 +14,8 @@ from pathlib import Path
 from pipeline import nvml
 from pipeline.design import requirements as requires
 from pipeline.errors import AblateError
-from pipeline.tracking.uri import STATE_DIR, resolve_uri, sqlite_file
+from pipeline.paths import STATE_DIR
+from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 MIN_FREE_GIB = 2.0
 
@@ -140,7 +141,7 @@ def _disk(path: Path) -> list[Check]:
 
 
 def _data(data_dir: str | None) -> list[Check]:
-    from pipeline.design.imagefolder import default_data_dir
+    from pipeline.paths import default_data_dir
 
     place = Path(data_dir) if data_dir else default_data_dir()
     here = sorted(path.name for path in place.iterdir()) if place.is_dir() else []

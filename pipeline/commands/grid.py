@@ -6,18 +6,20 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.commands.display import LiveDisplay, PlainDisplay, print_tables
+from pipeline.commands.output import _interrupted
+from pipeline.design import selection
 from pipeline.design.plan import Plan
-from pipeline.design.spec import OUTCOMES
+from pipeline.design.records import OUTCOMES
 from pipeline.errors import OutsideError
-from pipeline.execution import session
+from pipeline.execution import interrupt, session
 from pipeline.execution import summary as results
-from pipeline.execution.controller import Tally
-from pipeline.tracking.uri import STATE_DIR, resolve_uri
+from pipeline.execution.device import device_of
+from pipeline.execution.listener import Tally
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.study_data import _children
 
 
 def run_grid(
@@ -32,7 +34,7 @@ def run_grid(
         single: one cell.
         tuned: with `--tuned`, how to tune first (see `TuneFlags`): `trials`, `trial_seconds`, `storage`.
     """
-    flags = session.Flags(**options)
+    flags = selection.Flags(**options)
     out = sys.stderr if as_json else sys.stdout
     if tuned is not None:
         from pipeline.commands.tune import freeze
@@ -41,7 +43,7 @@ def run_grid(
             flags = freeze(flags, tuned, dry_run=dry_run, out=out)
         except KeyboardInterrupt:
             return _interrupted()
-    choice = session.choose(flags, single)
+    choice = selection.choose(flags, device_of(flags), single)
     print(choice.headline, file=out, flush=True)
     if dry_run:
         print(json.dumps(_plan_document(choice.plan), indent=1) if as_json else _plan_text(choice.plan))
@@ -49,7 +51,7 @@ def run_grid(
     live = out.isatty() and os.environ.get("TERM") != "dumb"
     display = LiveDisplay() if live else PlainDisplay(out)
     try:
-        held = session.Session(flags, choice, display)
+        held = session.Session(flags, choice, display, undecided=undecided)
         tally = held.run(alone=single)
     except KeyboardInterrupt:  # before the first run
         return _interrupted()
@@ -67,7 +69,7 @@ def run_grid(
 
 def _exit_code(held: session.Session, tally: Tally) -> int:
     if tally.broken is not None:
-        raise OutsideError(f"{tally.broken}; what was journaled is kept, go on with: {session.resume_command()}")
+        raise OutsideError(f"{tally.broken}; what was journaled is kept, go on with: {interrupt.resume_command()}")
     if tally.interrupted:
         return _interrupted()
     if not tally.delivered:
@@ -75,11 +77,6 @@ def _exit_code(held: session.Session, tally: Tally) -> int:
         cause = held.grid.book.error or "the store does not answer"
         raise OutsideError(f"tracking store: not everything was delivered ({cause}); `ablate sync` will deliver it")
     return 0 if tally.complete else 1
-
-
-def _interrupted() -> int:
-    print(f"ablate: interrupted; go on with: {session.resume_command()}", file=sys.stderr)
-    return 130
 
 
 def _closing(held: session.Session, tally: Tally) -> str:
@@ -132,110 +129,19 @@ def _result_document(plan: Plan, held: session.Session, tally: Tally, found: Any
     }
 
 
-def _tracker(name: str, tracking_uri: str | None) -> Any:
-    from pipeline.tracking.study_data import client_of
+def undecided(tracker: Tracker, study: str, techniques: tuple[str, ...], precision: float) -> list[str]:
+    """Main effects on the training time whose interval is still wider than `precision`, in words, widest first.
 
-    return client_of(resolve_uri(tracking_uri), name, STATE_DIR)
-
-
-def default_study() -> str:
-    """The study that `ablate grid` without `--study` runs here."""
-    return os.environ.get("ABLATE_STUDY") or ("paper" if session.resolve_device("auto") == "cuda" else "quickstart")
-
-
-def experiment_of(study: str | None) -> str:
-    """The experiment that a study's runs are in."""
-    name = study or default_study()
-    if name.endswith((".yaml", ".yml")):
-        from pipeline.design.study import load
-
-        name = load(name).name
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or name
-
-
-def show_status(study: str | None, tracking_uri: str | None, as_json: bool) -> None:
-    """`ablate status`."""
-    from pipeline.tracking.status import status_of
-
-    found = status_of(_tracker(experiment_of(study), tracking_uri), STATE_DIR)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        print(f"study {found['study']}: {found['cells']} cells")
-        for name in ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending"):
-            print(f"  {name:<12} {found[name]}")
-
-
-def sync_journals(tracking_uri: str | None, as_json: bool) -> None:
-    """`ablate sync`.
-
-    Raises:
-        OutsideError: the store is still away.
+    Args:
+        tracker: the store.
+        study: its name.
+        techniques: the study's techniques.
+        precision: largest width of an interval, as a fraction.
     """
-    from pipeline.tracking.status import sync
+    from pipeline.analysis.effects import estimate
+    from pipeline.analysis.stopping import undecided as wide
+    from pipeline.tracking.study_data import StudyData
 
-    journals, entries, problems = sync(tracking_uri, STATE_DIR)
-    if as_json:
-        print(json.dumps({"journals": journals, "entries": entries, "problems": problems}))
-        return
-    print(f"{journals} journal(s) delivered, {entries} entries")
-    for problem in problems:
-        print(f"not stored: {problem}")
-
-
-def _data_dir(data_dir: str | None) -> Path:
-    from pipeline.design.imagefolder import default_data_dir
-
-    return Path(data_dir) if data_dir else default_data_dir()
-
-
-def prepare_data(names: tuple[str, ...], data_dir: str | None) -> None:
-    """`ablate data prepare`: with a progress bar on a terminal, one line per data set elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from pipeline.design import catalog
-
-    for name in names:
-        catalog.dataset(name)
-    from pipeline.training.data import store
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    for name in names:
-        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-            task = bar.add_task(name, total=None)
-            source = store.prepare(
-                name,
-                _data_dir(data_dir),
-                image_size=32,
-                check=True,
-                report=partial(_advance, bar, task),
-            )
-        train, test = len(source.train_labels), len(source.test_labels)
-        print(f"{name}: {train} training and {test} test images, {len(source.class_names)} classes")
-
-
-def _advance(bar: Any, task: Any, text: str, done: int, total: int) -> None:
-    bar.update(task, description=text, completed=done, total=total)
-
-
-def verify_data(names: tuple[str, ...], data_dir: str | None) -> int:
-    """`ablate data verify`; returns the exit code."""
-    from pipeline.design import catalog
-
-    for name in names:
-        catalog.dataset(name)
-    from pipeline.training.data import store
-
-    bad = 0
-    for name in names:
-        problems = store.verify(name, _data_dir(data_dir))
-        bad += bool(problems)
-        print(f"{name}: " + ("; ".join(problems) if problems else "ok"))
-    return 1 if bad else 0
+    runs, _ = _children(tracker.frame())
+    found = wide(estimate(StudyData(study, runs, techniques=techniques)), precision)
+    return [f"{effect.term} on {effect.model}/{effect.dataset} ({effect.width:.1%} wide)" for effect in found]

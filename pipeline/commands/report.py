@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import AblateError, InputError, OutsideError
+from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_sqlite as tables
+from pipeline.tracking.credentials import first_line
 from pipeline.tracking.mlflow_store import artifact_writer
-from pipeline.tracking.study_data import client_of, load, read
-from pipeline.tracking.uri import STATE_DIR, first_line, resolve_uri, sqlite_file
+from pipeline.tracking.study_data import client_of, read
+from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
-    from pipeline.analysis.frame import StudyData
+    from pipeline.tracking.study_data import StudyData
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,8 @@ def _serve(connection: Connection, study: str, store: tables.Store | None, wante
 
 
 def _write(data: StudyData, wanted: Wanted) -> tuple[list[Path], list[str]]:
-    from pipeline.analysis.report.report import build, summary_lines
+    from pipeline.analysis.report.headlines import summary_lines
+    from pipeline.analysis.report.report import build
 
     found = build(data, **wanted.options)
     try:
@@ -139,13 +142,3 @@ def _write(data: StudyData, wanted: Wanted) -> tuple[list[Path], list[str]]:
             f"--out: {str(wanted.folder)!r} is not allowed ({error.strerror}); allowed: a writable folder"
         ) from None
     return paths, summary_lines(found)
-
-
-def compare(study_a: str, study_b: str, tracking_uri: str | None, uri_b: str | None, *, as_json: bool) -> None:
-    """`ablate compare`: B against A, cell by cell and effect by effect."""
-    from pipeline.analysis import comparison as comparing
-
-    first, _ = load(study_a, tracking_uri, STATE_DIR, curves=False)
-    second, _ = load(study_b, uri_b or tracking_uri, STATE_DIR, curves=False)
-    found = comparing.compare(first, second)
-    print(found.to_json() if as_json else found.to_markdown())

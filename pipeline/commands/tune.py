@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.commands.display import LiveDisplay, PlainDisplay
+from pipeline.design import selection
 from pipeline.errors import OutsideError
-from pipeline.execution import session
+from pipeline.execution import interrupt
+from pipeline.execution.device import device_of
 from pipeline.tuning.setup import Setup, TuneFlags, prepare
 from pipeline.tuning.study_file import overrides
 
@@ -68,7 +70,7 @@ def _show(held: Tuning, result: Result) -> None:
 
 def _exit_code(held: Tuning, result: Result) -> int:
     if result.broken is not None:
-        go_on = session.resume_command()
+        go_on = interrupt.resume_command()
         raise OutsideError(f"{result.broken}; what was journaled is kept, go on with: {go_on}")
     if result.interrupted:
         return _interrupted()
@@ -80,7 +82,7 @@ def _exit_code(held: Tuning, result: Result) -> int:
 
 
 def _interrupted() -> int:
-    print(f"ablate: interrupted; go on with: {session.resume_command()}", file=sys.stderr)
+    print(f"ablate: interrupted; go on with: {interrupt.resume_command()}", file=sys.stderr)
     return 130
 
 
@@ -103,7 +105,7 @@ def _space_document(setup: Setup) -> dict[str, Any]:
     }
 
 
-def freeze(flags: session.Flags, how: Mapping[str, Any], *, dry_run: bool, out: TextIO) -> session.Flags:
+def freeze(flags: selection.Flags, how: Mapping[str, Any], *, dry_run: bool, out: TextIO) -> selection.Flags:
     """Tunes each (model, data set) of a grid once, for throughput, and puts the recipes into the grid's flags.
 
     What is tuned already, for the same recipe, space and device, is not tuned again.
@@ -118,7 +120,7 @@ def freeze(flags: session.Flags, how: Mapping[str, Any], *, dry_run: bool, out: 
         InputError, OutsideError: as a tuning and a grid do.
         KeyboardInterrupt: interrupted.
     """
-    chosen = session.choose(flags).plan.study
+    chosen = selection.choose(flags, device_of(flags)).plan.study
     frozen = []
     for model in chosen.models:
         for dataset in chosen.datasets:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, OutsideError
-from pipeline.tracking.uri import STATE_DIR, resolve_uri, sqlite_file
+from pipeline.paths import STATE_DIR
+from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 
 def serve(tracking_uri: str | None, host: str, port: int) -> int:

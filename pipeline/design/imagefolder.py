@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.design import file_digests as contents
 from pipeline.design.spec import content_digest
 from pipeline.errors import InputError
+from pipeline.paths import default_data_dir
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LAYOUT = "a folder with train/CLASS/* and test/CLASS/*"
@@ -80,14 +81,6 @@ class FolderListing:
         """What the file system says without reading a file: place, names, sizes and times."""
         parts = [(part.names, part.sizes, part.times) for part in (self.train, self.test)]
         return content_digest([os.fsencode(self.root).hex(), parts])
-
-
-def default_data_dir() -> Path:
-    """Where data sets are kept when nobody says: `$XDG_CACHE_HOME/ablate/data` or `~/.cache/ablate/data`."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification says that a relative path is invalid and to be ignored
-    base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
-    return base / "ablate" / "data"
 
 
 def scan_folder(dir: Path, where: str) -> FolderListing:

@@ -10,114 +10,24 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.spec import End, Metrics, Outcome, Phase, Progress, Record, RunSpec
+from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
 from pipeline.errors import AblateError
 from pipeline.execution import summary as results
 from pipeline.execution.interference import Gate
+from pipeline.execution.launcher import Launcher, Placer, Preparing
+from pipeline.execution.listener import Listener, Tally
 from pipeline.tracking.attempts import Attempt
 from pipeline.tracking.recorder import Book, Opened
 
 DELIVERY_PATIENCE = 20.0
 LOST_TRIES = 5  # of a cell whose machine is lost, in one call
-
-
-class Launcher(Protocol):
-    """What the controller needs of a launcher.
-
-    Attributes:
-        jobs: runs at once; goes down when a device is lost, whose run then ends as `interrupted`.
-    """
-
-    jobs: int
-
-    def launch(self, spec: RunSpec) -> Iterator[Record]:
-        """Runs a cell; the last record is an `End`."""
-        ...
-
-    def work_dir(self, spec: RunSpec) -> Path:
-        """The run's folder, for artifacts."""
-        ...
-
-    def cancel(self) -> None:
-        """Stops all runs."""
-        ...
-
-
-class Placer(Protocol):
-    """What a launcher offers besides when it is not free in its choice: a cluster's, which keeps blocks together."""
-
-    def choose(self, runs: Sequence[PlannedRun]) -> int | None:
-        """Keeps a place for the first of `runs` that may start now, and returns its index; None when none may."""
-        ...
-
-    def release(self, run: PlannedRun) -> None:
-        """Gives the place of a chosen run back: it will not be launched."""
-        ...
-
-
-@runtime_checkable
-class Preparing(Protocol):
-    """What a launcher offers besides when it can start the next run's worker before the present run's has ended."""
-
-    def prepare(self, spec: RunSpec, after: RunSpec) -> None:
-        """Starts the worker of the run to be launched after `after`; it sets up, and waits before it trains."""
-        ...
-
-
-class Listener(Protocol):
-    """Sees what happens, to show it; called from several threads."""
-
-    def preparing(self, text: str) -> None:
-        """Data and models are being prepared; called often."""
-        ...
-
-    def begin(self, total: int, done: int) -> None:
-        """The grid starts: `total` cells, `done` of them finished before."""
-        ...
-
-    def started(self, run: PlannedRun) -> None:
-        """A run has been launched."""
-        ...
-
-    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
-        """A run reports."""
-        ...
-
-    def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:
-        """A run has ended."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-        ...
-
-
-@dataclass
-class Tally:
-    """How a grid call ended."""
-
-    cells: int = 0
-    outcomes: dict[str, int] = field(default_factory=dict)
-    interrupted: bool = False
-    delivered: bool = True
-    broken: str | None = None
-
-    @property
-    def finished(self) -> int:
-        """Cells that are finished, before this call or in it."""
-        return self.outcomes.get("finished", 0)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every cell is finished."""
-        return self.finished == self.cells
 
 
 class Grid:

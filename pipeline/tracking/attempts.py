@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-KEY_TAG = "ablate.key"
-OWNER_TAG = "ablate.owner"
-CLAIM_TAG = "ablate.claim"
-HEARTBEAT_TAG = "ablate.heartbeat."
-OUTCOME_TAG = "ablate.outcome"
+from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OWNER_TAG
+from pipeline.tracking import entries, journal
+from pipeline.tracking.delivery import delivered_offset
+
 FINAL = ("finished", "oom")  # outcomes that are not tried again
 PARENTS = ("grid", "tune")  # kinds of rows that others lie under
 
@@ -67,3 +68,109 @@ def attempt_of(
 def heartbeats_of(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Controllers that have registered on a parent run, each with its last heartbeat."""
     return tuple((name.removeprefix(HEARTBEAT_TAG), v) for name, v in tags.items() if name.startswith(HEARTBEAT_TAG))
+
+
+@dataclass
+class _Index:
+    """What has been read of one journal."""
+
+    offset: int = 0
+    ours: bool = False
+    owner: str = ""
+
+
+class History:
+    """The journals of a folder, read as they grow; safe to use from several threads.
+
+    Args:
+        folder: with the journals.
+        uri: store, without credentials.
+        experiment: name; journals of other stores and experiments are passed over.
+    """
+
+    def __init__(self, folder: Path, uri: str, experiment: str) -> None:
+        self._folder = folder
+        self._head = (uri, experiment)
+        self._lock = threading.Lock()
+        self._journals: dict[Path, _Index] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._opened: dict[str, tuple[Path, int]] = {}  # key -> journal, and offset behind the entry that opened it
+        self._by_digest: dict[str, set[str]] = {}
+        # rows may be closed from another journal than the one that opened them
+        self._outcomes: dict[str, str] = {}
+
+    def delivered(self) -> dict[Path, int]:
+        """How far each journal is in the store; to be asked before the store is."""
+        return {path: delivered_offset(path) for path in self._folder.glob("*.journal")}
+
+    def owners(self) -> set[str]:
+        """Controllers that have written journals here; local claims keep them and this process apart."""
+        with self._lock:
+            self._read()
+            return {index.owner for index in self._journals.values()}
+
+    def merge(
+        self, stored: Iterable[Attempt] | None, delivered: dict[Path, int], digest: str | None = None
+    ) -> list[Attempt]:
+        """All attempts (or those at one cell).
+
+        Args:
+            stored: what the store knows; None when it is away.
+            delivered: from `delivered`, before the store was asked. A row that was delivered and is not in the
+                store has been deleted there, and counts no more.
+            digest: of one cell.
+        """
+        found = {attempt.key: attempt for attempt in stored or ()}
+        with self._lock:
+            self._read()
+            keys = self._attempts.keys() if digest is None else self._by_digest.get(digest, set())
+            for key in keys:
+                known = found.get(key)
+                path, end = self._opened[key]
+                if known is None and stored is not None and end <= delivered.get(path, 0):
+                    continue
+                found[key] = self._merged(self._attempts[key], known)
+        return list(found.values())
+
+    def _merged(self, mine: Attempt, known: Attempt | None) -> Attempt:
+        """The store knows what other folders did, the journals what has not been delivered yet."""
+        outcome = self._outcomes.get(mine.key, "")
+        if known is None:
+            return replace(mine, outcome=outcome)
+        if mine.kind in PARENTS:  # shared: any controller may have opened it again
+            return known
+        return replace(mine, outcome=outcome or known.outcome, run_id=known.run_id, claim=known.claim or mine.claim)
+
+    def _read(self) -> None:
+        """Reads what was appended since the last look."""
+        for path in sorted(self._folder.glob("*.journal")):
+            index = self._journals.setdefault(path, _Index())
+            for entry, end in journal.read(path, index.offset):
+                index.offset = end
+                if entry.get("kind") == "journal":
+                    index.ours = (entry.get("uri"), entry.get("experiment")) == self._head
+                    index.owner = str(entry.get("owner", ""))
+                elif index.ours and entries.well_formed(entry):
+                    self._note(path, entry, end)
+
+    def _note(self, path: Path, entry: entries.Entry, end: int) -> None:
+        kind, key = entry["kind"], entry.get("key", "")
+        if kind == "open":
+            attempt, before = _attempt(key, entry), self._attempts.get(key)
+            if before is not None:  # a parent that is opened again keeps its age and its claim
+                attempt = replace(attempt, start_time=before.start_time, claim=attempt.claim or before.claim)
+            self._attempts[key] = attempt
+            self._by_digest.setdefault(attempt.digest, set()).add(key)
+            self._outcomes.pop(key, None)
+            self._opened[key] = (path, end)
+        elif kind == "close":
+            self._outcomes[key] = str(entry.get("outcome", "failed"))
+        elif kind == "withdraw" and key in self._attempts:
+            self._by_digest[self._attempts.pop(key).digest].discard(key)
+        elif kind == "tags" and CLAIM_TAG in entry["values"] and key in self._attempts:
+            self._attempts[key] = replace(self._attempts[key], claim=str(entry["values"][CLAIM_TAG]))
+
+
+def _attempt(key: str, entry: entries.Entry) -> Attempt:
+    tags = {str(name): str(value) for name, value in entry["tags"].items()}
+    return attempt_of(key, tags, start_time=entry["time"], parent=str(entry.get("parent") or ""))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.tracking import journal
-from pipeline.tracking.journal import Entry
-from pipeline.training.environment import scrubbed
+from pipeline.tracking.credentials import scrubbed
+from pipeline.tracking.entries import Entry, _note, _orphans
 
 BATCH = 500
 HEARTBEAT_SECONDS = 10.0
@@ -193,18 +193,3 @@ def replay(path: Path, store: Store) -> int:
         store.apply([*entries, *_orphans(rows)])
         save_offset(path, journal.valid_end(path))
         return count + len(entries)
-
-
-def _note(entry: Entry, rows: dict[str, bool]) -> None:
-    """Keeps track of a journal's open rows, as key -> whether it is a parent."""
-    key = str(entry.get("key", ""))
-    if entry.get("kind") == "open":
-        rows[key] = not entry.get("parent")
-    elif entry.get("kind") in ("close", "withdraw"):
-        rows.pop(key, None)
-
-
-def _orphans(rows: dict[str, bool]) -> list[Entry]:
-    tags = {"ablate.outcome": "interrupted", "ablate.error": "its controller died"}
-    close = {"kind": "close", "time": int(time.time() * 1000), "status": "KILLED", "tags": tags, "orphan": True}
-    return [{**close, "key": key} for key in sorted(rows, key=lambda key: rows[key])]

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.tracking.entries import Entry
+
 MAGIC = b"ablate-journal-1\n"
 MAX_FRAME = 16 * 2**20
 _HEADER = struct.Struct("<II")
-
-Entry = dict[str, Any]
 
 
 class Journal:
@@ -154,26 +154,6 @@ def _read_frame(stream: Any) -> tuple[Entry | None, int]:
     except (ValueError, RecursionError):
         return None, 0
     return (entry, _HEADER.size + length) if isinstance(entry, dict) else (None, 0)
-
-
-_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
-    "journal": {},
-    "open": {"key": str, "time": int, "name": str, "tags": dict, "params": dict},
-    "close": {"key": str, "time": int, "status": str, "tags": dict},
-    "withdraw": {"key": str, "time": int},
-    "artifact": {"key": str, "path": str},
-    "metrics": {"key": str, "time": int, "values": dict},
-    "tags": {"key": str, "values": dict},
-}
-
-
-def well_formed(entry: Entry) -> bool:
-    """Whether an entry has the fields of its kind; kinds of later versions have none that this one could check."""
-    fields = _FIELDS.get(str(entry.get("kind")))
-    if fields is None or not all(isinstance(entry.get(name), kind) for name, kind in fields.items()):
-        return False
-    numbers = entry["values"].values() if entry["kind"] == "metrics" else ()
-    return isinstance(entry.get("step", 0), int) and all(isinstance(number, int | float) for number in numbers)
 
 
 def valid_end(path: Path) -> int:

@@ -6,16 +6,17 @@ What is to be written comes through `writing`; only claims and heartbeats, which
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.design.names import KEY_TAG, OUTCOME_TAG
 from pipeline.errors import InputError, OutsideError
-from pipeline.tracking.attempts import KEY_TAG, OUTCOME_TAG, Attempt, attempt_of
-from pipeline.tracking.uri import filled, first_line, initialising, set_environment, shown, sqlite_file, use_wal
+from pipeline.tracking.attempts import Attempt, attempt_of
+from pipeline.tracking.credentials import first_line, shown
+from pipeline.tracking.mlflow_database import _make_tables, _migrate, filled, initialising, set_environment, use_wal
+from pipeline.tracking.uri import sqlite_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -333,31 +334,6 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
         if found is None:
             raise error
         return str(found.experiment_id)
-
-
-def _make_tables(database: Path, uri: str, made: Path | None) -> None:
-    """Has MLflow make its tables in a file beside the database (or copies them, if they are made), then renames it: a
-    process that is killed in the two seconds of MLflow's migrations would leave a file that no later call can open.
-    """
-    for leftover in database.parent.glob(f"{database.name}.new-*"):
-        leftover.unlink(missing_ok=True)  # of killed processes: whoever is here holds the lock
-    temporary = database.with_name(f"{database.name}.new-{os.getpid()}")
-    if made is not None and filled(made):
-        shutil.copyfile(made, temporary)
-    else:
-        _migrate(temporary, uri)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.replace(database)
-
-
-def _migrate(database: Path, uri: str) -> None:
-    """Has MLflow make its tables in a file that is not there yet."""
-    from mlflow import MlflowClient
-
-    scheme = uri.partition(":///")[0]
-    client = MlflowClient(tracking_uri=f"{scheme}:///{database}")
-    client.search_experiments(max_results=1)
-    client._tracking_client.store.engine.dispose()
 
 
 def _quoted(text: str) -> str:

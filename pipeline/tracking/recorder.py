@@ -12,43 +12,25 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OUTCOME_TAG, OWNER_TAG
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.spec import Artifact, End, Metrics, Outcome, Record, Tags
+from pipeline.design.records import Artifact, End, Metrics, Outcome, Record, Tags
 from pipeline.errors import OutsideError
-from pipeline.tracking import journal
-from pipeline.tracking.attempts import (
-    CLAIM_TAG,
-    FINAL,
-    HEARTBEAT_TAG,
-    OUTCOME_TAG,
-    OWNER_TAG,
-    PARENTS,
-    Attempt,
-    heartbeats_of,
-)
+from pipeline.tracking import entries, journal
+from pipeline.tracking.attempts import FINAL, PARENTS, Attempt, History, heartbeats_of
+from pipeline.tracking.claims import LocalClaims, settle
+from pipeline.tracking.credentials import scrubbed, without_credentials
 from pipeline.tracking.delivery import Delivery, replay
-from pipeline.tracking.history import History
-from pipeline.tracking.liveness import ENDED, Liveness, LocalClaims, exclusive, owner, settle
+from pipeline.tracking.entries import _close, _interrupted, _open, now_ms
+from pipeline.tracking.liveness import ENDED, Liveness, owner
+from pipeline.tracking.locks import exclusive
 from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.provenance import host_provenance
 from pipeline.tracking.writer import Writer
-from pipeline.training.environment import host_provenance, scrubbed, without_credentials
 
-STATUS: dict[str, str] = {
-    "finished": "FINISHED",
-    "oom": "FAILED",
-    "failed": "FAILED",
-    "timeout": "FAILED",
-    "interrupted": "KILLED",
-}
 STORE_PATIENCE = 8.0
 PARENT_PATIENCE = 60.0
-
-
-def now_ms(seconds: float | None = None) -> int:
-    """Time as MLflow keeps it."""
-    return int((time.time() if seconds is None else seconds) * 1000)
 
 
 @dataclass
@@ -117,7 +99,7 @@ class Book:
                 found.append(path)
         return found
 
-    def _append(self, *entries: journal.Entry) -> int:
+    def _append(self, *entries: entries.Entry) -> int:
         end = self._journal.append(*entries)
         self._delivery.notify(end)
         return end
@@ -395,41 +377,3 @@ def _youngest(attempts: Iterable[Attempt], command: str) -> Attempt | None:
     """The youngest parent run of a command; not those that nobody has settled on."""
     parents = [a for a in attempts if a.kind in PARENTS and a.command == command and a.claim != "pending"]
     return max(parents, key=lambda attempt: (attempt.start_time, attempt.key), default=None)
-
-
-def _close(key: str, outcome: str, tags: dict[str, str], seconds: float | None = None) -> journal.Entry:
-    status = STATUS[outcome]
-    return {"kind": "close", "key": key, "time": now_ms(seconds), "status": status, "outcome": outcome, "tags": tags}
-
-
-def _interrupted(key: str, why: str) -> journal.Entry:
-    return _close(key, "interrupted", {OUTCOME_TAG: "interrupted", "ablate.error": why})
-
-
-def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str, claim: str = "pending") -> journal.Entry:
-    spec = run.spec
-    on = {tag.partition("=")[0]: tag.partition("=")[2] for tag in spec.techniques}
-    params: dict[str, Any] = {
-        "model": spec.model,
-        "dataset": spec.dataset,
-        "seed": spec.seed,
-        "techniques": spec.label,
-        "device": spec.device,
-        "nproc": spec.nproc,
-        **{name: "on" if name in on else "off" for name in plan.study.techniques},
-        **{f"level.{name}": value for name, value in on.items() if value},
-        **{f"recipe.{name}": value for name, value in spec.recipe.model_dump(mode="json").items()},
-    }
-    tags = {
-        "ablate.kind": run.kind,
-        "ablate.digest": spec.digest,
-        "ablate.block": str(run.block),
-        "ablate.position": str(run.position),
-        **({"ablate.tainted": run.tainted} if run.tainted else {}),
-        **dict(run.tags),
-        CLAIM_TAG: claim,
-        OWNER_TAG: owner_name,
-        **host_provenance(),
-    }
-    entry = {"kind": "open", "key": key, "parent": parent, "name": run.name, "time": now_ms()}
-    return {**entry, "tags": tags, "params": params}

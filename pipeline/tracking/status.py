@@ -6,15 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutsideError
-from pipeline.tracking import journal
-from pipeline.tracking.attempts import HEARTBEAT_TAG, Attempt
-from pipeline.tracking.delivery import delivered_offset, replay
+from pipeline.design.names import HEARTBEAT_TAG
+from pipeline.tracking.attempts import Attempt
 from pipeline.tracking.liveness import alive
 from pipeline.tracking.mlflow_store import Tracker
-from pipeline.tracking.uri import resolve_uri
-from pipeline.tracking.writer import Writer
-from pipeline.training.environment import scrubbed, without_credentials
 
 
 def status_of(tracker: Tracker, state_dir: Path) -> dict[str, Any]:
@@ -65,41 +60,3 @@ def _planned(state_dir: Path, key: str) -> set[str] | None:
         return {str(cell["digest"]) for cell in content["cells"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]]:
-    """Replays every journal of this store that is not wholly delivered and whose controller is gone.
-
-    Returns:
-        Journals and entries delivered, and what the store refused for good.
-
-    Raises:
-        OutsideError: the store does not answer; what was delivered before stays.
-    """
-    uri = resolve_uri(tracking_uri)
-    shown = without_credentials(uri)
-    journals = entries = 0
-    problems: list[str] = []
-    trackers: dict[str, Tracker] = {}
-    for path in sorted((state_dir / "journal").glob("*.journal")):
-        head = next(journal.read(path), None)
-        if head is None or head[0].get("uri") != shown or delivered_offset(path) >= journal.valid_end(path):
-            continue
-        with journal.abandoned(path) as free:
-            if not free:  # its controller lives and delivers itself
-                continue
-        experiment = str(head[0].get("experiment"))
-        try:
-            if experiment not in trackers:
-                trackers[experiment] = Tracker(uri, experiment, state_dir / "artifacts")
-                trackers[experiment].connect()
-            entries += replay(path, Writer(trackers[experiment]))
-        except OutsideError:
-            raise
-        except Exception as error:
-            cause = scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
-            raise OutsideError(f"tracking store {shown}: {cause}; try again later") from None
-        journals += 1
-    for tracker in trackers.values():
-        problems += tracker.problems
-    return journals, entries, problems

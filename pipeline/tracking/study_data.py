@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite as tables
@@ -14,7 +17,6 @@ from pipeline.tracking.uri import resolve_uri, sqlite_file
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.analysis.frame import StudyData
 
 CURVES = ("val/accuracy", "train/loss")
 MAX_CURVE_RUNS = 400
@@ -70,7 +72,6 @@ def client_of(uri: str, name: str, state_dir: Path) -> Tracker:
 
 def read(source: Source, name: str, *, curves: bool) -> tuple[StudyData, str]:
     """As `load`, from a source."""
-    from pipeline.analysis.frame import StudyData
 
     runs = source.frame()
     if runs.empty:
@@ -115,19 +116,18 @@ def _techniques(source: Source, parent: str) -> tuple[str, ...]:
     return tuple(name for name in tags.get("ablate.techniques", "").split(",") if name)
 
 
-def undecided(tracker: Tracker, study: str, techniques: tuple[str, ...], precision: float) -> list[str]:
-    """Main effects on the training time whose interval is still wider than `precision`, in words, widest first.
+@dataclass(frozen=True)
+class StudyData:
+    """What the tracking store knows about one study.
 
-    Args:
-        tracker: the store.
-        study: its name.
-        techniques: the study's techniques.
-        precision: largest width of an interval, as a fraction.
+    Attributes:
+        name: The study's name; text from the user, so it may be hostile.
+        runs: One row per child run, columns named as ``mlflow.search_runs`` names them.
+        history: Per-epoch metrics, columns ``run_id, key, step, timestamp, value``; may be empty.
+        techniques: The study's techniques in order; empty means "derive them from the on/off params".
     """
-    from pipeline.analysis.effects import estimate
-    from pipeline.analysis.frame import StudyData
-    from pipeline.analysis.trust import undecided as wide
 
-    runs, _ = _children(tracker.frame())
-    found = wide(estimate(StudyData(study, runs, techniques=techniques)), precision)
-    return [f"{effect.term} on {effect.model}/{effect.dataset} ({effect.width:.1%} wide)" for effect in found]
+    name: str
+    runs: pd.DataFrame
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    techniques: tuple[str, ...] = ()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.attempts import heartbeats_of
-from pipeline.tracking.journal import Entry, well_formed
+from pipeline.tracking.credentials import first_line
+from pipeline.tracking.entries import Entry, well_formed
 from pipeline.tracking.liveness import ENDED, alive
 from pipeline.tracking.mlflow_store import Tracker, UndeliverableError, permanent
-from pipeline.tracking.uri import first_line
 
 
 class Writer:

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.spec import End, Job, Outcome
-from pipeline.training.environment import oom_kills
+from pipeline.design.records import End, Job, Outcome
+from pipeline.host import oom_kills
 
 Classify = Callable[[BaseException], tuple[Outcome, str]]
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline.design.spec import Metrics, Phase, Progress, Record, RunSpec
+from pipeline.design.records import Metrics, Phase, Progress, Record
+from pipeline.design.spec import RunSpec
 from pipeline.training import cuda_graphs as graphs
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.data.inputs import EvalInput, Inputs

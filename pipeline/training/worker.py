@@ -10,14 +10,13 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from pipeline.design import requirements as requires
-from pipeline.design.spec import Artifact, End, Job, Metrics, Outcome, Phase, Record, RunSpec, Tags
+from pipeline.design.records import Artifact, End, Job, Metrics, Outcome, Phase, Record, Tags
+from pipeline.design.spec import RunSpec
 from pipeline.errors import AblateError, not_allowed
 from pipeline.training import environment, models, onednn
 from pipeline.training import ranks as distributed
@@ -200,57 +199,3 @@ def _drain(records: Any, emit: Emit) -> Result | None:
             emit(next(generator))
         except StopIteration as stop:
             return cast(Result | None, stop.value)
-
-
-def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
-    """Checks, before any run, what only the heavy libraries can tell: device, its abilities, data, models, weights.
-
-    Prepares each data set (first use) and builds each distinct model once.
-
-    Raises:
-        AblateError: the first problem, in one line.
-    """
-    from pipeline.errors import OutsideError
-
-    if any(job.spec.device == "cuda" for job in jobs) and not torch.cuda.is_available():
-        raise OutsideError("device: torch finds no CUDA device; force the CPU with --device cpu")
-    machine = _machine()
-    for job in jobs:
-        requires.check_machine(job.spec.recipe, job.spec.device, machine)
-    seen: set[tuple[Any, ...]] = set()
-    sources: dict[tuple[str, int], Any] = {}
-    for job in jobs:
-        spec, recipe = job.spec, job.spec.recipe
-        place = (spec.dataset, recipe.image_size)
-        if place not in sources:
-            emit(f"preparing {spec.dataset}")
-            sources[place] = store.prepare(
-                spec.dataset,
-                Path(job.data_dir),
-                image_size=recipe.image_size,
-                check=True,
-                report=lambda message, done, total: emit(f"{message} {done}/{total}"),
-            )
-        source = sources[place]
-        shape = (
-            spec.model,
-            recipe.image_size,
-            recipe.patch_size,
-            recipe.pretrained,
-            recipe.weights,
-            recipe.grad_checkpoint,
-        )
-        split = (spec.dataset, spec.seed, recipe.validation_fraction, recipe.max_train_samples, recipe.max_test_samples)
-        if split not in seen:
-            inputs.build(spec, source, torch.device("cpu")).close()
-            seen.add(split)
-        if shape not in seen:
-            models.build(spec.model, recipe, len(source.class_names))
-            seen.add(shape)
-
-
-def _machine() -> requires.Machine:
-    """Abilities of this host's weakest visible CUDA device, and of its compilers."""
-    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    capability = min((torch.cuda.get_device_capability(index) for index in devices), default=None)
-    return requires.Machine(capability, requires.find_compiler(), find_spec("triton") is not None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.design.spec import End, Probe
+from pipeline.design.records import End
+from pipeline.design.spec import Probe
 from pipeline.errors import InputError, not_allowed
 
 MEMORY_WINDOWS = 12

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.tuning.confirmation import Contrast, Measured, Values, contrast, ranked
-from pipeline.tuning.finding import Finding
 from pipeline.tuning.objective import ACCURACY, THROUGHPUT, Objective, Response
 from pipeline.tuning.space import Config, Space
+from pipeline.tuning.trials import Finding
 
 GA_MARGIN = 0.01
 BETTER, TIE, WORSE, UNKNOWN = "better", "tie", "worse", "unknown"

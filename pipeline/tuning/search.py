@@ -12,9 +12,11 @@ from typing import Any
 import optuna
 
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.spec import End, Metrics, Probe, Progress, RunSpec
-from pipeline.execution.controller import Launcher, Listener
+from pipeline.design.records import End, Metrics, Progress
+from pipeline.design.spec import Probe, RunSpec
 from pipeline.execution.interference import Gate
+from pipeline.execution.launcher import Launcher
+from pipeline.execution.listener import Listener
 from pipeline.tracking.recorder import Book, Opened
 from pipeline.tuning.objective import Objective, constraints
 from pipeline.tuning.space import Config

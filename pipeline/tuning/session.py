@@ -12,17 +12,19 @@ from typing import Any
 import optuna
 
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.spec import Outcome as RunOutcome
+from pipeline.design.records import Outcome as RunOutcome
 from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import AblateError, InputError, OutsideError
-from pipeline.execution import session
-from pipeline.execution.controller import DELIVERY_PATIENCE, Grid, Listener
+from pipeline.execution import interrupt, launcher_factory
+from pipeline.execution.controller import DELIVERY_PATIENCE, Grid
 from pipeline.execution.interference import Gate
-from pipeline.tracking.liveness import exclusive
+from pipeline.execution.listener import Listener
+from pipeline.paths import STATE_DIR
+from pipeline.tracking.credentials import without_credentials
+from pipeline.tracking.locks import exclusive
 from pipeline.tracking.mlflow_store import Tracker
 from pipeline.tracking.recorder import Book
-from pipeline.tracking.uri import STATE_DIR, resolve_uri
-from pipeline.training.environment import without_credentials
+from pipeline.tracking.uri import resolve_uri
 from pipeline.tuning import confirmation as confirm
 from pipeline.tuning import plots
 from pipeline.tuning import result as outcome
@@ -73,7 +75,7 @@ class Tuning:
         self.tracker = Tracker(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
         scope = content_digest([without_credentials(self.tracker.uri), experiment])
         device = setup.spec.device
-        self.launcher = session.make_launcher(flags.launcher_flags, device, state_dir, scope, listener.note)
+        self.launcher = launcher_factory.make_launcher(flags.launcher_flags, device, state_dir, scope, listener.note)
         self._gate = Gate(device) if flags.launcher == "local" else None  # a node looks for itself
         self._search: Search | None = None
         self._grid: Grid | None = None
@@ -103,9 +105,9 @@ class Tuning:
         """
         began = time.time()
         self._check_known()
-        with session.interruptible(self.launcher, self.listener, lambda: self if self._search else None):
+        with interrupt.interruptible(self.launcher, self.listener, lambda: self if self._search else None):
             self.launcher.warm()
-            imported = session.Background(self.tracker.load_library)
+            imported = interrupt.Background(self.tracker.load_library)
             self.launcher.preflight(self._distinct(), self.listener.preparing)
             imported.result()
             shared = self._ledger()

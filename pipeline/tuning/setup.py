@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
-from pipeline.design import catalog, study, techniques
+from pipeline.design import catalog, selection, study, techniques
 from pipeline.design.plan import Plan
 from pipeline.design.spec import Frozen, Probe, RunSpec, SafeName, content_digest
 from pipeline.design.study import Study
 from pipeline.errors import not_allowed, suggest
-from pipeline.execution import session
-from pipeline.training.environment import host_provenance
+from pipeline.execution.device import device_of
+from pipeline.tracking.provenance import host_provenance
 from pipeline.tuning import space as spaces
 from pipeline.tuning import storage_url as urls
 from pipeline.tuning.objective import OBJECTIVES, Limits, Objective, probe
@@ -61,9 +61,9 @@ class TuneFlags:
     address: str = "auto"
 
     @property
-    def launcher_flags(self) -> session.Flags:
+    def launcher_flags(self) -> selection.Flags:
         """The part that makes a launcher."""
-        return session.Flags(
+        return selection.Flags(
             study=self.study,
             models=self.model,
             datasets=self.dataset,
@@ -119,7 +119,7 @@ def prepare(flags: TuneFlags) -> Setup:
     if flags.objective not in OBJECTIVES:
         raise not_allowed("--objective", flags.objective, suggest(flags.objective, list(OBJECTIVES)))
     objective = OBJECTIVES[flags.objective]
-    choice = session.choose(flags.launcher_flags)
+    choice = selection.choose(flags.launcher_flags, device_of(flags.launcher_flags))
     spec = choice.plan.runs[0].spec.model_copy(update={"seed": flags.seed})
     base = study.load(flags.study or choice.plan.study.name)
     levels = _levels(flags, spec, base)

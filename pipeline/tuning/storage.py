@@ -15,8 +15,8 @@ import sqlalchemy
 from optuna.pruners import BasePruner
 
 from pipeline.errors import OutsideError
-from pipeline.tracking.liveness import exclusive
-from pipeline.training.environment import scrubbed
+from pipeline.tracking.credentials import scrubbed
+from pipeline.tracking.locks import exclusive
 
 LOCK_PATIENCE = 60.0
 BUSY_SECONDS = 60.0  # SQLite's own five are too few for several processes on a busy machine

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pipeline.errors import not_allowed
-from pipeline.training.environment import without_credentials
+from pipeline.tracking.credentials import without_credentials
 
 DEFAULT = "sqlite:///mlruns/optuna.db"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.tracking.liveness import Liveness, alive, exclusive, owner
-from pipeline.tuning.finding import Finding
+from pipeline.tracking.liveness import Liveness, alive, owner
+from pipeline.tracking.locks import exclusive
 from pipeline.tuning.sampler import DistinctSampler, distributions
 from pipeline.tuning.space import Config, Space
 
@@ -281,3 +282,24 @@ def _newest(trials: Sequence[FrozenTrial]) -> dict[str, str]:
         if name is not None and beat > found.get(str(name), ""):
             found[str(name)] = beat
     return found
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one trial came to.
+
+    Attributes:
+        number: of the trial.
+        config: what was measured.
+        outcome: of its run (`spec.Outcome`), or `pruned`.
+        feasible: whether it met all constraints.
+        objectives: the values of the objectives; None without a measurement.
+        values: all metrics.
+    """
+
+    number: int
+    config: Config
+    outcome: str
+    feasible: bool
+    objectives: tuple[float, ...] | None
+    values: Mapping[str, float]

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.effects import COLUMNS, estimate
-from pipeline.analysis.frame import StudyData, tidy
+from pipeline.analysis.frame import tidy
 from pipeline.design.factorial import fractional
+from pipeline.tracking.study_data import StudyData
 from tests.support.planted import TRUTH, effect_of, planted
 
 

@@ -21,7 +21,7 @@ from pipeline.bench.loops.contenders import Ablate, Bare, Timm
 from pipeline.bench.loops.workload import build
 from pipeline.bench.record_cost import record_seconds
 from pipeline.design.plan import PlannedRun
-from pipeline.design.spec import Metrics, Progress
+from pipeline.design.records import Metrics, Progress
 from pipeline.tracking import journal
 
 

@@ -382,7 +382,7 @@ def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def test_the_command_that_goes_on_holds_no_password() -> None:
-    from pipeline.execution.session import resume_command
+    from pipeline.execution.interrupt import resume_command
 
     words = ["grid", "--fresh", "--tracking-uri", "postgresql://me:secret@db.example/runs", "--models", "all"]
     assert resume_command(words) == "ablate grid --tracking-uri postgresql://db.example/runs --models all"

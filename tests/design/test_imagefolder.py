@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.design import file_digests as contents
-from pipeline.design.imagefolder import default_data_dir, scan_folder
+from pipeline.design.imagefolder import scan_folder
 from pipeline.errors import InputError
+from pipeline.paths import default_data_dir
 from tests.support.data import write_folder
 
 

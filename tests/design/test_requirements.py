@@ -15,11 +15,12 @@ from pipeline.cli import main
 from pipeline.commands import doctor
 from pipeline.design import requirements as requires
 from pipeline.design.plan import apply
+from pipeline.design.records import Job
 from pipeline.design.requirements import REQUIREMENTS, Machine, check_machine, check_recipe
-from pipeline.design.spec import Job, Recipe
+from pipeline.design.spec import Recipe
 from pipeline.design.techniques import TECHNIQUES
 from pipeline.errors import InputError
-from pipeline.training import worker
+from pipeline.training import preflight
 from tests.support.training import small_spec
 
 ABLE = Machine((9, 0), "/usr/bin/g++", triton=True)
@@ -172,15 +173,15 @@ def test_preflight_refuses_what_the_machine_cannot_do(
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     job = Job(spec=small_spec(compile="default"), data_dir=str(digits_dir), work_dir=str(tmp_path))
     with pytest.raises(InputError, match="without a C"):
-        worker.preflight([job], lambda _text: None)
+        preflight.preflight([job], lambda _text: None)
 
 
 def test_preflight_refuses_a_model_without_checkpointing(digits_dir: Path, tmp_path: Path) -> None:
     spec = small_spec(model="timm:dla46_c", grad_checkpoint=True, image_size=32)
     job = Job(spec=spec, data_dir=str(digits_dir), work_dir=str(tmp_path))
-    worker.preflight([job.model_copy(update={"spec": small_spec(grad_checkpoint=True)})], lambda _text: None)
+    preflight.preflight([job.model_copy(update={"spec": small_spec(grad_checkpoint=True)})], lambda _text: None)
     with pytest.raises(InputError, match=r"recipe.grad_checkpoint of timm:dla46_c: True is not allowed"):
-        worker.preflight([job], lambda _text: None)
+        preflight.preflight([job], lambda _text: None)
 
 
 def test_the_preflight_sees_every_setting_with_a_requirement() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from pipeline.design.spec import Artifact, End, Job, Metrics, Phase, Progress, Recipe, RunSpec, Tags, parse_record
+from pipeline.design.records import Artifact, End, Job, Metrics, Phase, Progress, Tags, parse_record
+from pipeline.design.spec import Recipe, RunSpec
 
 SPEC = RunSpec(model="test_resnet", dataset="digits", techniques=("amp", "ga=4"), seed=5)
 # values of all kinds that fields take; each field is moved to the first one that it accepts and does not have

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.bench.orchestration import NoTraining, Quiet, _plan
 from pipeline.design.plan import Plan
-from pipeline.design.spec import End, Phase, Record, RunSpec
+from pipeline.design.records import End, Phase, Record
+from pipeline.design.spec import RunSpec
 from pipeline.execution.controller import Grid
 from pipeline.tracking import journal
 from pipeline.tracking.mlflow_store import Tracker

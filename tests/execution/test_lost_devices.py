@@ -16,9 +16,11 @@ from pipeline import nvml
 from pipeline.commands.display import PlainDisplay
 from pipeline.design import study
 from pipeline.design.plan import Plan, build
-from pipeline.design.spec import End, Metrics, Record, RunSpec
+from pipeline.design.records import End, Metrics, Record
+from pipeline.design.spec import RunSpec
 from pipeline.errors import OutsideError
-from pipeline.execution.controller import Grid, Tally
+from pipeline.execution.controller import Grid
+from pipeline.execution.listener import Tally
 from pipeline.execution.local import launcher as local
 from pipeline.execution.local.launcher import LocalLauncher
 from pipeline.tracking.mlflow_store import Tracker

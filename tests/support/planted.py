@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.frame import StudyData
+from pipeline.tracking.study_data import StudyData
 
 TECHNIQUES = ("ga", "amp", "pm")
 TRUTH = {"ga": np.log(0.9), "amp": np.log(0.7), "pm": 0.0, "ga:amp": np.log(1.05)}

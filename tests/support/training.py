@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.design.spec import End, Job, Metrics, Recipe, Record, RunSpec
+from pipeline.design.records import End, Job, Metrics, Record
+from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import cuda_graphs as graphs
 from pipeline.training import worker
 

@@ -17,7 +17,8 @@ from typing import Any
 import optuna
 
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.spec import End, Metrics, Outcome, Probe, Recipe, Record, RunSpec
+from pipeline.design.records import End, Metrics, Outcome, Record
+from pipeline.design.spec import Probe, Recipe, RunSpec
 from pipeline.design.study import Study
 from pipeline.tracking.recorder import Opened
 from pipeline.tuning import space as spaces

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.tracking import liveness as ownership
+from pipeline.tracking.claims import LocalClaims, settle
 from pipeline.tracking.journal import abandoned
-from pipeline.tracking.liveness import ENDED, Liveness, LocalClaims, alive, exclusive, owner, settle
+from pipeline.tracking.liveness import ENDED, Liveness, alive, owner
+from pipeline.tracking.locks import exclusive
 
 
 class CrashError(Exception):
@@ -282,7 +284,7 @@ def test_a_local_claim_is_one_and_dies_with_its_process(tmp_path: Path) -> None:
     mine.release("d")
     assert other.take("d")
     code = (
-        f"from pathlib import Path\nfrom pipeline.tracking.liveness import LocalClaims\nimport os\n"
+        f"from pathlib import Path\nfrom pipeline.tracking.claims import LocalClaims\nimport os\n"
         f"LocalClaims(Path({str(tmp_path)!r})).take('e'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.tracking import delivery, journal
+from pipeline.tracking import delivery, entries, journal
 from pipeline.tracking.delivery import Delivery, delivered_offset, replay
 from pipeline.tracking.journal import MAGIC, Journal, read, valid_end
 
@@ -259,7 +259,7 @@ def test_a_damaged_offset_only_costs_a_replay(tmp_path: Path, text: str) -> None
     ],
 )
 def test_entries_without_their_fields_are_told_apart(entry: dict[str, Any]) -> None:
-    assert not journal.well_formed(entry)
+    assert not entries.well_formed(entry)
 
 
 def test_ten_thousand_mutations_of_a_journal(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) ->
 def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Tracker, tmp_path: Path) -> None:
     """The parent imports what writes artifacts, its child what analyses and draws, neither MLflow's SQL store."""
     script = (
-        "import os, sys\nfrom pipeline.commands.grid import report as reporting\nbuild = reporting._write\n"
+        "import os, sys\nfrom pipeline.commands import report as reporting\nbuild = reporting._write\n"
         "def write(*given):\n    print('child:', *sorted(sys.modules), file=sys.stderr)\n    return build(*given)\n"
         "reporting._write = write\n"
         "reporting.report('ours', sys.argv[1], 'out', as_json=False, paper=False, memory_limit=None, margin=0.01, "

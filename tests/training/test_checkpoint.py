@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.design.spec import Metrics, Record, RunSpec
+from pipeline.design.records import Metrics, Record
+from pipeline.design.spec import RunSpec
 from pipeline.training import trainer, worker
 from pipeline.training.checkpoint import MAGIC, VERSION, Checkpoints
 from tests.support.training import end_of, per_epoch, reproducible, run_in_process, small_spec, summary

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.design.spec import End, Job, Recipe, Record, RunSpec, parse_record
+from pipeline.design.records import End, Job, Record, parse_record
+from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import ranks as distributed
 from pipeline.training import worker
 from pipeline.training.data import inputs, store

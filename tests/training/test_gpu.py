@@ -319,11 +319,11 @@ def test_what_bounds_a_step_is_told(
 
 RANK = """
 import os
-from pipeline.training.environment import process_environment
+from pipeline.host import process_environment
 os.environ.update(process_environment())
 from pathlib import Path
 from pipeline.training import ranks as distributed, worker
-from pipeline.design.spec import Job, RunSpec
+from pipeline.design.records import Job; from pipeline.design.spec import RunSpec
 from pipeline.training.data_parallel import Team
 
 def body():

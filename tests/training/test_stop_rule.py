@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.design.spec import End, Job, Metrics, Probe, Recipe, Record, RunSpec, content_digest
+from pipeline.design.records import End, Job, Metrics, Record
+from pipeline.design.spec import Probe, Recipe, RunSpec, content_digest
 from pipeline.training import throughput as steady
 from pipeline.training import worker
 from pipeline.training.data import inputs

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from pipeline.design import plan as planning
 from pipeline.design import study as studies
-from pipeline.design.spec import Artifact, Job, Metrics, Phase, Recipe, RunSpec, Tags
+from pipeline.design.records import Artifact, Job, Metrics, Phase, Tags
+from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import environment, models, trainer, warmup, worker
 from pipeline.training.data import inputs as input_module
 from pipeline.training.data.inputs import EvalInput, Inputs, TrainInput

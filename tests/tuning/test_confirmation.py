@@ -16,9 +16,9 @@ from pipeline.tuning import result as outcome
 from pipeline.tuning import study_file as recipes
 from pipeline.tuning import text as tables
 from pipeline.tuning.confirmation import Contrast, Measured
-from pipeline.tuning.finding import Finding
 from pipeline.tuning.objective import ACCURACY, OBJECTIVES, THROUGHPUT, TIME
 from pipeline.tuning.space import Config
+from pipeline.tuning.trials import Finding
 from tests.support.tuning import make_space
 
 RATE = "throughput/images_per_second"

@@ -17,9 +17,10 @@ import pandas as pd
 
 from pipeline.analysis import student_t as student
 from pipeline.analysis.effects import Effects
-from pipeline.analysis.frame import BASELINE, StudyData, text
+from pipeline.analysis.frame import BASELINE, text
 from pipeline.analysis.paper.claims import CLAIMS, CONFOUNDS, Claim
 from pipeline.analysis.pooling import ALL
+from pipeline.tracking.study_data import StudyData
 
 if TYPE_CHECKING:
     from pipeline.analysis.report.drawing import Drawing
@@ -59,7 +60,7 @@ class Audit:
 
     def data(self) -> dict[str, Any]:
         """The audit for report.json."""
-        from pipeline.analysis.report.report import clean
+        from pipeline.analysis.report.document import clean
 
         document: dict[str, Any] = clean(asdict(self))
         return document

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pipeline.analysis.anchors import tera
 from pipeline.analysis.frame import BUDGET_PHASES
 from pipeline.analysis.pooling import ALL
-from pipeline.analysis.report.report import MAX_TABLE_ROWS, VERDICT_WORDS, headlines
+from pipeline.analysis.report.headlines import VERDICT_WORDS, headlines
 from pipeline.analysis.responses import BY_NAME
 
 if TYPE_CHECKING:
@@ -178,3 +178,6 @@ def audit_markdown(data: dict[str, Any]) -> str:
     """Render audit.md."""
     body = _environment(False).get_template("audit.md.j2").render(audit=data)
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+
+
+MAX_TABLE_ROWS = 240  # of a table in the page; the CSV files have every row

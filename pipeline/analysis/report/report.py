@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from pipeline.analysis import recommendation as recommending
 from pipeline.analysis import time_budget as why
 from pipeline.analysis import trust as trusting
-from pipeline.analysis.anchors import Anchor, anchors, fastest
+from pipeline.analysis.anchors import Anchor, anchors
 from pipeline.analysis.comparison import provenance
 from pipeline.analysis.effects import Effects, estimate
-from pipeline.analysis.frame import StudyData
-from pipeline.analysis.pooling import ALL
+from pipeline.tracking.study_data import StudyData
 
 if TYPE_CHECKING:
     from pipeline.analysis.paper.audit import Audit
     from pipeline.analysis.report.drawing import Drawing
-
-VERDICT_WORDS = {"pays": "pays", "costs": "costs", "no_effect": "no effect", "undecided": "undecided"}
-MAX_TABLE_ROWS = 240  # of a table in the page; the CSV files have every row
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,8 @@ class Report:
     @property
     def data(self) -> dict[str, Any]:
         """The content of report.json; a number that is unknown is None."""
+        from pipeline.analysis.report.document import _document
+
         if "data" not in self._cache:
             self._cache["data"] = _document(self)
         document: dict[str, Any] = self._cache["data"]
@@ -163,144 +158,3 @@ def build(
         audit,
         memory_limit_mib,
     )
-
-
-def clean(value: Any) -> Any:
-    """Make a value fit for strict JSON: NaN and infinity become None, NumPy scalars and timestamps plain
-    values.
-    """
-    if isinstance(value, dict):
-        return {str(k): clean(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [clean(v) for v in value]
-    if isinstance(value, pd.Timestamp):
-        return value.isoformat()
-    if hasattr(value, "item"):
-        value = value.item()
-    if value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Turn a frame into plain records for JSON and templates."""
-    return [clean(row) for row in frame.to_dict("records")]
-
-
-def effect_records(effects: Effects) -> list[dict[str, Any]]:
-    """Give the rows of effects.csv with what else a reader may want."""
-    if effects.table.empty:
-        return []
-    extra = effects.details[["p", "method", "further_blocks", "non_inferior", "control", "note", "runs"]]
-    return records(pd.concat([effects.table, extra], axis=1))
-
-
-def _document(report: Report) -> dict[str, Any]:
-    """Assemble report.json."""
-    effects, trust = report.effects, report.trust
-    runs = effects.study.runs
-    return {
-        "study": report.study.name,
-        "runs": len(runs),
-        "blocks": int(runs["block"].nunique()) if len(runs) else 0,
-        "techniques": [f.name for f in effects.study.factors],
-        "last_end": clean(runs["end"].max()) if len(runs) else None,
-        "options": asdict(effects.options) | {"memory_limit_mib": report.memory_limit_mib},
-        "notes": list(effects.notes),
-        "aliases": list(effects.aliases),
-        "controls": sorted(effects.inert),
-        "effects": effect_records(effects),
-        "cells": records(effects.cells),
-        "outcomes": records(effects.outcomes),
-        "recommendations": [clean(asdict(r)) for r in report.recommendations],
-        "why": [clean(asdict(r)) for r in report.reasons],
-        "budgets": [clean(asdict(b)) for b in report.budgets],
-        "throughput": [clean(asdict(a)) for a in report.throughput],
-        "fastest": fastest(report.throughput),
-        "trust": {
-            "drift": clean(asdict(trust.drift)) if trust.drift else None,
-            "drift_by_block": {k: clean(asdict(v)) for k, v in trust.drift_by_block.items()},
-            "control": clean(asdict(trust.control)) if trust.control else None,
-            "control_spread": clean(trust.control_spread),
-            "control_range": clean([trust.control_low, trust.control_high]),
-            "sentinel": clean(asdict(trust.sentinel)) if trust.sentinel else None,
-            "sentinel_spread": clean(trust.sentinel_spread),
-            "tainted": records(trust.tainted),
-            "alarms": list(trust.alarms),
-        },
-        "batchnorm_models": why.batchnorm_models(effects),
-        "provenance": {k: list(v) for k, v in report.provenance.items()},
-        "audit": report.audit.data() if report.audit is not None else None,
-    }
-
-
-def headline_rows(effects: Effects) -> pd.DataFrame:
-    """Pick the effects on time that answer the question: each technique, and all together, at the widest
-    pooling.
-    """
-    table = effects.table
-    if table.empty:
-        return table
-    timed = table[table["response"].eq("train_seconds") & table["kind"].isin(["main", "combined", "synergy"])]
-    for wanted in ((ALL, ALL), (ALL, None), (None, ALL), (None, None)):
-        at = pd.Series(True, index=timed.index)
-        for column, value in zip(("model", "dataset"), wanted, strict=True):
-            if value is not None:
-                at &= timed[column].eq(value)
-        if at.any():
-            return timed[at]
-    return timed
-
-
-def headline(row: dict[str, Any], control: bool, further: float | None) -> str:
-    """Say one effect on the training time in words."""
-    if row["estimate"] is None or math.isnan(row["estimate"]):
-        return f"{row['term']} ({row['kind']}): no estimate, a cell that it needs has no data."
-    speed = 1 / row["estimate"]
-    span = ""
-    if row["low"] is not None and not math.isnan(row["low"]):
-        span = f" [{1 / row['high']:.3f}, {1 / row['low']:.3f}]"
-    kind = {"main": "", "combined": " together", "synergy": " synergy"}[row["kind"]]
-    said = f"{row['term']}{kind}: {speed:.3f}x as fast{span}, {VERDICT_WORDS[row['verdict']]}"
-    if row["kind"] == "synergy":
-        said = f"{row['term']}{kind}: {speed:.3f}x what the single speed-ups multiply to{span}"
-        said += f", {VERDICT_WORDS[row['verdict']]}"
-    if control:
-        said += " (an A/A control here: any effect would be noise)"
-    elif row["verdict"] == "undecided":
-        if further is None or math.isnan(further):
-            said += "; more blocks will hardly decide it"
-        else:
-            said += f"; about {further:.0f} more {'block' if round(further) == 1 else 'blocks'} would decide it"
-    return said + "."
-
-
-def headlines(effects: Effects) -> list[str]:
-    """Say the answer in one sentence per technique."""
-    rows = headline_rows(effects)
-    found = []
-    details = effects.details.loc[rows.index].to_dict("records") if len(rows) else []
-    for row, detail in zip(rows.to_dict("records"), details, strict=True):
-        words = headline(
-            {str(k): v for k, v in row.items()},
-            bool(detail["control"]),
-            float(detail["further_blocks"]),
-        )
-        one_group = rows[["model", "dataset"]].drop_duplicates().shape[0] == 1
-        found.append(words if one_group else f"{row['model']} / {row['dataset']}: {words}")
-    return found
-
-
-def summary_lines(report: Report) -> list[str]:
-    """Give the terminal summary: the answer, the recommendation, and the cautions."""
-    counts = report.effects.study.runs["outcome"].value_counts()
-    parts = ", ".join(f"{n} {name}" for name, n in counts.items()) or "no runs"
-    lines = [f"study {report.study.name}: {parts}, {report.data['blocks']} blocks"]
-    lines += [f"  {line}" for line in headlines(report.effects)[:24]]
-    for advice in report.recommendations[:12]:
-        line = advice.set_line or "(keep the baseline)"
-        lines.append(f"  {advice.model} / {advice.dataset}: {advice.cell}: {line}")
-    lines += [f"  note: {note}" for note in report.effects.notes]
-    lines += [f"  caution: {alarm}" for alarm in report.trust.alarms]
-    # Control characters in a stored name could drive the terminal.
-    return ["".join(c if c.isprintable() else "?" for c in line) for line in lines]

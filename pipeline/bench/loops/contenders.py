@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.bench.loops.interleave import give_way
 from pipeline.bench.loops.workload import DATASET, LEARNING_RATE, MOMENTUM, Work, loader
-from pipeline.design.spec import Metrics
+from pipeline.design.records import Metrics
 from pipeline.training.data import inputs
 from pipeline.training.data.batch import HostBatch
 from pipeline.training.data.inputs import TrainInput

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.design.spec import Record
+    from pipeline.design.records import Record
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
         log_path: takes standard output and error.
     """
     _enter(lifeline, log_path)
-    from pipeline.design.spec import Job
+    from pipeline.design.records import Job
     from pipeline.training import worker
 
     job = Job.model_validate_json(payload)
@@ -54,14 +54,14 @@ def sender(records: Connection) -> Callable[[Record], None]:
 def check(payloads: list[str], records: Connection, lifeline: Connection, log_path: str) -> None:
     """Runs the preflight; sends ("note", text) while it works, then ("ok", "") or (exit code, message)."""
     _enter(lifeline, log_path)
-    from pipeline.design.spec import Job
+    from pipeline.design.records import Job
     from pipeline.errors import AblateError
-    from pipeline.training import worker
+    from pipeline.training import preflight
 
     answer: tuple[Any, str] = ("ok", "")
     try:
         jobs = [Job.model_validate_json(payload) for payload in payloads]
-        worker.preflight(jobs, lambda text: records.send(("note", text)))
+        preflight.preflight(jobs, lambda text: records.send(("note", text)))
     except AblateError as error:
         answer = (error.exit_code, str(error))
     except Exception as error:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
-from pipeline.design.spec import Artifact, Device, End, Job, Metrics, Record, RunSpec, parse_record
+from pipeline.design.records import Artifact, End, Job, Metrics, Record, parse_record
+from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.local import child
 from pipeline.execution.local.process import Child, death, dump_and_stop, stop
-from pipeline.training.environment import oom_kills, process_environment
+from pipeline.host import oom_kills, process_environment
 
 FLOPS = "model/flops_per_image"
 

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.design.spec import Device, End, Record, RunSpec
+from pipeline.design.records import End, Record
+from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.ray import cluster
 from pipeline.execution.ray import node as ray_node

@@ -18,11 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.spec import Artifact, Device, End, Job, Record, RunSpec, Tags
+from pipeline.design.records import Artifact, End, Job, Record, Tags
+from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError
 from pipeline.execution.interference import cpu_reasons, gpu_reasons
 from pipeline.execution.local.launcher import LocalLauncher
-from pipeline.training.environment import host_provenance, source_digest
+from pipeline.tracking.provenance import host_provenance, source_digest
 
 COMPARED = ("python", "ablate", "source", "torch", "torchvision", "timm", "numpy")
 LOG_BYTES = 4 * 2**20
@@ -178,7 +179,7 @@ def _unhide_gpus() -> None:
 @lru_cache(maxsize=1)
 def _launcher(request: Request) -> LocalLauncher:
     """The launcher of this Ray worker process, kept from task to task with its fork server."""
-    from pipeline.design.imagefolder import default_data_dir
+    from pipeline.paths import default_data_dir
 
     _unhide_gpus()
     with suppress(OSError):  # Ray starts its workers at nice 15 (RAY_worker_niceness), and the run would inherit it
@@ -210,6 +211,6 @@ def _sweep() -> None:
 
 def parse(item: Item) -> Record | File:
     """An item of the stream as the controller needs it."""
-    from pipeline.design.spec import parse_record
+    from pipeline.design.records import parse_record
 
     return item if isinstance(item, File) else parse_record(item)

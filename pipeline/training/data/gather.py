@@ -6,89 +6,23 @@ docs/input.md for what the copy's fields change.
 
 from __future__ import annotations
 
-import mmap
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from pipeline.design.spec import Recipe
-from pipeline.training.data.batch import HostBatch, check_sizes
+from pipeline.training.data.batch import HostBatch
+from pipeline.training.data.ordered import Images, _Prepared
 from pipeline.training.data.prefetch import Ahead
-from pipeline.training.data.split import Indices, Labels, epoch_order
-from pipeline.training.data.transforms import BatchTransform, Draws
+from pipeline.training.data.split import Indices
+from pipeline.training.data.transforms import Draws
 
-Images = npt.NDArray[np.uint8]
 # buffers in flight: one that the consumer holds, one that it takes, two that are filled ahead
 RING = 4
 # floats of the batches that are prepared in one pass on a CPU: they stay in the cache until training has read them
 TOGETHER_BYTES = 4 << 20
-
-
-@dataclass(eq=False, repr=False)
-class _Prepared:
-    """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`.
-
-    Attributes:
-        images: of the data set, uint8 (N, height, width, 3); may be a memory map.
-        labels: int64 (N,).
-        rows: those that are trained on, int64 (num_samples,).
-        recipe: of the run.
-        dataset: its name, for the normalisation.
-        seed: of order and augmentation.
-        device: that trains.
-    """
-
-    images: Images
-    labels: Labels
-    rows: Indices
-    recipe: Recipe
-    dataset: str
-    seed: int
-    device: torch.device
-
-    def __post_init__(self) -> None:
-        self.num_samples = len(self.rows)
-        self._transform = BatchTransform(self.recipe, self.dataset, self.device, augment=True)
-        self._draws: Draws | None = None
-        self._cursor = -1
-        _read_ahead(self.images)
-        # plain views: numpy's memmap subclass costs microseconds in every call
-        self._images: Images = np.asarray(self.images)
-        self._labels: Labels = np.asarray(self.labels)[self.rows]
-
-    def _begin(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None) -> torch.Tensor:
-        """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,) or those of
-        `positions` alone.
-        """
-        check_sizes(sizes, self.num_samples)
-        self._draws = self._transform.draw(self.num_samples, self.seed, epoch)
-        self._cursor = 0
-        order = epoch_order(self.num_samples, self.seed, epoch)
-        if positions is None:
-            return order
-        self._draws = None if self._draws is None else self._draws.at(positions)
-        return order[positions]
-
-    def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """See `TrainInput.prepare`. Batches come in order: the n-th call in an epoch is its n-th batch.
-
-        Raises:
-            RuntimeError: no epoch has been started, or it is over.
-        """
-        return self._transform(images, self._draws, self._place(len(images)))
-
-    def _place(self, count: int) -> int:
-        """The place of the next batch, of `count` samples, in the epoch."""
-        if self._cursor < 0 or self._cursor + count > self.num_samples:
-            raise RuntimeError("prepare() takes each batch of an epoch once, in order")
-        start, self._cursor = self._cursor, self._cursor + count
-        return start
 
 
 class HostTrain(_Prepared):
@@ -237,72 +171,5 @@ class GatherTrain(_Prepared):
         self._copied = [None] * RING
 
 
-class DeviceTrain(_Prepared):
-    """`device`: the training images lie on the device as uint8; batches are indexed there, without a copy."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._there = torch.from_numpy(np.take(self._images, self.rows, axis=0)).to(self.device)
-        self._labels_there = torch.from_numpy(self._labels).to(self.device)
-
-    def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
-        """See `TrainInput.epoch`; the batches are on the device already."""
-        return self._batches(self._begin(epoch, sizes, positions).to(self.device), sizes)
-
-    def _batches(self, order: torch.Tensor, sizes: Sequence[int]) -> Iterator[HostBatch]:
-        start = 0
-        for size in sizes:
-            rows = order[start : start + size]
-            yield HostBatch(self._there.index_select(0, rows), self._labels_there.index_select(0, rows))
-            start += size
-
-    def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `TrainInput.to_device`: nothing to do."""
-        return batch.images, batch.labels
-
-    def close(self) -> None:
-        """See `TrainInput.close`."""
-        self._there = self._labels_there = torch.empty(0)
-
-
-class StoreEval:
-    """Evaluation over arrays, the same whatever the recipe's pipeline and pinning: one copy per batch."""
-
-    def __init__(
-        self,
-        images: Images,
-        labels: Labels,
-        rows: Indices,
-        recipe: Recipe,
-        dataset: str,
-        device: torch.device,
-    ) -> None:
-        self.num_samples = len(rows)
-        self.labels: Labels = np.asarray(labels)[rows]
-        self._images, self._rows = np.asarray(images), rows
-        self._batch = recipe.eval_batch_size
-        self._device = device
-        self._transform = BatchTransform(recipe, dataset, device, augment=False)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """See `EvalInput`."""
-        labels = torch.from_numpy(self.labels)
-        for start in range(0, self.num_samples, self._batch):
-            stop = start + self._batch
-            images = torch.from_numpy(np.take(self._images, self._rows[start:stop], axis=0))
-            yield self._transform(images.to(self._device)), labels[start:stop].to(self._device)
-
-    def close(self) -> None:
-        """See `EvalInput.close`."""
-
-
 def _nothing() -> None:
     """What a weak reference returns when its object is gone."""
-
-
-def _read_ahead(images: Images) -> None:
-    """Asks the kernel to read a memory map ahead, so that the first epoch does not fault page by page."""
-    base = getattr(images, "_mmap", None)
-    if isinstance(base, mmap.mmap):
-        with suppress(OSError):
-            base.madvise(mmap.MADV_WILLNEED)

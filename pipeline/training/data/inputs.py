@@ -24,7 +24,9 @@ from pipeline.design.spec import Recipe, RunSpec
 from pipeline.errors import InputError
 from pipeline.training.data import split
 from pipeline.training.data.batch import HostBatch
-from pipeline.training.data.gather import DeviceTrain, GatherTrain, HostTrain, StoreEval
+from pipeline.training.data.device import DeviceTrain
+from pipeline.training.data.evaluation import StoreEval
+from pipeline.training.data.gather import GatherTrain, HostTrain
 from pipeline.training.data.loader import LoaderEval, LoaderTrain, Samples
 from pipeline.training.data.store import FolderSource, Store
 

@@ -13,8 +13,8 @@ import pytest
 from pipeline.analysis import recommendation as recommend
 from pipeline.analysis.comparison import compare
 from pipeline.analysis.effects import COLUMNS, estimate
-from pipeline.analysis.frame import StudyData
-from pipeline.analysis.report import figures, report
+from pipeline.analysis.report import figures, headlines, report
+from pipeline.tracking.study_data import StudyData
 from tests.support.planted import planted
 
 HOSTILE = "<script>alert(1)</script>|x `y` ${7*7} {{ 7*7 }}"
@@ -166,7 +166,7 @@ def test_a_cpu_report_labels_the_control(tmp_path):
     built.write(tmp_path)
     assert "A/A control" in (tmp_path / "report.html").read_text()
     assert "A/A control" in (tmp_path / "report.md").read_text()
-    assert any("pm" in line and "A/A" in line for line in report.summary_lines(built))
+    assert any("pm" in line and "A/A" in line for line in headlines.summary_lines(built))
     assert "GPU energy" not in (tmp_path / "report.html").read_text()
 
 
@@ -201,7 +201,7 @@ def test_a_report_without_a_finished_run_still_renders(study, tmp_path):
     built = report.build(study, paper=True)
     built.write(tmp_path)
     assert "nothing to estimate" in (tmp_path / "report.html").read_text()
-    assert report.summary_lines(built)
+    assert headlines.summary_lines(built)
 
 
 def test_a_fraction_prints_its_aliases(tmp_path):
@@ -319,6 +319,7 @@ def test_comparing_finds_what_changed_and_where_it_ran():
 def test_a_headline_says_how_many_more_blocks_would_decide(further, words):
     row = {"term": "ga", "kind": "main", "estimate": 0.9, "low": 0.8, "high": 1.1, "verdict": "undecided"}
     assert (
-        report.headline(row, control=False, further=further) == f"ga: 1.111x as fast [0.909, 1.250], undecided; {words}"
+        headlines.headline(row, control=False, further=further)
+        == f"ga: 1.111x as fast [0.909, 1.250], undecided; {words}"
     )
-    assert "more" not in report.headline(row, control=True, further=further)
+    assert "more" not in headlines.headline(row, control=True, further=further)

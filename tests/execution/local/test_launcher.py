@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.design.spec import Artifact, Metrics, Phase, Record, RunSpec
+from pipeline.design.records import Artifact, Metrics, Phase, Record
+from pipeline.design.spec import RunSpec
 from pipeline.errors import InputError, OutsideError
 from pipeline.execution.local import launcher as local
 from pipeline.execution.local.launcher import LocalLauncher
-from pipeline.training.environment import process_environment
+from pipeline.host import process_environment
 from tests.support.training import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.design.study import load
 from pipeline.errors import InputError
-from pipeline.training.environment import scrubbed, without_credentials
+from pipeline.tracking.credentials import scrubbed, without_credentials
 from tests.support.processes import (
     STUDY,
     Workspace,

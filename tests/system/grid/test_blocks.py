@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 
 from pipeline import nvml
 from pipeline.design.plan import build
+from pipeline.design.selection import _with_reruns
 from pipeline.design.spec import RERUNS_FROM
 from pipeline.design.study import load
 from pipeline.errors import InputError
 from pipeline.execution import interference as gates
-from pipeline.execution.session import _with_reruns
 from tests.support.grids import FinishedGrid
 
 TINY = ["--models", "test_resnet", "--datasets", "digits", "--set", "epochs=1", "--set", "max_train_samples=64"]

@@ -152,7 +152,7 @@ def test_an_error_in_the_thread_reaches_the_consumer(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("threaded")
 def test_a_run_fails_with_the_threads_error(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.design.spec import End, Job
+    from pipeline.design.records import End, Job
     from pipeline.training import worker
 
     run = spec(max_train_samples=60, batch_size=20)

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 from pipeline.design import catalog
 from pipeline.design.imagefolder import scan_folder
-from pipeline.design.spec import End, Job
+from pipeline.design.records import End, Job
 from pipeline.errors import InputError, OutsideError
 from pipeline.training import worker
 from pipeline.training.data import array_files as arrays

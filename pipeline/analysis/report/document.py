@@ -1,0 +1,83 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from pipeline.analysis import time_budget as why
+from pipeline.analysis.anchors import fastest
+from pipeline.analysis.effects import Effects
+from pipeline.analysis.report.report import Report
+
+
+def clean(value: Any) -> Any:
+    """Make a value fit for strict JSON: NaN and infinity become None, NumPy scalars and timestamps plain
+    values.
+    """
+    if isinstance(value, dict):
+        return {str(k): clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [clean(v) for v in value]
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    if hasattr(value, "item"):
+        value = value.item()
+    if value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Turn a frame into plain records for JSON and templates."""
+    return [clean(row) for row in frame.to_dict("records")]
+
+
+def effect_records(effects: Effects) -> list[dict[str, Any]]:
+    """Give the rows of effects.csv with what else a reader may want."""
+    if effects.table.empty:
+        return []
+    extra = effects.details[["p", "method", "further_blocks", "non_inferior", "control", "note", "runs"]]
+    return records(pd.concat([effects.table, extra], axis=1))
+
+
+def _document(report: Report) -> dict[str, Any]:
+    """Assemble report.json."""
+    effects, trust = report.effects, report.trust
+    runs = effects.study.runs
+    return {
+        "study": report.study.name,
+        "runs": len(runs),
+        "blocks": int(runs["block"].nunique()) if len(runs) else 0,
+        "techniques": [f.name for f in effects.study.factors],
+        "last_end": clean(runs["end"].max()) if len(runs) else None,
+        "options": asdict(effects.options) | {"memory_limit_mib": report.memory_limit_mib},
+        "notes": list(effects.notes),
+        "aliases": list(effects.aliases),
+        "controls": sorted(effects.inert),
+        "effects": effect_records(effects),
+        "cells": records(effects.cells),
+        "outcomes": records(effects.outcomes),
+        "recommendations": [clean(asdict(r)) for r in report.recommendations],
+        "why": [clean(asdict(r)) for r in report.reasons],
+        "budgets": [clean(asdict(b)) for b in report.budgets],
+        "throughput": [clean(asdict(a)) for a in report.throughput],
+        "fastest": fastest(report.throughput),
+        "trust": {
+            "drift": clean(asdict(trust.drift)) if trust.drift else None,
+            "drift_by_block": {k: clean(asdict(v)) for k, v in trust.drift_by_block.items()},
+            "control": clean(asdict(trust.control)) if trust.control else None,
+            "control_spread": clean(trust.control_spread),
+            "control_range": clean([trust.control_low, trust.control_high]),
+            "sentinel": clean(asdict(trust.sentinel)) if trust.sentinel else None,
+            "sentinel_spread": clean(trust.sentinel_spread),
+            "tainted": records(trust.tainted),
+            "alarms": list(trust.alarms),
+        },
+        "batchnorm_models": why.batchnorm_models(effects),
+        "provenance": {k: list(v) for k, v in report.provenance.items()},
+        "audit": report.audit.data() if report.audit is not None else None,
+    }

@@ -1,0 +1,13 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+KEY_TAG = "ablate.key"
+
+OWNER_TAG = "ablate.owner"
+
+CLAIM_TAG = "ablate.claim"
+
+HEARTBEAT_TAG = "ablate.heartbeat."
+
+OUTCOME_TAG = "ablate.outcome"

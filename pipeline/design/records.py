@@ -1,0 +1,117 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from pipeline.design.spec import Frozen, Natural, RunSpec
+
+Outcome = Literal["finished", "oom", "failed", "timeout", "interrupted"]
+
+OUTCOMES: tuple[Outcome, ...] = ("finished", "oom", "failed", "timeout", "interrupted")
+
+
+class Job(Frozen):
+    """What a worker gets: the run and where on this host it happens (no part of the run's identity).
+
+    Attributes:
+        work_dir: folder of this run alone: log, figures, checkpoints.
+        gpu: index or UUID for CUDA_VISIBLE_DEVICES; None leaves the environment as it is.
+        checkpoint_every: epochs between checkpoints; 0 for none.
+        flops_per_image: as counted by an earlier run of the same model on the same images; None to count.
+    """
+
+    spec: RunSpec
+    data_dir: str
+    work_dir: str
+    gpu: str | None = None
+    checkpoint_every: Natural = 0
+    flops_per_image: float | None = None
+
+
+class Phase(Frozen):
+    """A worker's place in its life, for the live display (`setup`, `train`, `evaluate`, `done`)."""
+
+    type: Literal["phase"] = "phase"
+    time: float
+    name: str
+
+
+class Progress(Frozen):
+    """Where training stands, sent about once a second; `images_per_second` comes from the host clock."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    type: Literal["progress"] = "progress"
+    time: float
+    epoch: int
+    epochs: int
+    update: int
+    updates: int
+    images_per_second: float
+    loss: float | None = None
+
+
+class Metrics(Frozen):
+    """Measured values. `step` is the epoch (1-based) for per-epoch metrics, None for the run's summary."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
+
+    type: Literal["metrics"] = "metrics"
+    time: float
+    step: int | None = None
+    values: dict[str, float]
+
+
+class Tags(Frozen):
+    """Provenance and facts about the run, as text."""
+
+    type: Literal["tags"] = "tags"
+    time: float
+    values: dict[str, str]
+
+
+class Artifact(Frozen):
+    """A file that the worker wrote into the run's work folder; `folder` is its place among the artifacts."""
+
+    type: Literal["artifact"] = "artifact"
+    time: float
+    path: str
+    folder: str = ""
+
+
+class End(Frozen):
+    """The last record of every run, exactly one."""
+
+    type: Literal["end"] = "end"
+    time: float
+    outcome: Outcome
+    error: str | None = None
+
+
+Record = Phase | Progress | Metrics | Tags | Artifact | End
+
+_RECORDS: dict[str, type[Phase | Progress | Metrics | Tags | Artifact | End]] = {
+    "phase": Phase,
+    "progress": Progress,
+    "metrics": Metrics,
+    "tags": Tags,
+    "artifact": Artifact,
+    "end": End,
+}
+
+
+def parse_record(text: str | bytes) -> Record:
+    """Reads one record from its JSON text.
+
+    Raises:
+        ValueError: the text is no record.
+    """
+    value = json.loads(text)
+    kind = _RECORDS.get(value.get("type", "")) if isinstance(value, dict) else None
+    if kind is None:
+        raise ValueError("not a record")
+    return kind.model_validate(value)

@@ -1,0 +1,174 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.design import catalog, study, techniques
+from pipeline.design.plan import Plan, build
+from pipeline.design.spec import RERUNS_FROM, Device
+from pipeline.design.study import Study
+from pipeline.errors import InputError, not_allowed
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the command line said, after environment variables; None or empty where it said nothing."""
+
+    study: str | None = None
+    models: str | None = None
+    datasets: str | None = None
+    techniques: str | None = None
+    levels: tuple[str, ...] = ()
+    seeds: int | None = None
+    settings: tuple[str, ...] = ()
+    design: str | None = None
+    device: str = "auto"
+    jobs: int | None = None
+    data_dir: str | None = None
+    tracking_uri: str | None = None
+    fresh: bool = False
+    timeout: float | None = None
+    retries: int = 2
+    checkpoint_every: int = 0
+    until_decided: bool = False
+    precision: float = 0.02
+    max_blocks: int = 20
+    rerun_tainted: bool = False
+    launcher: str = "local"
+    address: str = "auto"
+    nproc: int = 1
+    overrides: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The study to run, where, and the sentence that says why."""
+
+    plan: Plan
+    headline: str
+
+
+def choose(flags: Flags, device: Device, single: bool = False) -> Choice:
+    """Builds the plan that the flags ask for.
+
+    Args:
+        flags: from the command line.
+        device: where runs train.
+        single: one cell (`ablate run`): `--techniques` are those that are on.
+
+    Raises:
+        InputError: anything that is not allowed, before anything runs.
+    """
+    name = flags.study or ("paper" if device == "cuda" else "quickstart")
+    chosen = _with_flags(study.load(name), flags, device)
+    study.check(chosen, "command line")
+    plan = _parallel(build(chosen, device, study_settings(flags)), flags)
+    if single:
+        plan = _only(plan, chosen)
+    why = "" if flags.study else _why(name, device)
+    runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
+    return Choice(plan, f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}")
+
+
+def _why(name: str, device: Device) -> str:
+    other = "quickstart" if name == "paper" else "paper"
+    reason = "a CUDA device is present" if device == "cuda" else "no CUDA device, the embedded default"
+    return f" ({reason}; --study {other} forces the other)"
+
+
+def _with_flags(base: Study, flags: Flags, device: Device) -> Study:
+    changes: dict[str, Any] = {}
+    if flags.models not in (None, "all"):
+        names = _names(flags.models, "--models")
+        changes["models"] = {name: base.models.get(name, {}) for name in names}
+    if flags.datasets not in (None, "all"):
+        changes["datasets"] = _names(flags.datasets, "--datasets")
+    if flags.techniques not in (None, "all") or flags.levels:
+        changes["techniques"] = _technique_levels(base, flags)
+    if flags.seeds is not None:
+        changes["seeds"] = flags.seeds
+    if flags.design is not None:
+        changes["design"] = flags.design
+    kept = [
+        o
+        for o in base.overrides
+        if o.model in (None, *changes.get("models", base.models))
+        and o.dataset in (None, *changes.get("datasets", base.datasets))
+    ]
+    changes["overrides"] = [*(override.model_dump() for override in kept), *map(dict, flags.overrides)]
+    del device
+    return study.replace(base, **changes)
+
+
+def _names(text: str | None, flag: str) -> list[str]:
+    names = [part.strip() for part in (text or "").split(",")]
+    if not all(names) or len(set(names)) != len(names):
+        raise not_allowed(flag, text, "all, or names separated by commas, each once")
+    lookup = catalog.model if flag == "--models" else catalog.dataset if flag == "--datasets" else techniques.get
+    for name in names:
+        lookup(name)
+    return names
+
+
+def _technique_levels(base: Study, flags: Flags) -> dict[str, tuple[str, ...]]:
+    if flags.techniques in ("none", "baseline"):
+        levels: dict[str, tuple[str, ...]] = {}
+    elif flags.techniques in (None, "all"):
+        levels = dict(base.techniques)
+    else:
+        levels = {name: base.techniques.get(name, ()) for name in _names(flags.techniques, "--techniques")}
+    for text in flags.levels:
+        name, equals, values = text.partition("=")
+        if not equals or not all(values.split(",")):
+            raise not_allowed("--technique", text, "NAME=VALUE, or NAME=VALUE,VALUE,.. for several levels")
+        techniques.get(name)
+        levels[name] = tuple(values.split(","))
+    return levels
+
+
+def _only(plan: Plan, chosen: Study) -> Plan:
+    """The one cell of `ablate run`: every technique named is on."""
+    if len(chosen.models) != 1 or len(chosen.datasets) != 1:
+        raise InputError("--model, --dataset: one model and one data set are needed; allowed: --model M --dataset D")
+    on = len(chosen.techniques)
+    runs = [run for run in plan.cells if len(run.spec.techniques) == on]
+    if any(len(values) > 1 for values in chosen.techniques.values()):
+        raise InputError("--technique: several levels are not allowed in a single run; allowed: one level")
+    return Plan(plan.study, plan.device, tuple(runs))
+
+
+def study_settings(flags: Flags) -> dict[str, Any]:
+    """The recipe fields of `--set`."""
+    return study.parse_settings(flags.settings)
+
+
+def _parallel(plan: Plan, flags: Flags) -> Plan:
+    """The plan with every run in `--nproc` processes.
+
+    Raises:
+        InputError: a micro-batch is too small to be split over them.
+    """
+    if flags.nproc == 1:
+        return plan
+    smallest = min(run.spec.recipe.batch_size for run in plan.runs)
+    if smallest < 2 * flags.nproc:
+        allowed = f"at most half of the smallest batch_size, {smallest} (each process takes part of a micro-batch)"
+        raise not_allowed("--nproc", flags.nproc, allowed)
+    if any(run.spec.recipe.cuda_graph for run in plan.runs):
+        raise not_allowed("--nproc", flags.nproc, "1 with cuda_graph (an exchange of gradients is not recorded)")
+    spread = (replace(run, spec=run.spec.model_copy(update={"nproc": flags.nproc})) for run in plan.runs)
+    return replace(plan, runs=tuple(spread))
+
+
+def _with_reruns(plan: Plan, tainted: set[str]) -> Plan:
+    """Replaces tainted cells by a further measurement of the same cell, which has a digest of its own."""
+    runs = []
+    for run in plan.runs:
+        spec = run.spec
+        while spec.digest in tainted:
+            spec = spec.model_copy(update={"repeat": max(spec.repeat + 1, RERUNS_FROM)})
+        runs.append(replace(run, spec=spec))
+    return replace(plan, runs=tuple(runs))

@@ -1,0 +1,35 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+from pipeline import nvml
+from pipeline.design.selection import Flags
+from pipeline.design.spec import Device
+from pipeline.errors import OutsideError
+
+
+def device_of(flags: Flags) -> Device:
+    """The device that the flags ask for: of this machine, or of the cluster that `--launcher ray` goes to.
+
+    Raises:
+        InputError, OutsideError: no such device, or no such cluster.
+    """
+    if flags.launcher != "ray":
+        return resolve_device(flags.device)
+    if flags.device == "auto":
+        from pipeline.execution.ray.cluster import has_gpus
+
+        return "cuda" if has_gpus(flags.address) else "cpu"
+    return "cuda" if flags.device == "cuda" else "cpu"
+
+
+def resolve_device(wanted: str) -> Device:
+    """`auto` takes CUDA where NVML shows a GPU; nothing heavy is imported for it.
+
+    Raises:
+        OutsideError: CUDA is wanted and there is none.
+    """
+    found = nvml.gpus()
+    if wanted == "cuda" and not found:
+        raise OutsideError("device cuda: no NVIDIA GPU is visible on this machine; use --device cpu")
+    return "cuda" if wanted != "cpu" and found else "cpu"

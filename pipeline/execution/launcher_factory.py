@@ -1,0 +1,52 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import nvml
+from pipeline.design.selection import Flags
+from pipeline.design.spec import Device
+from pipeline.errors import not_allowed
+
+
+def make_launcher(flags: Flags, device: Device, state_dir: Path, scope: str, note: Callable[[str], None]) -> Any:
+    """The launcher that the flags ask for; every command that runs cells gets its launcher here.
+
+    Args:
+        flags: from the command line.
+        device: where runs train.
+        state_dir: `mlruns`; work folders are made in it.
+        scope: names tracking store and experiment, in which blocks are numbered.
+        note: shows a line to the user.
+
+    Raises:
+        InputError: more runs at once than there are GPUs.
+    """
+    common: dict[str, Any] = {
+        "work_dir": state_dir / "work",
+        "timeout": flags.timeout,
+        "checkpoint_every": flags.checkpoint_every,
+    }
+    data_dir = Path(flags.data_dir) if flags.data_dir else None
+    if flags.launcher == "ray":
+        from pipeline.execution.ray.launcher import RayLauncher
+
+        return RayLauncher(
+            device, address=flags.address, jobs=flags.jobs, data_dir=data_dir, scope=scope, note=note, **common
+        )
+    from pipeline.execution.local.launcher import LocalLauncher
+    from pipeline.paths import default_data_dir
+
+    gpus = [gpu.uuid for gpu in nvml.gpus()] if device == "cuda" else []
+    if gpus and flags.nproc > len(gpus):
+        raise not_allowed("--nproc", flags.nproc, f"at most one process per GPU, of which {len(gpus)} are visible")
+    places = [",".join(gpus[start : start + flags.nproc]) for start in range(0, len(gpus), flags.nproc)]
+    places = places[: len(gpus) // flags.nproc]  # without the rest that is too few for a run
+    wanted = flags.jobs or (len(places) if places else 1)
+    if places and wanted > len(places):
+        each = f"{flags.nproc} of them for each" if flags.nproc > 1 else "one for each"
+        raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible ({each})")
+    return LocalLauncher(device, gpus=places[:wanted], jobs=wanted, data_dir=data_dir or default_data_dir(), **common)

@@ -1,0 +1,74 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+class LocalClaims:
+    """Claims by locked files in one folder, shared by all stores and experiments: a cell has one work folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, int] = {}
+
+    def take(self, digest: str) -> bool:
+        """Claims a cell; False when another process (or thread) holds it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(self._folder / digest, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._held[digest] = file
+        return True
+
+    def release(self, digest: str) -> None:
+        """Gives a claim back; the file stays, since removing it would let two processes lock two files."""
+        file = self._held.pop(digest, None)
+        if file is not None:
+            os.close(file)
+
+
+def settle(
+    mine: str,
+    others: Callable[[], list[tuple[str, str]]],
+    hold: Callable[[], None],
+    pause: float = 0.2,
+    patience: float = 30.0,
+) -> bool:
+    """Decides which of several controllers gets a cell, through a store that only has create, read and update.
+
+    Every controller first creates its own claim as `pending`, then reads the others'. It gives way to one that is
+    `held` and to a pending one with a smaller key; it waits for pending ones with a larger key, which give way
+    in turn unless they had read before this claim existed. Two can never hold at once: of two claims, the owner of
+    the one with the larger key holds only if it read before the other was created; then the other's owner, who
+    reads later, sees it, and does not hold while it stands (after Lamport's bakery algorithm, Commun. ACM 17(8),
+    1974, with the key as the number). Nobody holds because of a time-out: a rival that is slow may still go on.
+
+    Args:
+        mine: key of this controller's pending claim, already in the store.
+        others: reads the other live claims, as (key, state).
+        hold: marks this claim as held.
+        pause: seconds between readings while waiting.
+        patience: seconds after which this claim gives way to a live one that does not move.
+
+    Returns:
+        Whether this controller holds the cell. If not, it withdraws its claim and may try again later.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        found = others()
+        if any(state == "held" or key < mine for key, state in found):
+            return False
+        if not found:
+            hold()
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)

@@ -1,0 +1,78 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import socket
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGES = ("torch", "torchvision", "timm", "mlflow", "optuna", "scikit-learn", "numpy")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=1)
+def _git() -> dict[str, str]:
+    """Commit and cleanliness of the source tree that the program runs from; nothing when it is no checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return {}
+
+    def git(*words: str) -> str:
+        found = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
+        return found.stdout.strip()
+
+    try:
+        return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": str(bool(git("status", "--porcelain"))).lower()}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def host_provenance() -> dict[str, str]:
+    """Facts about program and host that are the same for every run of a grid call (no torch needed).
+
+    Only named facts are recorded; environment variables never are, since they hold credentials.
+    """
+    from pipeline import __version__
+
+    facts = {
+        "ablate": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "hostname": socket.gethostname(),
+        "cpu": _cpu_model(),
+        "cpu_count": str(os.cpu_count() or 0),
+        **{package.replace("-", "_"): found for package in _PACKAGES if (found := _version(package))},
+        **_git(),
+    }
+    return {f"env.{name}": value for name, value in facts.items()}
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Content digest of the program's own sources: tells two working trees of one version apart."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]

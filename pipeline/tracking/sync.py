@@ -1,0 +1,51 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import OutsideError
+from pipeline.tracking import journal
+from pipeline.tracking.credentials import scrubbed, without_credentials
+from pipeline.tracking.delivery import delivered_offset, replay
+from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.uri import resolve_uri
+from pipeline.tracking.writer import Writer
+
+
+def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]]:
+    """Replays every journal of this store that is not wholly delivered and whose controller is gone.
+
+    Returns:
+        Journals and entries delivered, and what the store refused for good.
+
+    Raises:
+        OutsideError: the store does not answer; what was delivered before stays.
+    """
+    uri = resolve_uri(tracking_uri)
+    shown = without_credentials(uri)
+    journals = entries = 0
+    problems: list[str] = []
+    trackers: dict[str, Tracker] = {}
+    for path in sorted((state_dir / "journal").glob("*.journal")):
+        head = next(journal.read(path), None)
+        if head is None or head[0].get("uri") != shown or delivered_offset(path) >= journal.valid_end(path):
+            continue
+        with journal.abandoned(path) as free:
+            if not free:  # its controller lives and delivers itself
+                continue
+        experiment = str(head[0].get("experiment"))
+        try:
+            if experiment not in trackers:
+                trackers[experiment] = Tracker(uri, experiment, state_dir / "artifacts")
+                trackers[experiment].connect()
+            entries += replay(path, Writer(trackers[experiment]))
+        except OutsideError:
+            raise
+        except Exception as error:
+            cause = scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+            raise OutsideError(f"tracking store {shown}: {cause}; try again later") from None
+        journals += 1
+    for tracker in trackers.values():
+        problems += tracker.problems
+    return journals, entries, problems

@@ -1,0 +1,88 @@
+"""TODO(charter)."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.design.spec import Recipe
+from pipeline.training.data.batch import check_sizes
+from pipeline.training.data.split import Indices, Labels, epoch_order
+from pipeline.training.data.transforms import BatchTransform, Draws
+
+Images = npt.NDArray[np.uint8]
+
+
+@dataclass(eq=False, repr=False)
+class _Prepared:
+    """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`.
+
+    Attributes:
+        images: of the data set, uint8 (N, height, width, 3); may be a memory map.
+        labels: int64 (N,).
+        rows: those that are trained on, int64 (num_samples,).
+        recipe: of the run.
+        dataset: its name, for the normalisation.
+        seed: of order and augmentation.
+        device: that trains.
+    """
+
+    images: Images
+    labels: Labels
+    rows: Indices
+    recipe: Recipe
+    dataset: str
+    seed: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.num_samples = len(self.rows)
+        self._transform = BatchTransform(self.recipe, self.dataset, self.device, augment=True)
+        self._draws: Draws | None = None
+        self._cursor = -1
+        _read_ahead(self.images)
+        # plain views: numpy's memmap subclass costs microseconds in every call
+        self._images: Images = np.asarray(self.images)
+        self._labels: Labels = np.asarray(self.labels)[self.rows]
+
+    def _begin(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None) -> torch.Tensor:
+        """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,) or those of
+        `positions` alone.
+        """
+        check_sizes(sizes, self.num_samples)
+        self._draws = self._transform.draw(self.num_samples, self.seed, epoch)
+        self._cursor = 0
+        order = epoch_order(self.num_samples, self.seed, epoch)
+        if positions is None:
+            return order
+        self._draws = None if self._draws is None else self._draws.at(positions)
+        return order[positions]
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """See `TrainInput.prepare`. Batches come in order: the n-th call in an epoch is its n-th batch.
+
+        Raises:
+            RuntimeError: no epoch has been started, or it is over.
+        """
+        return self._transform(images, self._draws, self._place(len(images)))
+
+    def _place(self, count: int) -> int:
+        """The place of the next batch, of `count` samples, in the epoch."""
+        if self._cursor < 0 or self._cursor + count > self.num_samples:
+            raise RuntimeError("prepare() takes each batch of an epoch once, in order")
+        start, self._cursor = self._cursor, self._cursor + count
+        return start
+
+
+def _read_ahead(images: Images) -> None:
+    """Asks the kernel to read a memory map ahead, so that the first epoch does not fault page by page."""
+    base = getattr(images, "_mmap", None)
+    if isinstance(base, mmap.mmap):
+        with suppress(OSError):
+            base.madvise(mmap.MADV_WILLNEED)
