@@ -18,7 +18,7 @@ import yaml
 from evidence import Effect, Run, Study
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from pipeline.analysis import student_t as student
+from pipeline.analysis import student_t
 from pipeline.analysis.responses import BY_NAME
 from pipeline.errors import InputError
 
@@ -288,5 +288,5 @@ def _interval(logs: pd.Series) -> tuple[float | None, float | None]:
     blocks = len(logs)
     if blocks < 2:
         return None, None
-    half = float(student.quantile((1 + CONFIDENCE) / 2, blocks - 1)) * float(logs.std(ddof=1)) / math.sqrt(blocks)
+    half = float(student_t.quantile((1 + CONFIDENCE) / 2, blocks - 1)) * float(logs.std(ddof=1)) / math.sqrt(blocks)
     return math.exp(logs.mean() - half), math.exp(logs.mean() + half)

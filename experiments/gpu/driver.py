@@ -28,15 +28,14 @@ def elastic_rank(device_name: str) -> Answer:
     os.environ.update(process_environment())  # as in a worker: before torch is imported
     from pipeline.design.records import Job
     from pipeline.design.spec import Device, RunSpec
-    from pipeline.training import ranks as distributed
-    from pipeline.training import worker
+    from pipeline.training import ranks, worker
 
     kind: Device = "cuda" if device_name == "cuda" else "cpu"
     with tempfile.TemporaryDirectory(prefix="ablate-probe-") as folder:
         spec = RunSpec(model="test_resnet", dataset="digits", device=kind)
         job = Job(spec=spec, data_dir=folder, work_dir=folder)
         answer = Path(folder, "answer.json")
-        end = distributed.run(job, partial(_rank, device_name, answer), worker.classify)
+        end = ranks.run(job, partial(_rank, device_name, answer), worker.classify)
         found: Answer = json.loads(answer.read_text()) if answer.is_file() else {}
     return found if end.outcome == "finished" else {**found, "error": f"{end.outcome}: {end.error}"}
 
@@ -51,9 +50,9 @@ def _rank(device_name: str, answer: Path) -> None:
 
 def watch(device_name: str) -> Answer:
     """What NVML tells: tenants beside our own number (is it the same namespace?), how often energy moves, clocks."""
-    from pipeline import nvml as ours
+    from pipeline import nvml
 
-    gpus = ours.gpus()
+    gpus = nvml.gpus()
     if not gpus:
         return {"absent": "no NVIDIA driver"}
     import torch
@@ -61,12 +60,12 @@ def watch(device_name: str) -> Answer:
     busy = torch.rand(4096, 4096, device=device_name)
     for _ in range(50):
         busy = (busy @ busy).clamp(-1, 1)
-    gpu = ours.gpus()[0]
-    handle = ours.handle_of(gpu.uuid)
+    gpu = nvml.gpus()[0]
+    handle = nvml.handle_of(gpu.uuid)
     readings: list[tuple[float, float]] = []
     until = time.perf_counter() + 0.5
     while time.perf_counter() < until:
-        joules = ours.energy_joules(handle)
+        joules = nvml.energy_joules(handle)
         if joules is None:
             break
         if not readings or joules != readings[-1][1]:
@@ -77,7 +76,7 @@ def watch(device_name: str) -> Answer:
     return {
         "pid": os.getpid(),
         "tenants": list(gpu.tenants),
-        "own_memory_mib": ours.process_memory_mib(handle, os.getpid()),
+        "own_memory_mib": nvml.process_memory_mib(handle, os.getpid()),
         "used_mib_before": gpus[0].used_mib,
         "used_mib": gpu.used_mib,
         "energy_steps": len(pairs),

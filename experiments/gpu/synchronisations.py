@@ -187,19 +187,18 @@ def peer_epochs(device_name: str) -> Answer:
         Contender -> as `steps` for one case; `absent` for one that is not installed.
     """
     from pipeline.bench.cases import case_of
-    from pipeline.bench.loops import libraries as peers
-    from pipeline.bench.loops import workload as work
+    from pipeline.bench.loops import libraries, workload
     from pipeline.bench.loops.contenders import BUILT_IN
 
     kind: Device = "cuda" if device_name == "cuda" else "cpu"
     case = case_of("test_resnet", kind, cores=1, windows=16 if kind == "cuda" else 4)
-    made = work.build(case)
+    made = workload.build(case)
     found: Answer = {}
     for name in ("bare", "timm", "accelerate"):
         if name == "accelerate" and importlib.util.find_spec(name) is None:
             found[name] = {"absent": "not installed"}
             continue
-        peer = {**BUILT_IN, **peers.PEERS}[name](made)
+        peer = {**BUILT_IN, **libraries.PEERS}[name](made)
         try:
             peer.epoch(1)
             with counted(made.device) as waits:

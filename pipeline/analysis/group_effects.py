@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis import contrasts, linear, variance
-from pipeline.analysis import lenth as unreplicated
+from pipeline.analysis import contrasts, lenth, linear, variance
 from pipeline.analysis.contrasts import Cell, Contrast
 from pipeline.analysis.frame import OFF, Factor
 from pipeline.analysis.responses import RESPONSES, Response
@@ -47,7 +46,7 @@ def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequen
         return None
     sizes = tuple(1 + len(f.levels) for f in factors)
     if math.prod(sizes) == len(cells):
-        full = unreplicated.orthonormal_basis(sizes)
+        full = lenth.orthonormal_basis(sizes)
         ranks = {f.name: {v: i for i, v in enumerate((OFF, *f.levels))} for f in factors}
         place = [
             int(np.ravel_multi_index([ranks[f.name][v] for f, v in zip(factors, c, strict=True)], sizes)) for c in cells
@@ -104,7 +103,7 @@ def _numbers(layout: Layout, y: Floats) -> tuple[Floats, Floats, Floats, str]:
     order = np.argsort(layout.design.cells)
     norms = np.linalg.norm(layout.weights, axis=1)
     for s in range(y.shape[1]):
-        sigma, freedom = unreplicated.lenth(layout.lenth_basis, y[order, s])
+        sigma, freedom = lenth.lenth(layout.lenth_basis, y[order, s])
         se[:, s], dof[:, s] = sigma * norms, freedom
     return fitted.estimate, se, dof, "none" if np.isnan(se).all() else "lenth"
 

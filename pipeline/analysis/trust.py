@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis import student_t as student
+from pipeline.analysis import student_t
 from pipeline.analysis.frame import OFF, Tidy
 
 
@@ -68,7 +68,7 @@ def _mean_ratio(logs: NDArray[np.float64]) -> Estimate | None:
     mean = float(logs.mean())
     if n < 2:
         return Estimate(math.exp(mean), math.nan, math.nan, n)
-    half = float(student.quantile(0.975, n - 1) * logs.std(ddof=1) / math.sqrt(n))
+    half = float(student_t.quantile(0.975, n - 1) * logs.std(ddof=1) / math.sqrt(n))
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
 
 
@@ -109,7 +109,7 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> Estimate
         return None
     slope = float(x @ y) / sxx
     residual = y - y.mean() - slope * x
-    half = float(student.quantile(0.975, dof)) * math.sqrt(float(residual @ residual) / dof / sxx)
+    half = float(student_t.quantile(0.975, dof)) * math.sqrt(float(residual @ residual) / dof / sxx)
     return Estimate(math.exp(slope), math.exp(slope - half), math.exp(slope + half), len(x))
 
 
@@ -222,7 +222,7 @@ def examine(study: Tidy, controls: frozenset[str]) -> Trust:
     logs = control_pairs(study, controls)
     control = _mean_ratio(logs)
     spread = float(logs.std(ddof=1)) if len(logs) > 1 else math.nan
-    reach = float(student.quantile(0.975, len(logs) - 1) * spread) if len(logs) > 1 else math.nan
+    reach = float(student_t.quantile(0.975, len(logs) - 1) * spread) if len(logs) > 1 else math.nan
     sentinel, sentinel_spread = _sentinels(study)
     everything = pd.concat([study.runs, study.sentinels], ignore_index=True)
     tainted = everything.loc[everything["tainted"].ne(""), ["run_id", "name", "block", "tainted"]]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.analysis import student_t as student
+from pipeline.analysis import student_t
 
 Floats = NDArray[np.float64]
 
@@ -28,7 +28,7 @@ def p_values(estimate: ArrayLike, se: ArrayLike, dof: ArrayLike) -> Floats:
     """Two-sided p-values of "no effect" by Student's t; a zero error decides outright, NaN stays NaN."""
     est, err = np.asarray(estimate, dtype=float), np.asarray(se, dtype=float)
     exact = err <= ROUNDING
-    p = 2 * student.upper_tail(np.abs(est) / np.where(exact, 1.0, err), np.asarray(dof, dtype=float))
+    p = 2 * student_t.upper_tail(np.abs(est) / np.where(exact, 1.0, err), np.asarray(dof, dtype=float))
     p = np.where(exact, np.where(np.abs(est) <= ROUNDING, 1.0, 0.0), p)
     return np.where(np.isnan(err) | np.isnan(est), np.nan, p)
 
@@ -36,7 +36,7 @@ def p_values(estimate: ArrayLike, se: ArrayLike, dof: ArrayLike) -> Floats:
 def half_widths(se: ArrayLike, dof: ArrayLike, confidence: float) -> Floats:
     """Half the widths of two-sided t intervals; NaN where there is no error."""
     err = np.asarray(se, dtype=float)
-    width = student.quantile(0.5 + confidence / 2, np.asarray(dof, dtype=float)) * err
+    width = student_t.quantile(0.5 + confidence / 2, np.asarray(dof, dtype=float)) * err
     return np.where(err <= ROUNDING, 0.0, width)
 
 
@@ -141,8 +141,8 @@ def further_blocks(
 
     def decided(total: Floats) -> NDArray[np.bool_]:
         error, df = err * np.sqrt(now / total), _dof_at(total, now, freedom)
-        differs = est > -student.quantile(level, df) * error
-        same = est - student.quantile(alpha, df) * error < np.asarray(margin, dtype=float)
+        differs = est > -student_t.quantile(level, df) * error
+        same = est - student_t.quantile(alpha, df) * error < np.asarray(margin, dtype=float)
         return np.asarray(differs | same)
 
     return _first_total(decided, now, 1)
@@ -159,7 +159,7 @@ def blocks_for_width(
     freedom = np.broadcast_to(np.asarray(dof, dtype=float), err.shape)
 
     def narrow(total: Floats) -> NDArray[np.bool_]:
-        quantile = student.quantile(0.5 + confidence / 2, _dof_at(total, now, freedom))
+        quantile = student_t.quantile(0.5 + confidence / 2, _dof_at(total, now, freedom))
         return np.asarray(2 * quantile * err * np.sqrt(now / total) < width)
 
     return _first_total(narrow, now, 0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench import entry as child
+from pipeline.bench import entry
 from pipeline.bench.cases import CONTENDERS, DEFAULT_MODEL, DEFAULT_MODELS, SELF, Case, case_of, missing, versions
 from pipeline.bench.intervals import Row, block_log, interval
 from pipeline.bench.processes import FreshProcesses
@@ -159,7 +159,7 @@ def _race(
     difference: dict[str, float] = {}
     for block in range(blocks):
         note(f"{case.model}, batch {case.batch}: block {block + 1} of {blocks}")
-        seconds, apart = processes.call(child.block, case, names, block)
+        seconds, apart = processes.call(entry.block, case, names, block)
         found.append(seconds)
         difference = {name: max(value, difference.get(name, 0.0)) for name, value in apart.items()}
     for name in names[1:]:
@@ -171,7 +171,7 @@ def _race(
     record["images_per_second"] = {name: values[len(values) // 2] for name, values in rates.items()}
     record["seconds"] = [{name: [round(t, 6) for t in times] for name, times in block.items()} for block in found]
     record["weights_differ_by"] = difference
-    flops = processes.call(child.flops_per_image, case)
+    flops = processes.call(entry.flops_per_image, case)
     record |= _use_of_device(case, record["images_per_second"][SELF], flops)
     results.cases.append(record)
 
@@ -196,7 +196,7 @@ def _feeding(device: Device, processes: FreshProcesses, results: Results, note: 
     """Images per second delivered, without augmentation and with the one of the paper's ResNet on CIFAR."""
     for augmentation in ("none", "crop_flip"):
         note(f"gather against loader, augmentation {augmentation}")
-        rates = processes.call(child.feeding, device, FEEDING_ROUNDS, augmentation)
+        rates = processes.call(entry.feeding, device, FEEDING_ROUNDS, augmentation)
         middle = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
         logs = [block_log([gather], [loader]) for gather, loader in zip(rates["gather"], rates["loader"], strict=True)]
         detail = {"augmentation": augmentation, **{f"{name}_images_per_second": rate for name, rate in middle.items()}}
@@ -209,18 +209,18 @@ def _scaling(
     """Costs of records, runs, plans and reports."""
     note("cost of a record, and of a run that trains nothing")
     scaling = results.scaling
-    scaling["training_process_seconds_per_record"] = processes.call(child.record_cost, RECORDS)
+    scaling["training_process_seconds_per_record"] = processes.call(entry.record_cost, RECORDS)
     place = folder / "orchestration"
     place.mkdir()
-    scaling["orchestration"] = processes.call(child.orchestration, GRID_RUNS, str(place))
+    scaling["orchestration"] = processes.call(entry.orchestration, GRID_RUNS, str(place))
     scaling["plan"] = []
     for cells in PLAN_SIZES:
         note(f"plan of {cells:,} cells")
-        scaling["plan"].append(processes.call(child.plan_cost, cells))
+        scaling["plan"].append(processes.call(entry.plan_cost, cells))
     scaling["report"] = []
     for cells in (*REPORT_SIZES, *((100_000,) if options.full else ())):
         note(f"report on {cells:,} cells")
-        scaling["report"].append(processes.call(child.report_cost, cells))
+        scaling["report"].append(processes.call(entry.report_cost, cells))
 
 
 def _grid_overhead(options: Options, folder: Path, results: Results, note: Callable[[str], None]) -> None:

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench import suite
-from pipeline.bench import text as tables
+from pipeline.bench import suite, text
 from pipeline.bench.cases import DEFAULT_MODELS, case_of
 from pipeline.errors import OutsideError, not_allowed
 from pipeline.execution import device
@@ -34,7 +33,7 @@ def bench(flags: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=1))
     else:
-        tables.show(document)
+        text.show(document)
         if out is not None:
             print(f"written: {out / 'bench.json'}, {out / 'bench.md'}")
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import End, Metrics, Progress
-from pipeline.execution import summary as results
+from pipeline.execution import summary
 
 PREPARING_SECONDS = 10.0
 
@@ -68,9 +68,9 @@ class PlainDisplay:
         shown = [
             f"{values[name]:{form}} {unit}"
             for name, form, unit in (
-                (results.TIME, ".2f", "s"),
-                (results.RATE, ",.0f", "images/s"),
-                (results.ACCURACY, ".4f", "accuracy"),
+                (summary.TIME, ".2f", "s"),
+                (summary.RATE, ",.0f", "images/s"),
+                (summary.ACCURACY, ".4f", "accuracy"),
             )
             if name in values
         ]
@@ -158,7 +158,7 @@ class LiveDisplay(PlainDisplay):
         self._live.stop()
 
 
-def print_tables(found: Mapping[tuple[str, str], Sequence[results.Row]], stream: TextIO | None = None) -> None:
+def print_tables(found: Mapping[tuple[str, str], Sequence[summary.Row]], stream: TextIO | None = None) -> None:
     """Prints one table per (model, data set)."""
     from rich.console import Console
     from rich.table import Table
@@ -167,8 +167,8 @@ def print_tables(found: Mapping[tuple[str, str], Sequence[results.Row]], stream:
     console = Console(file=stream or sys.stdout, width=None if terminal else 110)
     for (model, dataset), rows in found.items():
         table = Table(title=f"{model} on {dataset}", title_justify="left")
-        for number, heading in enumerate(results.HEADINGS):
+        for number, heading in enumerate(summary.HEADINGS):
             table.add_column(heading, justify="left" if number == 0 else "right")
         for row in rows:
-            table.add_row(*results.cells(row))
+            table.add_row(*summary.cells(row))
         console.print(table)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import nvml
-from pipeline.design import requirements as requires
+from pipeline.design import requirements
 from pipeline.errors import AblateError
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file
@@ -83,7 +83,7 @@ def _torch() -> list[Check]:
 
 def _compiler() -> list[Check]:
     """Only `compile` needs one; the preflight of a grid that uses it refuses to start without."""
-    found = requires.find_compiler()
+    found = requirements.find_compiler()
     if found is None:
         return [Check("compiler", "warn", "no C++ compiler: compile cannot run", "install g++, or set CXX")]
     return [Check("compiler", "ok", found)]

@@ -14,8 +14,7 @@ from pipeline.design import selection
 from pipeline.design.plan import Plan
 from pipeline.design.records import OUTCOMES
 from pipeline.errors import OutsideError
-from pipeline.execution import interrupt, session
-from pipeline.execution import summary as results
+from pipeline.execution import interrupt, session, summary
 from pipeline.execution.device import device_of
 from pipeline.execution.listener import Tally
 from pipeline.tracking.mlflow_store import Tracker
@@ -58,7 +57,7 @@ def run_grid(
     finally:
         display.close()
     assert held.grid is not None
-    found = results.tables(held.grid.results())
+    found = summary.tables(held.grid.results())
     if as_json:
         print(json.dumps(_result_document(choice.plan, held, tally, found), indent=1))
     else:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.paths import STATE_DIR
-from pipeline.tracking import mlflow_sqlite as tables
+from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.credentials import first_line
 from pipeline.tracking.mlflow_store import artifact_writer
 from pipeline.tracking.study_data import client_of, read
@@ -48,7 +48,7 @@ def report(
     folder = Path(out) if out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
     options = {"memory_limit_mib": memory_limit, "margin": margin, "accuracy_margin_points": accuracy_margin}
     uri = resolve_uri(tracking_uri)
-    local = tables.open_store(sqlite_file(uri), study)
+    local = mlflow_sqlite.open_store(sqlite_file(uri), study)
     with _writer(study, local, Wanted(folder, {**options, "paper": paper})) as ask:
         if local:
             put = artifact_writer()
@@ -79,7 +79,9 @@ Written = tuple[list[Path], list[str], str]  # the files, the summary, the paren
 
 
 @contextmanager
-def _writer(study: str, store: tables.Store | None, wanted: Wanted) -> Iterator[Callable[[Read | None], Written]]:
+def _writer(
+    study: str, store: mlflow_sqlite.Store | None, wanted: Wanted
+) -> Iterator[Callable[[Read | None], Written]]:
     """A process that makes the report. It imports statistics and drawing, and reads a local store, while this one
     imports MLflow and connects, or reads a store that is elsewhere: each takes seconds, and neither needs the other.
     """
@@ -110,7 +112,7 @@ def _writer(study: str, store: tables.Store | None, wanted: Wanted) -> Iterator[
         process.join()
 
 
-def _serve(connection: Connection, study: str, store: tables.Store | None, wanted: Wanted) -> None:
+def _serve(connection: Connection, study: str, store: mlflow_sqlite.Store | None, wanted: Wanted) -> None:
     """Makes one report, or sends back what went wrong."""
     from matplotlib.backends import backend_svg  # noqa: F401
 

@@ -57,9 +57,9 @@ def serve_optuna(storage: str | None, host: str, port: int) -> int:
         InputError: no such storage.
         OutsideError: optuna-dashboard is not installed, or the port is taken.
     """
-    from pipeline.tuning import storage_url as urls
+    from pipeline.tuning import storage_url
 
-    url = urls.resolve(storage)
+    url = storage_url.resolve(storage)
     if url.startswith("sqlite") and not Path(url.partition(":///")[2]).is_file():
         raise InputError(f"--storage: {url} is not there; allowed: a storage with studies (ablate tune makes one)")
     if find_spec("optuna_dashboard") is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.design import file_digests as contents
+from pipeline.design import file_digests
 from pipeline.design.spec import content_digest
 from pipeline.errors import InputError
 from pipeline.paths import default_data_dir
@@ -64,16 +64,16 @@ class FolderListing:
             InputError: a file cannot be read.
         """
         cache = default_data_dir() / "digests"
-        found = contents.recall(cache, self.stamp)
+        found = file_digests.recall(cache, self.stamp)
         if found is None:
             parts = (self.train, self.test)
             try:
-                sums = [contents.digests(self.root, part.names) for part in parts]
+                sums = [file_digests.digests(self.root, part.names) for part in parts]
             except OSError as error:
                 path = Path(error.filename or self.root)
                 raise _refused("dataset", path, error.strerror or str(error), "files that can be read") from None
             found = content_digest([(part.names, part.sizes, own) for part, own in zip(parts, sums, strict=True)])
-            contents.remember(cache, self.stamp, found, max(max(part.times) for part in parts))
+            file_digests.remember(cache, self.stamp, found, max(max(part.times) for part in parts))
         return found
 
     @cached_property

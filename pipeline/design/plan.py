@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.design import catalog, techniques
-from pipeline.design import requirements as requires
+from pipeline.design import catalog, requirements, techniques
 from pipeline.design.spec import Device, Recipe, RunSpec
 from pipeline.design.study import MAX_CELLS, Study
 from pipeline.errors import InputError, not_allowed
@@ -178,7 +177,7 @@ def _cells(study: Study, device: Device, settings: list[Setting], extra: Mapping
         check_recipe(model, baseline)
         for setting in settings:
             recipe = apply(baseline, setting, device)
-            requires.check_recipe(recipe, device)
+            requirements.check_recipe(recipe, device)
             yield RunSpec(
                 model=model,
                 dataset=dataset,

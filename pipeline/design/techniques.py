@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.design import requirements as requires
+from pipeline.design import requirements
 from pipeline.design.requirements import Requirement
 from pipeline.design.spec import Device, Recipe
 from pipeline.errors import InputError, not_allowed, suggest
@@ -124,7 +124,7 @@ _TABLE = (
         _choose("precision"),
         {"cuda": "fp16", "cpu": "bf16"},
         "fp16, bf16",
-        requires=(requires.BF16,),
+        requires=(requirements.BF16,),
     ),
     Technique(
         "pm",
@@ -150,7 +150,7 @@ _TABLE = (
         _set(precision="bf16"),
         _SWITCH,
         "on",
-        requires=(requires.BF16,),
+        requires=(requirements.BF16,),
     ),
     Technique(
         "tf32",
@@ -160,7 +160,7 @@ _TABLE = (
         _SWITCH,
         "on",
         inert_on=_CPU,
-        requires=(requires.TF32,),
+        requires=(requirements.TF32,),
     ),
     Technique("channels_last", "NHWC memory format", ("channels_last",), _set(channels_last=True), _SWITCH, "on"),
     Technique(
@@ -170,7 +170,7 @@ _TABLE = (
         _choose("compile"),
         _both("default"),
         "default, reduce-overhead, max-autotune",
-        requires=(requires.COMPILE,),
+        requires=(requirements.COMPILE,),
     ),
     Technique(
         "cuda_graph",
@@ -179,7 +179,7 @@ _TABLE = (
         _set(cuda_graph=True),
         _SWITCH,
         "on",
-        requires=(requires.CUDA_GRAPH, requires.CUDA_GRAPH_ALONE),
+        requires=(requirements.CUDA_GRAPH, requirements.CUDA_GRAPH_ALONE),
     ),
     Technique(
         "grad_checkpoint",
@@ -188,7 +188,7 @@ _TABLE = (
         _set(grad_checkpoint=True),
         _SWITCH,
         "on",
-        requires=(requires.GRAD_CHECKPOINT,),
+        requires=(requirements.GRAD_CHECKPOINT,),
     ),
     Technique(
         "fused",

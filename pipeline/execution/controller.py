@@ -19,7 +19,7 @@ from typing import cast
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
 from pipeline.errors import AblateError
-from pipeline.execution import summary as results
+from pipeline.execution import summary
 from pipeline.execution.interference import Gate
 from pipeline.execution.launcher import Launcher, Placer, Preparing
 from pipeline.execution.listener import Listener, Tally
@@ -333,14 +333,14 @@ class Grid:
             tally.outcomes[outcome] = tally.outcomes.get(outcome, 0) + 1
         return tally
 
-    def close(self, tally: Tally, results_of: Callable[[], list[results.CellResult]], seconds: float) -> None:
+    def close(self, tally: Tally, results_of: Callable[[], list[summary.CellResult]], seconds: float) -> None:
         """Puts tables and aggregates on the parent run, closes it, and delivers everything."""
-        found = results.tables(results_of())
+        found = summary.tables(results_of())
         values = {f"cells/{outcome}": float(count) for outcome, count in tally.outcomes.items()}
-        values |= {"cells/total": float(tally.cells), "grid/wall_seconds": seconds, **results.aggregates(found)}
+        values |= {"cells/total": float(tally.cells), "grid/wall_seconds": seconds, **summary.aggregates(found)}
         outcome: Outcome = "interrupted" if tally.interrupted else "finished" if tally.complete else "failed"
         try:
-            self.book.parent_values(values, {"mlflow.note.content": results.markdown(found)})
+            self.book.parent_values(values, {"mlflow.note.content": summary.markdown(found)})
             self.book.close_parent(outcome)
         except OSError as error:  # the disk is full, or gone
             tally.broken = tally.broken or f"journal: {error.strerror or error}"
@@ -349,12 +349,12 @@ class Grid:
         else:
             tally.delivered = self.book.finish(DELIVERY_PATIENCE)
 
-    def results(self) -> list[results.CellResult]:
+    def results(self) -> list[summary.CellResult]:
         """All cells' values: the store's for earlier calls and other controllers, this call's own on top."""
         values, found = self.values(), []
         for run in self.plan.cells:
             spec, outcome = run.spec, self._outcomes.get(run.spec.digest, "pending")
-            found.append(results.CellResult(spec.model, spec.dataset, spec.label, outcome, values.get(spec.digest, {})))
+            found.append(summary.CellResult(spec.model, spec.dataset, spec.label, outcome, values.get(spec.digest, {})))
         return found
 
     def values(self) -> dict[str, dict[str, float]]:

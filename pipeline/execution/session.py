@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design import requirements as requires
+from pipeline.design import requirements
 from pipeline.design.plan import Plan, build
 from pipeline.design.selection import Choice, Flags, _parallel, _with_reruns, study_settings
 from pipeline.design.spec import RunSpec, content_digest
@@ -141,7 +141,7 @@ def _distinct(plan: Plan) -> list[RunSpec]:
             recipe.validation_fraction,
             recipe.max_train_samples,
             recipe.max_test_samples,
-            requires.key(recipe),
+            requirements.key(recipe),
         )
         found.setdefault(key, spec)
     return list(found.values())

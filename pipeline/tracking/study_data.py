@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from pipeline.errors import InputError
-from pipeline.tracking import mlflow_sqlite as tables
+from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import Tracker
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
@@ -55,7 +55,9 @@ def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) 
         OutsideError: the store cannot be reached.
     """
     uri = resolve_uri(tracking_uri)
-    return read(tables.open_store(sqlite_file(uri), name) or client_of(uri, name, state_dir), name, curves=curves)
+    return read(
+        mlflow_sqlite.open_store(sqlite_file(uri), name) or client_of(uri, name, state_dir), name, curves=curves
+    )
 
 
 def client_of(uri: str, name: str, state_dir: Path) -> Tracker:

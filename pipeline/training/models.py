@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.design import catalog
 from pipeline.design.spec import Recipe
 from pipeline.errors import InputError, OutsideError, not_allowed
-from pipeline.training import grad_checkpoint as recompute
+from pipeline.training import grad_checkpoint
 
 CIFAR_STEM_BELOW = 96
 
@@ -41,7 +41,7 @@ def build(name: str, recipe: Recipe, classes: int) -> nn.Module:
     if recipe.weights is not None:
         _load_weights(model, Path(recipe.weights))
     if recipe.grad_checkpoint:
-        recompute.switch_on(model, name)
+        grad_checkpoint.switch_on(model, name)
     return model
 
 

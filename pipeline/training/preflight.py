@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.design import requirements as requires
+from pipeline.design import requirements
 from pipeline.design.records import Job
 from pipeline.training import models
 from pipeline.training.data import inputs, store
@@ -29,7 +29,7 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
         raise OutsideError("device: torch finds no CUDA device; force the CPU with --device cpu")
     machine = _machine()
     for job in jobs:
-        requires.check_machine(job.spec.recipe, job.spec.device, machine)
+        requirements.check_machine(job.spec.recipe, job.spec.device, machine)
     seen: set[tuple[Any, ...]] = set()
     sources: dict[tuple[str, int], Any] = {}
     for job in jobs:
@@ -62,8 +62,8 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
             seen.add(shape)
 
 
-def _machine() -> requires.Machine:
+def _machine() -> requirements.Machine:
     """Abilities of this host's weakest visible CUDA device, and of its compilers."""
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     capability = min((torch.cuda.get_device_capability(index) for index in devices), default=None)
-    return requires.Machine(capability, requires.find_compiler(), find_spec("triton") is not None)
+    return requirements.Machine(capability, requirements.find_compiler(), find_spec("triton") is not None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.design.records import Metrics, Phase, Progress, Record
 from pipeline.design.spec import RunSpec
-from pipeline.training import cuda_graphs as graphs
+from pipeline.training import cuda_graphs
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.data.inputs import EvalInput, Inputs
 from pipeline.training.data_parallel import SOLO, Team, accumulating
@@ -148,9 +148,9 @@ class _Run:
 
     def _record(self, sizes: set[int]) -> None:
         began = time.perf_counter()
-        learner, recorder = self.learner, graphs.CudaRecorder(self.device)
+        learner, recorder = self.learner, cuda_graphs.CudaRecorder(self.device)
         with untouched(self.model, self.device):
-            passes = graphs.record(
+            passes = cuda_graphs.record(
                 learner.model, learner.criterion, self.precision, self.recipe, sizes, self.device, recorder
             )
         self.learner = replace(learner, passes=passes)

@@ -18,8 +18,7 @@ import torch
 from pipeline.design.records import Artifact, End, Job, Metrics, Outcome, Phase, Record, Tags
 from pipeline.design.spec import RunSpec
 from pipeline.errors import AblateError, not_allowed
-from pipeline.training import environment, models, onednn
-from pipeline.training import ranks as distributed
+from pipeline.training import environment, models, onednn, ranks
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.confusion_plot import draw
 from pipeline.training.data import inputs, store
@@ -47,7 +46,7 @@ def run(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], Non
     if job.spec.nproc > 1:
         if gate is not None:
             gate()
-        emit(distributed.run(job, lambda: _rank(job, emit, began), classify))
+        emit(ranks.run(job, lambda: _rank(job, emit, began), classify))
         return
     try:
         _run(job, emit, began, SOLO, gate)

@@ -25,11 +25,8 @@ from pipeline.tracking.locks import exclusive
 from pipeline.tracking.mlflow_store import Tracker
 from pipeline.tracking.recorder import Book
 from pipeline.tracking.uri import resolve_uri
-from pipeline.tuning import confirmation as confirm
-from pipeline.tuning import plots
+from pipeline.tuning import confirmation, plots, study_file, text
 from pipeline.tuning import result as outcome
-from pipeline.tuning import study_file as recipes
-from pipeline.tuning import text as tables
 from pipeline.tuning.result import Outcome
 from pipeline.tuning.search import Search, Task, planned
 from pipeline.tuning.setup import Setup, TuneFlags
@@ -195,7 +192,7 @@ class Tuning:
         if self._stopped or result.broken:
             return
         findings = shared.findings()
-        chosen = confirm.candidates(setup.objective, setup.space, outcome.measured(findings), self.flags.top)
+        chosen = confirmation.candidates(setup.objective, setup.space, outcome.measured(findings), self.flags.top)
         values = self._confirmed(task, shared, chosen, result)
         if self._stopped or result.broken:
             return
@@ -207,13 +204,13 @@ class Tuning:
         self._publish(shared, result, result.outcome, time.time() - began)
 
     def _confirmed(
-        self, task: Task, shared: Ledger, chosen: Sequence[confirm.Measured], result: Result
-    ) -> confirm.Values:
+        self, task: Task, shared: Ledger, chosen: Sequence[confirmation.Measured], result: Result
+    ) -> confirmation.Values:
         """Runs the confirmation's blocks; one process of this host at a time, so that none disturbs another."""
         configs = [one.config for one in chosen] + [self.setup.space.baseline]
         runs: list[PlannedRun] = []
         numbers = {one.config: one.number for one in chosen}
-        orders = confirm.blocks_of(configs, self.flags.confirm_blocks, self.flags.seed)
+        orders = confirmation.blocks_of(configs, self.flags.confirm_blocks, self.flags.seed)
         for block, order in enumerate(orders):
             for config in order:
                 place = {"seed": (self.flags.seed + 1 + block) % 2**31, "block": block, "position": len(runs)}
@@ -252,14 +249,14 @@ class Tuning:
         setup = self.setup
         file: Path | None = None
         if found.best is not None:
-            file = recipes.write(
+            file = study_file.write(
                 setup.name,
                 setup.spec.model,
                 setup.spec.dataset,
                 setup.space.recipe_of(found.recommended),
                 setup.base,
                 setup.spec.device,
-                [f"made by `ablate tune`, Optuna study {setup.name}", *tables.sentences(found)],
+                [f"made by `ablate tune`, Optuna study {setup.name}", *text.sentences(found)],
             )
         document = outcome.document(
             found,
@@ -283,7 +280,7 @@ class Tuning:
             ends = {"tune/low": found.ratio.low, "tune/high": found.ratio.high, "tune/search_ratio": found.optimistic}
             numbers |= {"tune/ratio": found.ratio.ratio, **{k: v for k, v in ends.items() if v is not None}}
         values = {name: float(value) for name, value in numbers.items()}
-        tags = {"mlflow.note.content": tables.markdown(found), "tune.verdict": found.verdict}
+        tags = {"mlflow.note.content": text.markdown(found), "tune.verdict": found.verdict}
         self.book.parent_values(values, tags)
 
     def _close(self, result: Result) -> None:

@@ -16,7 +16,7 @@ from pipeline.errors import not_allowed, suggest
 from pipeline.execution.device import device_of
 from pipeline.tracking.provenance import host_provenance
 from pipeline.tuning import space as spaces
-from pipeline.tuning import storage_url as urls
+from pipeline.tuning import storage_url
 from pipeline.tuning.objective import OBJECTIVES, Limits, Objective, probe
 
 DEFAULT_TRIALS = 30
@@ -115,7 +115,7 @@ def prepare(flags: TuneFlags) -> Setup:
     for flag, name in (("--model", flags.model), ("--dataset", flags.dataset)):
         if name == "all" or "," in name:
             raise not_allowed(flag, name, "one name")
-    storage = urls.resolve(flags.storage)
+    storage = storage_url.resolve(flags.storage)
     if flags.objective not in OBJECTIVES:
         raise not_allowed("--objective", flags.objective, suggest(flags.objective, list(OBJECTIVES)))
     objective = OBJECTIVES[flags.objective]
@@ -142,7 +142,7 @@ def prepare(flags: TuneFlags) -> Setup:
             *(measured.model_dump(mode="json"), flags.memory_limit, hardware(spec.device)),
         ]
     )
-    name = flags.name or urls.study_name(spec.model, spec.dataset, objective.name, identity)
+    name = flags.name or storage_url.study_name(spec.model, spec.dataset, objective.name, identity)
     study.validated(_Named, {"name": name}, "--name")
     tuned = study.replace(choice.plan.study, techniques=levels)
     headline = (

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.design import plan, techniques
-from pipeline.design import requirements as requires
+from pipeline.design import plan, requirements, techniques
 from pipeline.design.spec import Device, Recipe, content_digest
 from pipeline.errors import InputError, not_allowed
 
@@ -222,14 +221,14 @@ def _check_levels(recipe: Recipe, device: Device, levels: Mapping[str, tuple[str
         if device not in technique.devices:
             raise not_allowed("--techniques", name, f"techniques that run on {device}")
         for level in values[1:]:
-            requires.check_recipe(technique.apply(recipe, level), device)
+            requirements.check_recipe(technique.apply(recipe, level), device)
 
 
 def _can_run(recipe: Recipe, device: Device, combination: Sequence[tuple[str, str]]) -> bool:
     """Whether these settings may be combined; each alone has been checked before."""
     config = Config(recipe.batch_size, recipe.accumulation_steps, tuple(combination))
     try:
-        requires.check_recipe(_applied(recipe, config, device), device)
+        requirements.check_recipe(_applied(recipe, config, device), device)
     except InputError:
         return False
     return True

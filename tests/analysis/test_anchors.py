@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.analysis import time_budget as why
+from pipeline.analysis import time_budget
 from pipeline.analysis.anchors import anchors, fastest, tera
 from pipeline.analysis.effects import estimate
 from pipeline.analysis.peak_flops import achieved_flops, peak_flops
@@ -60,7 +60,7 @@ def test_a_rate_is_set_beside_both_peaks_of_its_precision():
         assert a.flops_per_second == pytest.approx(rates[cell] * 8e9)
         assert a.of_peak == pytest.approx(rates[cell] * 8e9 / (peak * 1e12))
         assert a.of_achieved == pytest.approx(rates[cell] * 8e9 / (achieved * 1e12))
-    assert {b.cell: b.mfu for b in why.budgets(effects)} == {cell: a.of_peak for cell, a in found.items()}
+    assert {b.cell: b.mfu for b in time_budget.budgets(effects)} == {cell: a.of_peak for cell, a in found.items()}
 
 
 def test_what_is_not_known_is_absent():
@@ -79,7 +79,7 @@ def test_what_is_not_known_is_absent():
     assert found["ga"].flops_per_second > 0
     study.runs["metrics.model/flops_per_image"] = np.nan
     assert anchors_of(study) == {}
-    assert {b.mfu for b in why.budgets(estimate(study))} == {None}
+    assert {b.mfu for b in time_budget.budgets(estimate(study))} == {None}
 
 
 def test_several_processes_have_as_many_devices():

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis import contrasts, linear, variance, verdicts
-from pipeline.analysis import lenth as unreplicated
+from pipeline.analysis import contrasts, lenth, linear, variance, verdicts
 from pipeline.analysis.frame import Factor
 from tests.support.planted import planted
 
@@ -102,8 +101,8 @@ def test_without_an_effect_few_families_say_pays(scenario, blocks):
     if blocks > 1:
         estimate, se, dof = analyse(y, blocks)
     else:
-        basis = unreplicated.orthonormal_basis((2, 2, 2))
-        sigma = np.array([unreplicated.lenth(basis, column)[0] for column in y.T])
+        basis = lenth.orthonormal_basis((2, 2, 2))
+        sigma = np.array([lenth.lenth(basis, column)[0] for column in y.T])
         estimate, se = WEIGHTS @ y, np.linalg.norm(WEIGHTS, axis=1)[:, None] * sigma
         dof = np.full_like(estimate, 7 / 3)
     p = verdicts.p_values(estimate, se, dof)
@@ -166,7 +165,7 @@ print(time.process_time() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrs
 
 def test_the_interval_of_one_replicate_is_not_too_narrow():
     y = simulate("plain", 1)
-    basis = unreplicated.orthonormal_basis((2, 2, 2))
-    sigma = np.array([unreplicated.lenth(basis, column)[0] for column in y.T])
+    basis = lenth.orthonormal_basis((2, 2, 2))
+    sigma = np.array([lenth.lenth(basis, column)[0] for column in y.T])
     error = (WEIGHTS[:3] @ (y - TRUTH[:, None])) / (sigma * np.linalg.norm(WEIGHTS[0]))
     assert (np.abs(error) <= stats.t.ppf(0.975, 7 / 3)).mean() >= 0.95

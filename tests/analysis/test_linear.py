@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.analysis import contrasts, linear, robust, variance, verdicts
-from pipeline.analysis import lenth as unreplicated
-from pipeline.analysis import student_t as student
+from pipeline.analysis import contrasts, lenth, linear, robust, student_t, variance, verdicts
 from pipeline.analysis.frame import Factor
 
 FACTORS = [Factor(name, ("on",)) for name in ("a", "b", "c")]
@@ -199,14 +197,14 @@ def test_a_contrast_between_unconnected_runs_is_not_estimable():
 
 def test_lenth_on_a_worked_example():
     # Seven contrasts, one large: median |c| = 4, s0 = 6, all but 40 below 15, median of the rest 3.5.
-    sigma, dof = unreplicated.lenth(np.eye(7), np.array([1.0, -2, 3, -4, 5, 6, 40]))
+    sigma, dof = lenth.lenth(np.eye(7), np.array([1.0, -2, 3, -4, 5, 6, 40]))
     assert sigma == pytest.approx(1.5 * 3.5)
     assert dof == pytest.approx(7 / 3)
-    assert np.isnan(unreplicated.lenth(np.eye(2), np.array([1.0, 2.0]))[0])
+    assert np.isnan(lenth.lenth(np.eye(2), np.array([1.0, 2.0]))[0])
 
 
 def test_orthonormal_basis_of_mixed_levels():
-    basis = unreplicated.orthonormal_basis((4, 2))
+    basis = lenth.orthonormal_basis((4, 2))
     np.testing.assert_allclose(basis @ basis.T, np.eye(7), atol=1e-12)
     np.testing.assert_allclose(basis.sum(axis=1), 0, atol=1e-12)
 
@@ -278,8 +276,8 @@ def test_students_t_is_that_of_scipy_stats_without_its_import():
     from scipy import stats
 
     dof, p, x = np.array([[1.0], [1.7], [7], [1e4]]), np.array([0.6, 0.975, 1 - 1e-9]), np.array([0.0, 2.5, 60])
-    np.testing.assert_allclose(student.quantile(p, dof), stats.t.ppf(p, dof), rtol=1e-12)
-    np.testing.assert_allclose(student.upper_tail(x, dof), stats.t.sf(x, dof), rtol=1e-12)
+    np.testing.assert_allclose(student_t.quantile(p, dof), stats.t.ppf(p, dof), rtol=1e-12)
+    np.testing.assert_allclose(student_t.upper_tail(x, dof), stats.t.sf(x, dof), rtol=1e-12)
     imports = "import sys, pipeline.analysis.report.report, pipeline.analysis.paper.audit"
     code = f"{imports}; print('scipy.stats' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.analysis import time_budget as why
+from pipeline.analysis import time_budget
 from pipeline.analysis.ceilings import CEILINGS, LAUNCHES, ceiling
 from pipeline.analysis.effects import estimate
 from pipeline.analysis.frame import BUDGET_PHASES
@@ -16,8 +16,8 @@ SHARES = {"data_wait": 0.1, "h2d": 0.02, "forward": 0.25, "backward": 0.5, "opti
 
 def budgets_of(study):
     effects = estimate(study)
-    found = why.budgets(effects)
-    return found, {r.technique: r.sentence for r in why.reasons(effects, found)}
+    found = time_budget.budgets(effects)
+    return found, {r.technique: r.sentence for r in time_budget.reasons(effects, found)}
 
 
 def test_every_technique_has_a_ceiling_and_every_ceiling_a_technique():
@@ -27,11 +27,11 @@ def test_every_technique_has_a_ceiling_and_every_ceiling_a_technique():
 
 def test_ceilings_follow_the_budget():
     effects = estimate(planted(blocks=2))
-    budgets = why.budgets(effects)
+    budgets = time_budget.budgets(effects)
     assert len(budgets) == 8
     assert budgets[0].bound == "compute"
     assert sum(budgets[0].shares.values()) == pytest.approx(1)
-    sentence = next(r.sentence for r in why.reasons(effects, budgets) if r.technique == "pm")
+    sentence = next(r.sentence for r in time_budget.reasons(effects, budgets) if r.technique == "pm")
     assert sentence.startswith("pm: copies are 2.0 % of the step, so it cannot save more than 2.0 % here")
     shares = {"data_wait": 0.6, "h2d": 0.1, "forward": 0.1, "backward": 0.1, "optimizer": 0.1}
     assert ceiling("device_data", shares) == pytest.approx(0.7)
@@ -44,7 +44,7 @@ def test_ceilings_follow_the_budget():
 def test_the_largest_part_is_what_bounds_a_cell():
     study = planted(blocks=2)
     study.runs["metrics.budget/data_wait_seconds"] = 1e6
-    assert {b.bound for b in why.budgets(estimate(study))} == {"data"}
+    assert {b.bound for b in time_budget.budgets(estimate(study))} == {"data"}
 
 
 def test_a_cell_whose_device_only_keeps_up_with_the_host_is_bound_by_launching():
@@ -124,7 +124,7 @@ def test_the_figure_has_what_launching_bounds_beside_idle_time(monkeypatch):
     kept = []
     monkeypatch.setattr(figures.svg, "render", lambda fig, *_: kept.append(fig.axes[0]) or "")
     effects = estimate(planted(blocks=2, launch_bound=0.7))
-    figures.budget_bars(why.budgets(effects), effects)
+    figures.budget_bars(time_budget.budgets(effects), effects)
     bars = {c.get_label(): [path.get_extents() for path in c.get_paths()] for c in kept[0].collections}
     assert len(bars["launch-bound"]) == len(bars["idle"]) == 8
     first = bars["launch-bound"][0]
@@ -146,7 +146,7 @@ def test_without_the_fraction_there_is_no_column_for_launching(tmp_path):
 
 def test_a_control_is_said_to_be_one():
     effects = estimate(planted(blocks=2, device="cpu", gpu=False))
-    sentences = {r.technique: r.sentence for r in why.reasons(effects, why.budgets(effects))}
+    sentences = {r.technique: r.sentence for r in time_budget.reasons(effects, time_budget.budgets(effects))}
     assert "A/A control" in sentences["pm"]
     assert "A/A control" not in sentences["amp"]
 
@@ -154,4 +154,4 @@ def test_a_control_is_said_to_be_one():
 def test_batchnorm_models_are_named():
     study = planted(models=("resnet", "vit"), blocks=1)
     study.runs["tags.ablate.batchnorm"] = study.runs["params.model"].eq("resnet").map({True: "true", False: "false"})
-    assert why.batchnorm_models(estimate(study)) == ["resnet"]
+    assert time_budget.batchnorm_models(estimate(study)) == ["resnet"]

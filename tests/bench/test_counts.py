@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.bench import orchestration, scaling
 from pipeline.bench.cases import Case
-from pipeline.bench.loops import input_rates as feeding
+from pipeline.bench.loops import input_rates
 from pipeline.bench.loops.contenders import Ablate, Bare, Timm
 from pipeline.bench.loops.workload import build
 from pipeline.bench.record_cost import record_seconds
@@ -195,6 +195,6 @@ def test_a_report_of_simulated_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gather_is_at_least_three_times_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeding, "IMAGES", 5_000)
-    rates = feeding.rates("cpu", 3, "none")
+    monkeypatch.setattr(input_rates, "IMAGES", 5_000)
+    rates = input_rates.rates("cpu", 3, "none")
     assert min(rates["gather"]) > 3 * max(rates["loader"])

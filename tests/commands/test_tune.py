@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.design import plan, study
 from pipeline.errors import InputError
-from pipeline.tracking import study_data as reading
+from pipeline.tracking import study_data
 from pipeline.tracking.mlflow_store import Tracker
 from pipeline.tracking.status import status_of
 from tests.support.tuning import ablate, document
@@ -123,7 +123,7 @@ def test_reports_pass_trials_over(tuned: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = tuned
     uri = f"sqlite:///{folder}/mlruns/mlflow.db"
     with pytest.raises(InputError, match="no runs"):
-        reading.load("quickstart", uri, folder / "mlruns", curves=False)
+        study_data.load("quickstart", uri, folder / "mlruns", curves=False)
     tracker = Tracker(uri, "quickstart", folder / "mlruns" / "artifacts")
     assert status_of(tracker, folder / "mlruns")["cells"] == 0
 

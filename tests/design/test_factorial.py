@@ -5,33 +5,33 @@ import sys
 
 import pytest
 
-from pipeline.design import factorial as design
+from pipeline.design import factorial
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_up_to_five_techniques_the_design_is_full(k):
-    rows = design.fractional([f"t{i}" for i in range(k)])
+    rows = factorial.fractional([f"t{i}" for i in range(k)])
     assert len({tuple(r.values()) for r in rows}) == 2**k
     assert not any(rows[0].values())
-    assert design.defining_words(rows) == ()
+    assert factorial.defining_words(rows) == ()
 
 
 @pytest.mark.parametrize("k", [6, 7, 8, 9, 10])
 def test_above_five_the_fraction_has_resolution_four_and_holds_the_baseline(k):
     names = [f"t{i}" for i in range(k)]
-    rows = design.fractional(names)
+    rows = factorial.fractional(names)
     assert len(rows) < 2**k
     assert not any(rows[0].values())
-    assert design.resolution(rows) == 4
-    assert design.is_regular_fraction(rows)
-    for group in design.alias_structure(rows):
+    assert factorial.resolution(rows) == 4
+    assert factorial.is_regular_fraction(rows)
+    for group in factorial.alias_structure(rows):
         lengths = [len(word) for _, word in group.words]
         assert not (1 in lengths and 2 in lengths)  # main effects are clear of two-factor interactions
 
 
 def test_aliased_effects_have_equal_columns_up_to_their_sign():
-    rows = design.fractional(list("abcdef"))
-    sets = design.alias_structure(rows)
+    rows = factorial.fractional(list("abcdef"))
+    sets = factorial.alias_structure(rows)
     assert len(sets) == len(rows) - 1
     for group in sets:
         columns = []
@@ -45,13 +45,13 @@ def test_aliased_effects_have_equal_columns_up_to_their_sign():
 
 def test_alias_equations_name_what_cannot_be_told_apart():
     half = [{"a": a, "b": b, "c": a != b} for a in (False, True) for b in (False, True)]
-    assert design.resolution(half) == 3
-    assert design.alias_structure(half)[0].describe() == "a = -b:c"
+    assert factorial.resolution(half) == 3
+    assert factorial.alias_structure(half)[0].describe() == "a = -b:c"
 
 
 def test_repeated_names_are_refused():
     with pytest.raises(ValueError, match="distinct"):
-        design.fractional(["a", "a"])
+        factorial.fractional(["a", "a"])
 
 
 def loaded(modules, watched):

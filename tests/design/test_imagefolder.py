@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.design import file_digests as contents
+from pipeline.design import file_digests
 from pipeline.design.imagefolder import scan_folder
 from pipeline.errors import InputError
 from pipeline.paths import default_data_dir
@@ -146,19 +146,19 @@ def test_digest_sees_a_change_that_hides(tmp_path: Path) -> None:
 def _age(root: Path) -> None:
     """Waits until files that were just written count as settled."""
     newest = max(path.stat().st_ctime_ns for path in root.rglob("*.*"))
-    time.sleep(max(0.0, (newest + contents.UNSETTLED_NS - time.time_ns()) / 1e9 + 0.01))
+    time.sleep(max(0.0, (newest + file_digests.UNSETTLED_NS - time.time_ns()) / 1e9 + 0.01))
 
 
 def test_digest_is_remembered_while_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     calls: list[int] = []
-    original = contents.digests
+    original = file_digests.digests
 
     def counted(root: Path, names: Sequence[str]) -> list[str]:
         calls.append(len(names))
         return original(root, names)
 
-    monkeypatch.setattr(contents, "digests", counted)
+    monkeypatch.setattr(file_digests, "digests", counted)
     root = write_folder(tmp_path / "set")
     first = scan_folder(root, "dataset").digest
     assert calls == [12, 6]

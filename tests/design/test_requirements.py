@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.commands import doctor
-from pipeline.design import requirements as requires
+from pipeline.design import requirements
 from pipeline.design.plan import apply
 from pipeline.design.records import Job
 from pipeline.design.requirements import REQUIREMENTS, Machine, check_machine, check_recipe
@@ -150,14 +150,14 @@ def test_compilation_needs_a_compiler_and_on_cuda_triton() -> None:
 def test_the_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert requires.find_compiler() is None
+    assert requirements.find_compiler() is None
     for name in ("g++", "mine"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
         monkeypatch.setenv("CXX", "mine" if name == "mine" else "")
-        assert requires.find_compiler() == str(tmp_path / name)
+        assert requirements.find_compiler() == str(tmp_path / name)
     monkeypatch.setenv("CXX", "missing")
-    assert requires.find_compiler() is None
+    assert requirements.find_compiler() is None
 
 
 @pytest.mark.parametrize(("named", "status"), [("", "ok"), ("no-such-compiler", "warn")])
@@ -185,10 +185,10 @@ def test_preflight_refuses_a_model_without_checkpointing(digits_dir: Path, tmp_p
 
 
 def test_the_preflight_sees_every_setting_with_a_requirement() -> None:
-    base = requires.key(OFF)
+    base = requirements.key(OFF)
     for need in REQUIREMENTS:
-        assert requires.key(OFF.model_copy(update={need.setting: need.values[0]})) != base
-    assert requires.key(OFF.model_copy(update={"epochs": 7})) == base
+        assert requirements.key(OFF.model_copy(update={need.setting: need.values[0]})) != base
+    assert requirements.key(OFF.model_copy(update={"epochs": 7})) == base
 
 
 def test_allowed_grids_are_planned(grid: Any) -> None:

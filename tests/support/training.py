@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.design.records import End, Job, Metrics, Record
 from pipeline.design.spec import Recipe, RunSpec
-from pipeline.training import cuda_graphs as graphs
-from pipeline.training import worker
+from pipeline.training import cuda_graphs, worker
 
 # what a clock or the operating system decides, and no seed
 TIMINGS = ("time/", "throughput/", "step/", "budget/", "memory/", "train/epoch_seconds", "train/images_per_second")
@@ -138,7 +137,7 @@ class ClosureRecorder:
     def begin(self) -> None:
         self.begun = True
 
-    def record(self, work: Callable[[], None]) -> graphs.Replay:
+    def record(self, work: Callable[[], None]) -> cuda_graphs.Replay:
         assert self.begun
         self.recorded += 1
         return work

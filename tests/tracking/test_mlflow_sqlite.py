@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.tracking import mlflow_sqlite as tables
+from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import Tracker, artifact_writer
 
 
@@ -42,8 +42,8 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     return found
 
 
-def store_of(tracker: Tracker) -> tables.Store:
-    found = tables.open_store(Path(tracker.uri.removeprefix("sqlite:///")), "ours")
+def store_of(tracker: Tracker) -> mlflow_sqlite.Store:
+    found = mlflow_sqlite.open_store(Path(tracker.uri.removeprefix("sqlite:///")), "ours")
     assert found is not None
     return found
 
@@ -81,12 +81,12 @@ def test_artifacts_go_where_the_client_puts_them(tracker: Tracker, tmp_path: Pat
 
 def test_what_it_does_not_know_is_left_to_the_client(tracker: Tracker, tmp_path: Path) -> None:
     file = Path(tracker.uri.removeprefix("sqlite:///"))
-    assert tables.open_store(None, "ours") is None
-    assert tables.open_store(tmp_path / "absent.db", "ours") is None
+    assert mlflow_sqlite.open_store(None, "ours") is None
+    assert mlflow_sqlite.open_store(tmp_path / "absent.db", "ours") is None
     assert not (tmp_path / "absent.db").exists()
-    assert tables.open_store(file, "no such study") is None
+    assert mlflow_sqlite.open_store(file, "no such study") is None
     (tmp_path / "text.db").write_text("no database " * 100)
-    assert tables.open_store(tmp_path / "text.db", "ours") is None
+    assert mlflow_sqlite.open_store(tmp_path / "text.db", "ours") is None
     for change in (
         "ALTER TABLE latest_metrics RENAME COLUMN is_nan TO missing",
         "DROP TABLE metrics",
@@ -96,15 +96,15 @@ def test_what_it_does_not_know_is_left_to_the_client(tracker: Tracker, tmp_path:
         copy = tmp_path / f"{abs(hash(change))}.db"
         with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-            assert tables.open_store(copy, "ours") is not None
+            assert mlflow_sqlite.open_store(copy, "ours") is not None
             target.execute(change)
             target.commit()
-        assert tables.open_store(copy, "ours") is None, change
+        assert mlflow_sqlite.open_store(copy, "ours") is None, change
 
 
 def test_reading_changes_nothing(tracker: Tracker) -> None:
     file = Path(tracker.uri.removeprefix("sqlite:///"))
-    with closing(tables._connect(file)) as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with closing(mlflow_sqlite._connect(file)) as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
         connection.execute("DELETE FROM runs")
 
 

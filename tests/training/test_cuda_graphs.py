@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.design.spec import Recipe, RunSpec
-from pipeline.training import cuda_graphs as graphs
+from pipeline.training import cuda_graphs
 from pipeline.training.cuda_graphs import Graphs, record
 from pipeline.training.precision import Precision
 from pipeline.training.warmup import untouched
@@ -33,8 +33,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Graphs]:
         MADE.append(record(*arguments))
         return MADE[-1]
 
-    monkeypatch.setattr(graphs, "CudaRecorder", ClosureRecorder)
-    monkeypatch.setattr(graphs, "record", spy)
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", ClosureRecorder)
+    monkeypatch.setattr(cuda_graphs, "record", spy)
     return MADE
 
 

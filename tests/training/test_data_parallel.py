@@ -18,8 +18,7 @@ from torch import nn
 
 from pipeline.design.records import End, Job, Record, parse_record
 from pipeline.design.spec import Recipe, RunSpec
-from pipeline.training import ranks as distributed
-from pipeline.training import worker
+from pipeline.training import ranks, worker
 from pipeline.training.data import inputs, store
 from pipeline.training.data_parallel import SOLO, Team, accumulating, own_windows, parts_of
 from pipeline.training.precision import Precision
@@ -147,7 +146,7 @@ def test_weights_after_three_updates_are_those_of_one_process(
 ) -> None:
     settings: dict[str, Any] = {"optimizer": optimizer, "clip": clip, "precision": precision, "samples": samples}
     alone = train_some(SOLO, **settings)
-    end = distributed.run(job(tmp_path, nproc), partial(train_in, tmp_path, **settings), worker.classify)
+    end = ranks.run(job(tmp_path, nproc), partial(train_in, tmp_path, **settings), worker.classify)
     assert end.outcome == "finished", end.error
     close = {"rtol": 1e-12, "atol": 1e-14} if precision == "fp32" else {"rtol": 2e-2, "atol": 2e-3}
     for rank in range(nproc):
@@ -172,7 +171,7 @@ def fail(rank: int, how: str) -> None:
     [("oom", "oom", "no room"), ("raise", "failed", "bad luck"), ("die", "failed", "")],
 )
 def test_a_failing_rank_ends_the_run_with_its_own_outcome(how: str, outcome: str, words: str, tmp_path: Path) -> None:
-    end: End = distributed.run(job(tmp_path, 2), partial(fail, 1, how), worker.classify)
+    end: End = ranks.run(job(tmp_path, 2), partial(fail, 1, how), worker.classify)
     assert end.outcome == outcome and end.error and words in end.error
     if how == "die":  # told by the agent, or by the rank that has lost its peer, whichever notices first
         assert "rank 1 ended with signal SIGKILL" in end.error or "peer" in end.error

@@ -16,8 +16,7 @@ import pipeline
 from pipeline import nvml
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.execution.local.launcher import LocalLauncher
-from pipeline.training import cuda_graphs as graphs
-from pipeline.training import models, trainer, worker
+from pipeline.training import cuda_graphs, models, trainer, worker
 from pipeline.training.device_memory import DeviceMemory
 from pipeline.training.meter import Meter
 from pipeline.training.optimizer import build_optimizer
@@ -162,9 +161,9 @@ def test_replayed_graphs_train_as_eager_calls(
 
     1,100 samples in micro-batches of 64 are 18, the last of 12; in windows of 4 they are 5, the last of 2.
     """
-    made: list[graphs.Graphs] = []
-    original = graphs.record
-    monkeypatch.setattr(graphs, "record", lambda *arguments: made.append(original(*arguments)) or made[-1])
+    made: list[cuda_graphs.Graphs] = []
+    original = cuda_graphs.record
+    monkeypatch.setattr(cuda_graphs, "record", lambda *arguments: made.append(original(*arguments)) or made[-1])
     fields = {
         "max_train_samples": 1100,
         "accumulation_steps": 4,
@@ -194,14 +193,14 @@ def test_recording_leaves_weights_statistics_and_generators() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.cuda.get_rng_state(device)
     with untouched(model, device):
-        made = graphs.record(
+        made = cuda_graphs.record(
             model,
             torch.nn.CrossEntropyLoss(),
             Precision(recipe, device),
             recipe,
             [32, 7],
             device,
-            graphs.CudaRecorder(device),
+            cuda_graphs.CudaRecorder(device),
         )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.cuda.get_rng_state(device))

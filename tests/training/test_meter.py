@@ -14,8 +14,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from pipeline.design.spec import Recipe
-from pipeline.training import clocks, warmup
-from pipeline.training import cuda_graphs as graphs
+from pipeline.training import clocks, cuda_graphs, warmup
 from pipeline.training import meter as metering
 from pipeline.training.clocks import CudaClock
 from pipeline.training.cuda_graphs import Graphs, record
@@ -450,8 +449,8 @@ def test_a_recorded_model_is_compiled_once(digits_dir: Path, tmp_path: Path, mon
         made.append(record(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(graphs, "CudaRecorder", recorder)
-    monkeypatch.setattr(graphs, "record", spy)
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", recorder)
+    monkeypatch.setattr(cuda_graphs, "record", spy)
     torch._dynamo.reset()
     counters.clear()
     recipe = {"compile": "default", "cuda_graph": True, "precision": "bf16"}

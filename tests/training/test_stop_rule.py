@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.design.records import End, Job, Metrics, Record
 from pipeline.design.spec import Probe, Recipe, RunSpec, content_digest
-from pipeline.training import throughput as steady
-from pipeline.training import worker
+from pipeline.training import throughput, worker
 from pipeline.training.data import inputs
 from pipeline.training.meter import Meter
 from pipeline.training.stop_rule import Length
@@ -118,7 +117,7 @@ class Clock(Meter):
     def elapsed(self) -> float:
         return self.seconds * self.count
 
-    def steady(self) -> Any:
+    def throughput(self) -> Any:
         return np.full(self.count, self.seconds), np.full(self.count, 8.0), 0
 
 
@@ -157,7 +156,7 @@ def test_the_interval_covers_the_true_rate_though_windows_are_correlated(correla
     for _ in range(400):
         seconds = _windows(generator, 400, correlation)
         images = np.full(400, 32.0)
-        found = steady.rate(seconds, images)
+        found = throughput.rate(seconds, images)
         assert found.half_width is not None
         covered += abs(found.images_per_second / (32 / 0.05) - 1) < found.half_width
         naive += abs(found.images_per_second / (32 / 0.05) - 1) < 1.96 * seconds.std() / seconds.mean() / 20
@@ -167,7 +166,7 @@ def test_the_interval_covers_the_true_rate_though_windows_are_correlated(correla
 
 
 def test_too_few_windows_have_a_rate_and_no_interval() -> None:
-    found = steady.rate(np.full(5, 0.5), np.full(5, 64.0))
+    found = throughput.rate(np.full(5, 0.5), np.full(5, 64.0))
     assert found.images_per_second == 128 and found.half_width is None
     with pytest.raises(ValueError):
-        steady.rate(np.empty(0), np.empty(0))
+        throughput.rate(np.empty(0), np.empty(0))

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.design import plan as planning
+from pipeline.design import plan
 from pipeline.design import study as studies
 from pipeline.design.records import Artifact, Job, Metrics, Phase, Tags
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import environment, models, trainer, warmup, worker
-from pipeline.training.data import inputs as input_module
+from pipeline.training.data import inputs
 from pipeline.training.data.inputs import EvalInput, Inputs, TrainInput
 from pipeline.training.losses import DivergedError, mean_loss
 from pipeline.training.step import plan_windows
@@ -39,7 +39,7 @@ def wrap_inputs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets a test put wrappers around a run's inputs."""
 
     def install(change: Any) -> None:
-        original = input_module.build
+        original = inputs.build
         monkeypatch.setattr(worker.inputs, "build", lambda *args: change(original(*args)))
 
     return install
@@ -103,7 +103,7 @@ def test_paired_cells_start_alike_and_see_the_same_data(watched: Any) -> None:
         }
     )
     wanted = {"baseline", "ga", "amp", "pm", "fused", "channels_last", "ga+amp+pm+channels_last+fused"}
-    runs = planning.build(study, "cpu").runs
+    runs = plan.build(study, "cpu").runs
     first = {run.spec.label: run.spec for run in runs if run.block == 0 and run.spec.label in wanted}
     other = next(run.spec for run in runs if run.block == 1 and run.spec.label == "baseline")
     base = watched(first.pop("baseline"))
@@ -273,7 +273,7 @@ def test_skipped_fp16_updates_are_counted(digits_dir: Path, tmp_path: Path, monk
 
 QUICKSTART = {
     run.spec.model: run.spec
-    for run in planning.build(studies.load("quickstart"), "cpu").cells
+    for run in plan.build(studies.load("quickstart"), "cpu").cells
     if run.spec.dataset == "digits" and run.spec.label == "baseline"
 }
 

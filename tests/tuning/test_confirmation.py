@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tuning import confirmation as confirm
-from pipeline.tuning import result as outcome
-from pipeline.tuning import study_file as recipes
+from pipeline.tuning import confirmation, result, study_file
 from pipeline.tuning import text as tables
 from pipeline.tuning.confirmation import Contrast, Measured
 from pipeline.tuning.objective import ACCURACY, OBJECTIVES, THROUGHPUT, TIME
@@ -26,7 +24,7 @@ A, B, C, D = Config(64, 1), Config(128, 1), Config(128, 2), Config(256, 1)
 SPACE = make_space(batches=[64, 128, 256], accumulations=[1, 2])
 
 
-def values(**by_name: list[float | None]) -> confirm.Values:
+def values(**by_name: list[float | None]) -> confirmation.Values:
     """Throughputs by block, of configurations A to D."""
     made: dict[Config, dict[int, dict[str, float]]] = {}
     for name, found in by_name.items():
@@ -35,14 +33,14 @@ def values(**by_name: list[float | None]) -> confirm.Values:
     return made
 
 
-def conclude(found: confirm.Values, searched: dict[Config, float], name: str = "throughput") -> outcome.Outcome:
+def conclude(found: confirmation.Values, searched: dict[Config, float], name: str = "throughput") -> result.Outcome:
     findings = [Finding(n, c, "finished", True, (v,), {}) for n, (c, v) in enumerate(searched.items())]
-    chosen = confirm.candidates(OBJECTIVES[name], SPACE, outcome.measured(findings), 3)
-    return outcome.conclude("m", "d", OBJECTIVES[name], SPACE, findings, chosen, found, {})
+    chosen = confirmation.candidates(OBJECTIVES[name], SPACE, result.measured(findings), 3)
+    return result.conclude("m", "d", OBJECTIVES[name], SPACE, findings, chosen, found, {})
 
 
 def test_the_ratio_is_the_mean_of_paired_logarithms_with_students_t() -> None:
-    found = confirm.contrast(values(A=[100, 110, 120], B=[200, 231, 240]), B, A, THROUGHPUT, 1)
+    found = confirmation.contrast(values(A=[100, 110, 120], B=[200, 231, 240]), B, A, THROUGHPUT, 1)
     logs = [math.log(2.0), math.log(2.1), math.log(2.0)]
     mean = sum(logs) / 3
     error = math.sqrt(sum((x - mean) ** 2 for x in logs) / 2 / 3)
@@ -50,14 +48,14 @@ def test_the_ratio_is_the_mean_of_paired_logarithms_with_students_t() -> None:
     assert found.ratio == pytest.approx(math.exp(mean))
     assert found.low == pytest.approx(math.exp(mean - 4.302653 * error))  # t, 97.5 %, 2 degrees of freedom
     assert found.high == pytest.approx(math.exp(mean + 4.302653 * error))
-    corrected = confirm.contrast(values(A=[100, 110, 120], B=[200, 231, 240]), B, A, THROUGHPUT, 5)
+    corrected = confirmation.contrast(values(A=[100, 110, 120], B=[200, 231, 240]), B, A, THROUGHPUT, 5)
     assert corrected is not None and corrected.low == pytest.approx(math.exp(mean - 9.924843 * error))  # 99.5 %
 
 
 def test_only_common_blocks_are_compared_and_one_has_no_interval() -> None:
-    found = confirm.contrast(values(A=[100, None, 120], B=[200, 500, None]), B, A, THROUGHPUT, 1)
+    found = confirmation.contrast(values(A=[100, None, 120], B=[200, 500, None]), B, A, THROUGHPUT, 1)
     assert found == Contrast(2.0, None, None, 1) and not found.known
-    assert confirm.contrast(values(A=[None, 1.0], B=[1.0, None]), B, A, THROUGHPUT, 1) is None
+    assert confirmation.contrast(values(A=[None, 1.0], B=[1.0, None]), B, A, THROUGHPUT, 1) is None
 
 
 @pytest.mark.parametrize("family", [1, 4])
@@ -67,7 +65,7 @@ def test_the_winner_of_equals_is_rarely_called_better(family: int) -> None:
     copies = [Config(128, s) for s in (1, 2)] + [Config(256, s) for s in (1, 2)]
     for _ in range(600):
         made = {c: {b: {RATE: math.exp(source.gauss(7, 0.02))} for b in range(6)} for c in [A, *copies]}
-        found = [confirm.contrast(made, c, A, THROUGHPUT, family) for c in copies]
+        found = [confirmation.contrast(made, c, A, THROUGHPUT, family) for c in copies]
         best = max((f for f in found if f is not None), key=lambda f: f.ratio)
         wrong += best.better(THROUGHPUT)
     assert (wrong / 600 < 0.05) == (family == 4), "uncorrected intervals are too narrow for a picked winner"
@@ -83,7 +81,7 @@ def test_a_shown_improvement_wins_and_what_it_does_not_beat_ties() -> None:
     assert found.optimistic == pytest.approx(1.52)
     text = "\n".join(tables.sentences(found))
     assert "winner" in text and "tied with the winner" in text and "x1.520" in text
-    document = outcome.document(found, "f.yaml", {})
+    document = result.document(found, "f.yaml", {})
     assert document["low"] <= document["ratio"] <= document["high"] and document["low"] > 1
     assert document["best"]["accumulation_steps"] == 1 and document["trials"] == 4
 
@@ -104,9 +102,9 @@ def test_a_worse_winner_is_no_recommendation() -> None:
 def test_without_a_baseline_there_is_no_ratio() -> None:
     found = conclude(values(B=[80, 81, 79]), {B: 140.0})
     assert found.best == B and found.ratio is None and found.verdict == "unknown" and found.recommended == A
-    assert outcome.document(found, None, {})["ratio"] is None
+    assert result.document(found, None, {})["ratio"] is None
     nothing = conclude({}, {})
-    assert nothing.best is None and outcome.document(nothing, None, {})["best"] is None
+    assert nothing.best is None and result.document(nothing, None, {})["best"] is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +118,7 @@ def test_without_a_baseline_there_is_no_ratio() -> None:
 )
 def test_what_accumulation_does_is_said_plainly(with_steps: list[float], sentence: str) -> None:
     found = conclude(values(A=[50, 50, 50, 50], B=[100.0, 100.1, 99.9, 100.0], C=with_steps), {A: 50, B: 101, C: 99})
-    assert sentence in outcome.ga_sentence(found)
+    assert sentence in result.ga_sentence(found)
     assert [(row.batch_size, row.best_steps) for row in found.ga] == [(128, 2)]
 
 
@@ -132,19 +130,19 @@ def test_accumulation_gets_its_counterpart_in_the_confirmation() -> None:
         Measured(Config(256, 2), 2, (1.0,)),
         Measured(A, 3, (2.0,)),
     ]
-    chosen = confirm.candidates(OBJECTIVES["throughput"], space, searched, 2)
+    chosen = confirmation.candidates(OBJECTIVES["throughput"], space, searched, 2)
     assert [one.config for one in chosen] == [D, B, Config(256, 2)]
-    unseen = confirm.candidates(OBJECTIVES["throughput"], space, searched[:2], 1)
+    unseen = confirmation.candidates(OBJECTIVES["throughput"], space, searched[:2], 1)
     assert [(one.config, one.number) for one in unseen] == [(D, 0), (Config(256, 2), None)]
-    assert [one.config for one in confirm.candidates(OBJECTIVES["memory"], space, searched[:1], 1)] == [D]
+    assert [one.config for one in confirmation.candidates(OBJECTIVES["memory"], space, searched[:1], 1)] == [D]
 
 
 @given(st.integers(0, 1000), st.integers(1, 20))
 @settings(max_examples=30, deadline=None)
 def test_blocks_are_shuffled_and_whole(seed: int, blocks: int) -> None:
-    orders = confirm.blocks_of([D, A, C, B], blocks, seed)
+    orders = confirmation.blocks_of([D, A, C, B], blocks, seed)
     assert len(orders) == blocks and all(sorted(order) == sorted([A, B, C, D]) for order in orders)
-    assert orders == confirm.blocks_of([A, B, C, D], blocks, seed)
+    assert orders == confirmation.blocks_of([A, B, C, D], blocks, seed)
 
 
 def test_directions_are_those_of_the_objective() -> None:
@@ -161,10 +159,10 @@ def test_a_front_is_confirmed_along_its_length_and_accuracy_is_not_given_away() 
     }
     objective = OBJECTIVES["pareto"]
     findings = [Finding(n, c, "finished", True, objective.values(m), {}) for n, (c, m) in enumerate(metrics.items())]
-    chosen = confirm.candidates(objective, space, outcome.measured(findings), 3)
+    chosen = confirmation.candidates(objective, space, result.measured(findings), 3)
     jitter = [0.99, 1.0, 1.01, 1.0]
     measured = {c: {b: {k: v * jitter[b] for k, v in m.items()} for b in range(4)} for c, m in metrics.items()}
-    found = outcome.conclude("m", "d", objective, space, findings, chosen, measured, {})
+    found = result.conclude("m", "d", objective, space, findings, chosen, measured, {})
     assert found.best == Config(128, 1) and found.ratio is not None and found.ratio.ratio == pytest.approx(1.5)
     assert set(found.candidates[0].ratios) == {"throughput", "peak memory", "validation accuracy"}
 
@@ -177,7 +175,7 @@ def test_a_study_file_holds_the_recipe_and_leaves_out_what_it_contains(
     monkeypatch.chdir(tmp_path)
     base = study.load("quickstart")
     recipe = base.recipe_for("test_resnet", "digits", {"batch_size": 96, "accumulation_steps": 3, "precision": "bf16"})
-    path = recipes.write("tuned-x", "test_resnet", "digits", recipe, base, "cpu", ["a note\nover two lines"])
+    path = study_file.write("tuned-x", "test_resnet", "digits", recipe, base, "cpu", ["a note\nover two lines"])
     again = study.load(str(path))
     assert again.recipe_for("test_resnet", "digits") == recipe and study.load("tuned-x") == again
     assert list(again.techniques) == ["ga", "pm"], "amp is on already"
@@ -197,4 +195,4 @@ def test_a_study_file_that_cannot_be_written_is_told_in_one_line(
     base = study.load("quickstart")
     arguments: Any = ("x", "test_resnet", "digits", base.recipe_for("test_resnet", "digits"), base, "cpu", [])
     with pytest.raises(OutsideError, match="study file"):
-        recipes.write(*arguments)
+        study_file.write(*arguments)

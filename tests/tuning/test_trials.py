@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from pipeline.errors import OutsideError
-from pipeline.tuning import trials as ledgers
+from pipeline.tuning import trials
 from pipeline.tuning.storage import existing, open_study
 from pipeline.tuning.trials import Ledger
 from tests.support.tuning import Device, make_ledger, make_space, search
@@ -52,10 +52,10 @@ def test_a_dead_process_loses_its_trial_to_the_living(tmp_path: Path) -> None:
 def test_the_living_keep_theirs(tmp_path: Path) -> None:
     ledger = make_ledger(SPACE, tmp_path, 12, study=shared(tmp_path))
     assert ledger.ask() is not None and ledger.reap() == 0
-    assert ledgers.workers(shared(tmp_path)) == [ledger.owner]
+    assert trials.workers(shared(tmp_path)) == [ledger.owner]
     living, ledger.owner = ledger.owner, dead_owner()
     assert ledger.ask() is not None
-    assert ledgers.workers(shared(tmp_path)) == [living]
+    assert trials.workers(shared(tmp_path)) == [living]
 
 
 def test_a_process_that_dies_before_it_has_signed_its_trial_holds_nothing(
@@ -65,7 +65,7 @@ def test_a_process_that_dies_before_it_has_signed_its_trial_holds_nothing(
     study.ask()  # no owner, no parameters
     ledger = make_ledger(SPACE, tmp_path, 12, study=study)
     assert ledger.reap() == 0, "it may just be signing"
-    monkeypatch.setattr(ledgers, "NAMELESS_SECONDS", 0.0)
+    monkeypatch.setattr(trials, "NAMELESS_SECONDS", 0.0)
     assert ledger.reap() == 1 and ledger.open_trials() == 0
 
 
@@ -92,7 +92,7 @@ def test_the_later_of_two_equal_trials_gives_way(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(other.sampler, "sample_relative", lambda *a: chosen.pop() if chosen else sampled(*a))
     second = other.ask()
     assert second is not None and second.params != first.params and not chosen
-    withdrawn = [t for t in other.study.trials if t.user_attrs.get(ledgers.WITHDRAWN)]
+    withdrawn = [t for t in other.study.trials if t.user_attrs.get(trials.WITHDRAWN)]
     assert [t.params for t in withdrawn] == [first.params] and withdrawn[0].state == TrialState.FAIL
 
 

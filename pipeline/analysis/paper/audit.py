@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.analysis import student_t as student
+from pipeline.analysis import student_t
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, text
 from pipeline.analysis.paper.claims import CLAIMS, CONFOUNDS, Claim
@@ -132,7 +132,7 @@ def _cell_numbers(effects: Effects, claim: Claim) -> list[dict[str, Any]]:
         if len(values):
             half = math.nan
             if len(values) > 1:
-                half = float(student.quantile(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+                half = float(student_t.quantile(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
             mean = float(values.mean())
             numbers = {"estimate": mean, "low": mean - half, "high": mean + half, "blocks": len(values)}
             found.append({"model": model, "cell": cell, **numbers})
@@ -211,7 +211,7 @@ def _spread(runs: pd.DataFrame, columns: tuple[str, ...], least: int) -> list[di
             values = part[column].dropna()
             if len(values) >= max(least, 2):
                 mean, sd = float(values.mean()), float(values.std(ddof=1))
-                half = float(student.quantile(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
+                half = float(student_t.quantile(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
                 numbers = {
                     "estimate": mean,
                     "low": mean - half,

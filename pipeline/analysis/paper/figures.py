@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.analysis.report import drawing as svg
+from pipeline.analysis.report import drawing
 from pipeline.analysis.report.drawing import FG, GRID, MARKERS, SERIES, Drawing, plain
 from pipeline.analysis.responses import BY_NAME, POINTS
 
@@ -39,9 +39,9 @@ def draw(question: Question) -> Drawing | None:
     for row in question.table:
         names |= {_label(row): None}
     labels = list(names)[:_MAX_ROWS]
-    left = min(svg.text_width(labels) + 0.2, 3.6)
+    left = min(drawing.text_width(labels) + 0.2, 3.6)
     size = 1.0 + 0.24 * len(labels)
-    fig, axes = svg.figure(7.4, size, 1, len(responses), left=left, gap=(0.2, 0.0), sharey=True)
+    fig, axes = drawing.figure(7.4, size, 1, len(responses), left=left, gap=(0.2, 0.0), sharey=True)
     spoken = []
     for i, (ax, response) in enumerate(zip(axes, responses, strict=True)):
         rows = [r for r in question.table if r["response"] == response and _label(r) in labels]
@@ -64,7 +64,7 @@ def draw(question: Question) -> Drawing | None:
     caption = f"{question.key}: estimates with 95 % intervals."
     if len(names) > len(labels):
         caption += f" The first {len(labels)} of {len(names)} rows; audit_{question.key.lower()}.csv has them all."
-    return Drawing(key, title, svg.render(fig, key, title, alt), alt, caption)
+    return Drawing(key, title, drawing.render(fig, key, title, alt), alt, caption)
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.analysis import time_budget as why
+from pipeline.analysis import time_budget
 from pipeline.analysis.anchors import fastest
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.report.report import Report
@@ -77,7 +77,7 @@ def _document(report: Report) -> dict[str, Any]:
             "tainted": records(trust.tainted),
             "alarms": list(trust.alarms),
         },
-        "batchnorm_models": why.batchnorm_models(effects),
+        "batchnorm_models": time_budget.batchnorm_models(effects),
         "provenance": {k: list(v) for k, v in report.provenance.items()},
         "audit": report.audit.data() if report.audit is not None else None,
     }

@@ -13,14 +13,14 @@ import pandas as pd
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, BUDGET_PHASES, OFF
 from pipeline.analysis.pooling import ALL
-from pipeline.analysis.report import drawing as svg
+from pipeline.analysis.report import drawing
 from pipeline.analysis.report.drawing import BG, FG, GRID, MARKERS, MUTED, NEUTRAL, SERIES, Drawing, plain
 from pipeline.analysis.time_budget import Budget
 from pipeline.analysis.trust import Trust
 
 _VERDICT_STYLE = {
-    "pays": (svg.GOOD, "o", "pays"),
-    "costs": (svg.BAD, "s", "costs"),
+    "pays": (drawing.GOOD, "o", "pays"),
+    "costs": (drawing.BAD, "s", "costs"),
     "no_effect": (NEUTRAL, "D", "no effect"),
     "undecided": (MUTED, "^", "undecided"),
 }
@@ -50,8 +50,8 @@ def forest_of(key: str, title: str, rows: pd.DataFrame, labels: Sequence[str], c
     if not total:
         return None
     rows = rows.head(_MAX_ROWS)
-    left = svg.text_width(list(rows["label"])) + 0.2
-    fig, (ax,) = svg.figure(7.2, 1.05 + 0.24 * len(rows), left=min(left, 4.0), bottom=0.85)
+    left = drawing.text_width(list(rows["label"])) + 0.2
+    fig, (ax,) = drawing.figure(7.2, 1.05 + 0.24 * len(rows), left=min(left, 4.0), bottom=0.85)
     speed = (1 / rows["estimate"]).to_numpy(dtype=float)
     low, high = (1 / rows["high"]).to_numpy(dtype=float), (1 / rows["low"]).to_numpy(dtype=float)
     y = np.arange(len(rows))[::-1]
@@ -69,14 +69,14 @@ def forest_of(key: str, title: str, rows: pd.DataFrame, labels: Sequence[str], c
     ax.set_ylim(-0.8, len(rows) - 0.2)
     ax.grid(axis="x", color=GRID, linewidth=0.5)
     ax.set_xlabel("speed-up of training, off / on (right of 1 is faster)")
-    svg.legend(fig, loc="lower center", ncols=4)
+    drawing.legend(fig, loc="lower center", ncols=4)
     alt = "; ".join(
         f"{t}: {s:.3f}" + ("" if math.isnan(a) else f" ({a:.3f} to {b:.3f})")
         for t, s, a, b in zip(rows["label"], speed, low, high, strict=True)
     )
     if total > len(rows):
         caption += f" The first {len(rows)} of {total} rows; effects.csv has them all."
-    return Drawing(key, title, svg.render(fig, key, title, f"Speed-ups with intervals. {alt}"), alt, caption)
+    return Drawing(key, title, drawing.render(fig, key, title, f"Speed-ups with intervals. {alt}"), alt, caption)
 
 
 def _ratio_ticks(ax: object) -> None:
@@ -128,7 +128,7 @@ def interactions(effects: Effects) -> Drawing | None:
     relative = np.log(runs["train_seconds"]) - np.log(runs["train_seconds"]).groupby(keys).transform("mean")
     columns = min(3, len(pairs))
     lines = math.ceil(len(pairs) / columns)
-    fig, axes = svg.figure(7.2, 2.65 * lines + 0.3, lines, columns, bottom=0.5, gap=(0.2, 0.55), sharey=True)
+    fig, axes = drawing.figure(7.2, 2.65 * lines + 0.3, lines, columns, bottom=0.5, gap=(0.2, 0.55), sharey=True)
     words = []
     for ax, (a, b) in zip(axes, pairs, strict=False):
         means = relative.groupby([runs[f"level.{a.name}"], runs[f"level.{b.name}"]]).mean()
@@ -151,14 +151,14 @@ def interactions(effects: Effects) -> Drawing | None:
         ax.set_xticks(range(len(steps)), [plain(f"{a.name}\n{s}") for s in steps], size=size)
         ax.set_xlim(-0.25, len(steps) - 0.75)
         ax.grid(axis="y", color=GRID, linewidth=0.5)
-        svg.legend(ax)
+        drawing.legend(ax)
     for ax in axes[len(pairs) :]:
         ax.set_visible(False)
     axes[0].set_ylabel("time / block mean")
     alt = "Training time relative to the block mean. " + "; ".join(words)
     caption = "Parallel lines: the two techniques multiply without interacting. Averaged over models and datasets."
     title = "Interactions"
-    return Drawing("interactions", title, svg.render(fig, "interactions", title, alt), alt, caption)
+    return Drawing("interactions", title, drawing.render(fig, "interactions", title, alt), alt, caption)
 
 
 def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
@@ -171,8 +171,8 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
     cells = effects.cells[effects.cells["response"].eq("train_seconds")]
     ratio = {(r.model, r.dataset, r.cell): float(r.estimate) for r in cells.itertuples()}  # type: ignore[arg-type]
     names = [f"{b.cell}, {b.model} / {b.dataset}" for b in shown]
-    left = svg.text_width(names, 8) + 0.2
-    fig, (ax,) = svg.figure(7.2, 1.0 + 0.2 * len(shown), left=min(left, 4.0), bottom=0.8)
+    left = drawing.text_width(names, 8) + 0.2
+    fig, (ax,) = drawing.figure(7.2, 1.0 + 0.2 * len(shown), left=min(left, 4.0), bottom=0.8)
     y = np.arange(len(shown))[::-1]
     length = np.array([ratio.get((b.model, b.dataset, b.cell), 1.0) for b in shown])
     length = np.where(np.isnan(length), 1.0, length)
@@ -207,14 +207,14 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
     ax.set_ylim(-0.8, len(shown) - 0.2)
     ax.set_xlim(0, 1.03 * float(edge.max()))
     ax.set_xlabel("time of a step, baseline = 1")
-    svg.legend(fig, loc="lower center", ncols=7, columnspacing=1.2, handlelength=1.6)
+    drawing.legend(fig, loc="lower center", ncols=7, columnspacing=1.2, handlelength=1.6)
     alt = "; ".join(f"{b.cell} of {b.model} / {b.dataset}: bound by {b.bound}, {b.bound_share:.0%}" for b in shown)
     caption = "Where the time of a step goes, per cell."
     if (bounded > 0).any():
         caption += " Thin bar: as much of forward, backward and optimizer as only kept up with the host's launches."
     if len(budgets) > len(shown):
         caption += f" The first {len(shown)} of {len(budgets)} cells."
-    return Drawing("budget", "Time budget", svg.render(fig, "budget", "Time budget", alt), alt, caption)
+    return Drawing("budget", "Time budget", drawing.render(fig, "budget", "Time budget", alt), alt, caption)
 
 
 def front(points: np.ndarray) -> np.ndarray:
@@ -242,7 +242,7 @@ def pareto(effects: Effects) -> Drawing | None:
         return None
     groups = list(dict.fromkeys((m, d) for m, d, _ in wide.index))
     shown = groups[:8]
-    fig, axes = svg.figure(
+    fig, axes = drawing.figure(
         7.2,
         3.3 + 0.2 * math.ceil(len(shown) / 2),
         1,
@@ -270,13 +270,13 @@ def pareto(effects: Effects) -> Drawing | None:
         ax.set_ylabel("accuracy - baseline, points" if response == "accuracy" else "peak memory / baseline")
         ax.grid(color=GRID, linewidth=0.5)
     handles, names = axes[0].get_legend_handles_labels()
-    svg.legend(fig, handles=handles, labels=names, loc="lower center", ncols=2)
+    drawing.legend(fig, handles=handles, labels=names, loc="lower center", ncols=2)
     alt = "Not dominated: " + ", ".join(best)
     caption = "Left is faster. Ringed cells: no other cell of their model and dataset is better in every respect."
     if len(groups) > len(shown):
         caption += f" The first {len(shown)} of {len(groups)} groups."
     title = "Time, accuracy, memory"
-    return Drawing("pareto", title, svg.render(fig, "pareto", title, alt), alt, caption)
+    return Drawing("pareto", title, drawing.render(fig, "pareto", title, alt), alt, caption)
 
 
 def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
@@ -299,7 +299,7 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
     lines = math.ceil(len(shown) / columns)
     cells = list(dict.fromkeys(means["cell"]))[:16]
     cells.sort(key=lambda c: (c != BASELINE, c.count("+"), c))
-    fig, axes = svg.figure(
+    fig, axes = drawing.figure(
         7.2,
         2.3 * lines + 0.9,
         lines,
@@ -336,12 +336,12 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
         ax.set_visible(False)
     axes[0].set_ylabel(key)
     found = dict(kv for ax in axes for kv in zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    svg.legend(fig, handles=list(found.values()), labels=[plain(n) for n in found], loc="lower center", ncols=4)
+    drawing.legend(fig, handles=list(found.values()), labels=[plain(n) for n in found], loc="lower center", ncols=4)
     alt = f"Last values of {key}. " + "; ".join(ends)
     caption = f"{key} by epoch, mean over blocks."
     if len(groups) > len(shown):
         caption += f" The first {len(shown)} of {len(groups)} groups."
-    return Drawing("curves", "Learning curves", svg.render(fig, "curves", "Learning curves", alt), alt, caption)
+    return Drawing("curves", "Learning curves", drawing.render(fig, "curves", "Learning curves", alt), alt, caption)
 
 
 def run_order(trust: Trust) -> Drawing | None:
@@ -350,7 +350,7 @@ def run_order(trust: Trust) -> Drawing | None:
     if order.empty:
         return None
     step = math.ceil(len(order) / _MAX_POINTS)
-    fig, (ax,) = svg.figure(7.2, 3.0, bottom=0.85)
+    fig, (ax,) = drawing.figure(7.2, 3.0, bottom=0.85)
     percent = 100 * np.expm1(order["deviation"].to_numpy(dtype=float))
     place = np.arange(len(order))
     codes = order["block"].factorize()[0]
@@ -361,12 +361,12 @@ def run_order(trust: Trust) -> Drawing | None:
             ax.plot(place[at] + 1, percent[at], label=label, **look)
     bad = order["tainted"].ne("").to_numpy()
     if bad.any():
-        ax.plot(place[bad] + 1, percent[bad], "x", color=svg.BAD, markersize=9, label="tainted", linestyle="none")
+        ax.plot(place[bad] + 1, percent[bad], "x", color=drawing.BAD, markersize=9, label="tainted", linestyle="none")
     ax.axhline(0, color=FG, linewidth=0.8)
     ax.grid(axis="y", color=GRID, linewidth=0.5)
     ax.set_xlabel("run, in the order of the runs")
     ax.set_ylabel("time off its cell and block, %")
-    svg.legend(fig, loc="lower center", ncols=3)
+    drawing.legend(fig, loc="lower center", ncols=3)
     drift = "" if trust.drift is None else f" Drift over a block: {100 * (trust.drift.value - 1):+.1f} %."
     spread = f"standard deviation {percent.std():.2f} %, largest {np.abs(percent).max():.2f} %"
     alt = f"{len(order)} runs; {spread}.{drift}"
@@ -374,4 +374,4 @@ def run_order(trust: Trust) -> Drawing | None:
     if step > 1:
         caption += f" Every {step}th run is drawn."
     title = "Run order and drift"
-    return Drawing("order", title, svg.render(fig, "order", title, alt), alt, caption)
+    return Drawing("order", title, drawing.render(fig, "order", title, alt), alt, caption)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.analysis import recommendation as recommending
-from pipeline.analysis import time_budget as why
+from pipeline.analysis import recommendation, time_budget
 from pipeline.analysis import trust as trusting
 from pipeline.analysis.anchors import Anchor, anchors
 from pipeline.analysis.comparison import provenance
@@ -40,10 +39,10 @@ class Report:
     study: StudyData
     effects: Effects
     trust: trusting.Trust
-    budgets: list[why.Budget]
+    budgets: list[time_budget.Budget]
     throughput: list[Anchor]
-    reasons: list[why.Reason]
-    recommendations: list[recommending.Recommendation]
+    reasons: list[time_budget.Reason]
+    recommendations: list[recommendation.Recommendation]
     provenance: dict[str, tuple[str, ...]]
     audit: Audit | None = None
     memory_limit_mib: float | None = None
@@ -140,7 +139,7 @@ def build(
         confidence=confidence,
         inert_techniques=inert_techniques,
     )
-    budgets = why.budgets(effects)
+    budgets = time_budget.budgets(effects)
     audit = None
     if paper:
         from pipeline.analysis.paper.audit import audit as run_audit
@@ -152,8 +151,8 @@ def build(
         trusting.examine(effects.study, effects.inert),
         budgets,
         anchors(effects),
-        why.reasons(effects, budgets),
-        recommending.recommend(effects, study, memory_limit_mib),
+        time_budget.reasons(effects, budgets),
+        recommendation.recommend(effects, study, memory_limit_mib),
         provenance(study),
         audit,
         memory_limit_mib,

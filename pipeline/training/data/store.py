@@ -19,10 +19,7 @@ import numpy.typing as npt
 from pipeline.design import catalog
 from pipeline.design.imagefolder import FolderListing, scan_folder
 from pipeline.errors import OutsideError
-from pipeline.training.data import array_files as arrays
-from pipeline.training.data import cifar
-from pipeline.training.data import digits as embedded
-from pipeline.training.data import imagefolder as folder
+from pipeline.training.data import array_files, cifar, digits, imagefolder
 from pipeline.training.data.array_files import Built, Report
 
 # a change of how arrays are made must change this: prepared stores of another version are not used
@@ -120,11 +117,11 @@ def prepare(
             _drop_damaged([place], place, tell)
         store = _open(dataset, place, None)
         if store is None:
-            with arrays.locked(place):
+            with array_files.locked(place):
                 # another process may have built it while this one waited
                 store = _open(dataset, place, None)
                 if store is None:
-                    arrays.build(place, lambda work: _build_fixed(dataset, data_dir, work, download, tell))
+                    array_files.build(place, lambda work: _build_fixed(dataset, data_dir, work, download, tell))
                     store = _open(dataset, place, None)
     except OSError as error:
         raise OutsideError(f"data directory {str(data_dir)!r}: {error.strerror or error}") from error
@@ -154,7 +151,7 @@ def verify(dataset: str, data_dir: Path) -> list[str]:
     if not places:
         return [*problems, f"{dataset}: not prepared, or changed since (run: ablate data prepare {dataset})"]
     for place in places:
-        problems += arrays.verify(place)
+        problems += array_files.verify(place)
     return problems
 
 
@@ -170,9 +167,9 @@ def _prepare_folder(dataset: str, data_dir: Path, image_size: int, check: bool, 
     with _lock_unless_ready(dataset, [*places.values()], listing, lock) as found:
         if found is not None:
             return found
-        for form in folder.forms(listing, image_size):
-            with suppress(folder.MixedSizesError):
-                arrays.build(places[form.kind], partial(folder.build, listing, form, report=report))
+        for form in imagefolder.forms(listing, image_size):
+            with suppress(imagefolder.MixedSizesError):
+                array_files.build(places[form.kind], partial(imagefolder.build, listing, form, report=report))
                 break
         made = _open_any(dataset, [*places.values()], listing)
     if made is None:
@@ -183,13 +180,13 @@ def _prepare_folder(dataset: str, data_dir: Path, image_size: int, check: bool, 
 def _drop_damaged(places: list[Path], lock: Path, report: Report) -> None:
     """Removes stores whose content is not what was written, so that they are built anew."""
     for place in places:
-        if arrays.read_meta(place) is None or not arrays.verify(place):
+        if array_files.read_meta(place) is None or not array_files.verify(place):
             continue
-        with arrays.locked(lock):
+        with array_files.locked(lock):
             # another process may have replaced it while this one waited
-            if arrays.verify(place):
+            if array_files.verify(place):
                 report("checksum of a prepared data set is wrong, building it anew", 0, 1)
-                arrays.discard(place)
+                array_files.discard(place)
 
 
 @contextmanager
@@ -200,13 +197,13 @@ def _lock_unless_ready(
     if found is not None:
         yield found
         return
-    with arrays.locked(lock):
+    with array_files.locked(lock):
         yield _open_any(dataset, places, listing)
 
 
 def _open_any(dataset: str, places: list[Path], listing: FolderListing) -> Store | FolderSource | None:
     for place in places:
-        if place.name.endswith(f"-files-v{VERSION}") and arrays.read_meta(place) is not None:
+        if place.name.endswith(f"-files-v{VERSION}") and array_files.read_meta(place) is not None:
             return FolderSource(dataset, listing.classes, listing)
         store = _open(dataset, place, listing)
         if store is not None:
@@ -216,7 +213,7 @@ def _open_any(dataset: str, places: list[Path], listing: FolderListing) -> Store
 
 def _open(dataset: str, place: Path, listing: FolderListing | None) -> Store | None:
     """Opens the store at `place`; None when there is none or its files are not what its meta.json says."""
-    opened = arrays.open_arrays(place)
+    opened = array_files.open_arrays(place)
     if opened is None:
         return None
     meta, maps = opened
@@ -232,7 +229,7 @@ def _open(dataset: str, place: Path, listing: FolderListing | None) -> Store | N
 
 def _build_fixed(dataset: str, data_dir: Path, work: Path, download: bool, report: Report) -> Built:
     if catalog.DATASETS[dataset].embedded:
-        return embedded.build(dataset, work)
+        return digits.build(dataset, work)
     return cifar.build(dataset, data_dir, work, download=download, report=report)
 
 

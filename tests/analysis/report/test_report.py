@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.analysis import recommendation as recommend
+from pipeline.analysis import recommendation
 from pipeline.analysis.comparison import compare
 from pipeline.analysis.effects import COLUMNS, estimate
 from pipeline.analysis.report import figures, headlines, report
@@ -223,7 +223,7 @@ def test_lenth_is_said_in_the_report(tmp_path):
 
 def advice(study, **kwargs):
     options = {"accuracy_margin_points": kwargs.pop("points", 1.0)}
-    return recommend.recommend(estimate(study, **options), study, **kwargs)[0]
+    return recommendation.recommend(estimate(study, **options), study, **kwargs)[0]
 
 
 def test_the_recommendation_is_the_fastest_cell_that_may_be_used():

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.bench.cases import CONTENDERS, Case, missing
-from pipeline.bench.loops import workload as work_module
+from pipeline.bench.loops import workload
 from pipeline.bench.loops.contenders import BUILT_IN
 from pipeline.bench.loops.libraries import PEERS
 from pipeline.bench.loops.workload import InMemory, Work, build
@@ -145,7 +145,7 @@ def test_every_library_hands_the_slices_of_one_order_through(name: str, monkeypa
         asked.append(rows)
         return plain(data, rows)
 
-    monkeypatch.setattr(work_module.InMemory, "__getitems__", seen)
+    monkeypatch.setattr(workload.InMemory, "__getitems__", seen)
     work = build(case_of(5, "cpu"))
     contender = MADE[name](work)
     for epoch in (1, 2, 7):  # the race says which epoch it is, not the library's own count

@@ -13,9 +13,7 @@ import pytest
 import torch
 
 from pipeline.bench.cases import CONTENDERS, Case, missing
-from pipeline.bench.loops import contenders, race
-from pipeline.bench.loops import interleave as turns
-from pipeline.bench.loops import workload as work_module
+from pipeline.bench.loops import contenders, interleave, race, workload
 from pipeline.bench.loops.contenders import BUILT_IN, Ablate, Bare, weights
 from pipeline.bench.loops.libraries import PEERS
 from pipeline.bench.loops.workload import Work, build
@@ -177,11 +175,11 @@ class Noted:
         self.name, self.seen, self.steps = name, seen, steps
 
     def epoch(self, number: int) -> float:
-        began = turns.now()
+        began = interleave.now()
         for step in range(self.steps):
-            turns.give_way()
+            interleave.give_way()
             self.seen.append(f"{self.name}{number}.{step}")
-        return turns.now() - began
+        return interleave.now() - began
 
 
 def raced(device: Any, rounds: int = 20) -> tuple[list[str], dict[str, list[float]]]:
@@ -212,25 +210,25 @@ def test_on_a_gpu_every_contender_has_an_epoch_in_one_piece() -> None:
 def test_the_time_of_others_turns_is_not_counted() -> None:
     def sleeper(seconds: float) -> Any:
         def epoch() -> float:
-            began = turns.now()
+            began = interleave.now()
             for _step in range(5):
-                turns.give_way()
+                interleave.give_way()
                 time.sleep(seconds)
-            return turns.now() - began
+            return interleave.now() - began
 
         return epoch
 
-    found = turns.take_turns({"slow": sleeper(0.04), "fast": sleeper(0.001)}, random.Random(1))
+    found = interleave.take_turns({"slow": sleeper(0.04), "fast": sleeper(0.001)}, random.Random(1))
     assert found["slow"] >= 0.2 and 0.005 <= found["fast"] < 0.1
-    began = turns.now()
-    turns.give_way()  # nobody to give way to
-    assert turns.now() - began < 0.1
+    began = interleave.now()
+    interleave.give_way()  # nobody to give way to
+    assert interleave.now() - began < 0.1
 
 
 def test_contenders_that_end_earlier_leave_the_rest_to_the_others() -> None:
     seen: list[str] = []
     actions = {name: partial(Noted(name, seen, steps).epoch, 1) for name, steps in (("a", 1), ("b", 0), ("c", 4))}
-    assert set(turns.take_turns(actions, random.Random(1))) == {"a", "b", "c"}
+    assert set(interleave.take_turns(actions, random.Random(1))) == {"a", "b", "c"}
     assert sorted(seen) == ["a1.0", "c1.0", "c1.1", "c1.2", "c1.3"]
 
 
@@ -240,17 +238,17 @@ def test_an_error_of_one_ends_all() -> None:
     def waits() -> float:
         try:
             while True:
-                turns.give_way()
+                interleave.give_way()
         finally:
             ended.append("waits")
 
     def fails() -> float:
         for _step in range(3):
-            turns.give_way()
+            interleave.give_way()
         raise RuntimeError("no more images")
 
     with pytest.raises(RuntimeError, match="no more images"):
-        turns.take_turns({"waits": waits, "fails": fails}, random.Random(1))
+        interleave.take_turns({"waits": waits, "fails": fails}, random.Random(1))
     assert ended == ["waits"]
 
 
@@ -262,7 +260,7 @@ def test_every_contender_gives_way_before_every_batch(name: str, work: Work, mon
         nonlocal given
         given += 1
 
-    for module in (contenders, work_module):
+    for module in (contenders, workload):
         monkeypatch.setattr(module, "give_way", count)
     contender = {**BUILT_IN, **PEERS}[name](work)
     contender.epoch(1)

@@ -22,7 +22,7 @@ from pipeline.design.selection import _with_reruns
 from pipeline.design.spec import RERUNS_FROM
 from pipeline.design.study import load
 from pipeline.errors import InputError
-from pipeline.execution import interference as gates
+from pipeline.execution import interference
 from tests.support.grids import FinishedGrid
 
 TINY = ["--models", "test_resnet", "--datasets", "digits", "--set", "epochs=1", "--set", "max_train_samples=64"]
@@ -123,7 +123,7 @@ def burner() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.usefixtures("burner")
 def test_the_gate_sees_other_processes() -> None:
-    (reason,) = gates.cpu_reasons(0.5)
+    (reason,) = interference.cpu_reasons(0.5)
     assert "other processes used" in reason
 
 
@@ -131,7 +131,7 @@ def test_the_gate_lets_a_quiet_machine_pass(monkeypatch: pytest.MonkeyPatch) -> 
     times = iter([SimpleNamespace(idle=100.0, iowait=0.0), SimpleNamespace(idle=100.0 + 10, iowait=0.0)])
     monkeypatch.setattr(psutil, "cpu_times", lambda: next(times))
     monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
-    assert gates.cpu_reasons(0.1) == []
+    assert interference.cpu_reasons(0.1) == []
 
 
 def test_the_gate_sees_throttled_and_shared_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_the_gate_sees_throttled_and_shared_gpus(monkeypatch: pytest.MonkeyPatch
         ({"temperature": 95}, ["95 degrees"]),
     ):
         monkeypatch.setattr(nvml, "gpus", lambda changes=changes: [replace(gpu, **changes)])
-        found = gates.gpu_reasons()
+        found = interference.gpu_reasons()
         assert len(found) == len(words)
         assert all(word in reason for word, reason in zip(words, found, strict=True))
 
@@ -155,8 +155,8 @@ def test_own_workers_are_no_co_tenants_in_a_container(monkeypatch: pytest.Monkey
     gpu = nvml.Gpu(0, "GPU-a", "H100", "580", 80000, 0, 40, 1980, 0, ())
     tenants: list[int] = [other_host_process]
     monkeypatch.setattr(nvml, "gpus", lambda: [replace(gpu, tenants=tuple(tenants))])
-    monkeypatch.setattr(gates, "cpu_reasons", list)
-    gate = gates.Gate("cuda")
+    monkeypatch.setattr(interference, "cpu_reasons", list)
+    gate = interference.Gate("cuda")
     assert gate.look(0, alone=True) == [f"GPU 0 is also used by process {other_host_process}"]
     tenants.append(nobody)  # the first run's worker
     assert gate.look(0, alone=False) == [f"GPU 0 is also used by process {other_host_process}"]
@@ -221,8 +221,8 @@ def test_parts_of_a_gpu_are_found_by_name(
 
 def test_the_cpu_is_watched_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    monkeypatch.setattr(gates, "cpu_reasons", lambda: looks.append(time.time()) or ["busy"])
-    gate = gates.Gate("cpu")
+    monkeypatch.setattr(interference, "cpu_reasons", lambda: looks.append(time.time()) or ["busy"])
+    gate = interference.Gate("cpu")
     assert [gate.look(0, alone=True), gate.look(0, alone=True), gate.look(1, alone=True)] == [["busy"]] * 3
     assert len(looks) == 2
     assert gate.look(2, alone=False) == [], "own runs are not other processes"

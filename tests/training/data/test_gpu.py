@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.training.data import prefetch as ahead
+from pipeline.training.data import prefetch
 from pipeline.training.data.inputs import build
 from pipeline.training.data.store import prepare
 from tests.support.data import even, spec, whole, write_folder
@@ -110,6 +110,6 @@ def test_the_thread_ends_with_the_pipeline(tmp_path: Path) -> None:
     inputs = build(spec(pin_memory=True, non_blocking=True), source, CUDA)
     batches = inputs.train.epoch(1, [64] * 10)
     next(batches)
-    assert [thread for thread in threading.enumerate() if thread.name == ahead.NAME]
+    assert [thread for thread in threading.enumerate() if thread.name == prefetch.NAME]
     inputs.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == ahead.NAME]
+    assert not [thread for thread in threading.enumerate() if thread.name == prefetch.NAME]

@@ -23,8 +23,7 @@ from PIL import Image
 
 from pipeline.design.spec import RunSpec
 from pipeline.errors import InputError
-from pipeline.training.data import gather, transforms
-from pipeline.training.data import imagefolder as folder
+from pipeline.training.data import gather, imagefolder, transforms
 from pipeline.training.data.inputs import Inputs, build
 from pipeline.training.data.split import epoch_order
 from pipeline.training.data.store import FolderSource, Store, prepare
@@ -393,7 +392,7 @@ def test_large_folder_trains_and_evaluates_from_files(
     root = write_folder(tmp_path / "set")
     name = f"imagefolder:{root}"
     stored = prepare(name, data_dir, image_size=32)
-    monkeypatch.setattr(folder, "MAX_STORE_BYTES", 1)
+    monkeypatch.setattr(imagefolder, "MAX_STORE_BYTES", 1)
     source = prepare(name, tmp_path / "other", image_size=32)
     assert isinstance(source, FolderSource)
     run = spec(

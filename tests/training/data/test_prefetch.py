@@ -14,8 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.training.data import gather, inputs
-from pipeline.training.data import prefetch as ahead
+from pipeline.training.data import gather, inputs, prefetch
 from pipeline.training.data.inputs import TrainInput, build
 from pipeline.training.data.prefetch import Ahead
 from pipeline.training.data.store import Store
@@ -39,7 +38,7 @@ def threaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == ahead.NAME]
+    return [thread for thread in threading.enumerate() if thread.name == prefetch.NAME]
 
 
 def training(**recipe: Any) -> TrainInput:
@@ -81,7 +80,7 @@ def test_buffers_are_not_overwritten_too_early() -> None:
     for number, batch in enumerate(train.epoch(1, even(200, 7))):
         held.append((batch.images, batch.images.clone()))
         time.sleep(0.002)  # lets the thread run as far ahead as it may
-        for images, copy in held[max(0, number - ahead.HELD) :]:
+        for images, copy in held[max(0, number - prefetch.HELD) :]:
             assert torch.equal(images, copy)
     assert len({images.data_ptr() for images, _copy in held}) == gather.RING
 
@@ -159,7 +158,7 @@ def test_a_run_fails_with_the_threads_error(digits_dir: Path, tmp_path: Path, mo
     take = np.take
 
     def breaks(array: Any, rows: Any, *arguments: Any, **options: Any) -> Any:
-        if threading.current_thread().name == ahead.NAME:
+        if threading.current_thread().name == prefetch.NAME:
             raise MemoryError("out of memory in the thread")
         return take(array, rows, *arguments, **options)
 

@@ -24,10 +24,7 @@ from pipeline.design.imagefolder import scan_folder
 from pipeline.design.records import End, Job
 from pipeline.errors import InputError, OutsideError
 from pipeline.training import worker
-from pipeline.training.data import array_files as arrays
-from pipeline.training.data import decode as images
-from pipeline.training.data import digits as embedded
-from pipeline.training.data import imagefolder as folder
+from pipeline.training.data import array_files, decode, digits, imagefolder
 from pipeline.training.data.store import FolderSource, Store, prepare, verify
 from tests.support.data import spec, write_folder
 
@@ -83,7 +80,7 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 
 def test_second_preparation_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_store("digits", tmp_path)
-    monkeypatch.setattr(embedded, "build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(digits, "build", lambda *_: pytest.fail("built again"))
     again = open_store("digits", tmp_path)
     assert again.digest == first.digest and isinstance(again.train_images, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
@@ -183,14 +180,14 @@ def test_full_disk_leaves_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def _prepare_slowly(data_dir: Path, locks: bool, results: Any) -> None:
-    write = arrays.write_arrays
+    write = array_files.write_arrays
 
     def slow(*arguments: Any) -> Any:
         time.sleep(0.3)
         results.put("built")
         return write(*arguments)
 
-    embedded.write_arrays = slow  # type: ignore[attr-defined]
+    digits.write_arrays = slow  # type: ignore[attr-defined]
     if not locks:
         fcntl.flock = _no_lock  # type: ignore[assignment]
     results.put(open_store("digits", data_dir).digest)
@@ -217,14 +214,14 @@ def test_processes_preparing_at_once_all_succeed(locks: bool, tmp_path: Path) ->
 
 
 def _die_while_building(data_dir: Path) -> None:
-    write = arrays.write_array
+    write = array_files.write_array
 
     def killed(work: Path, name: str, *arguments: Any) -> Any:
         if name == "test_images":
             os.kill(os.getpid(), signal.SIGKILL)
         return write(work, name, *arguments)
 
-    arrays.write_array = killed  # type: ignore[assignment]
+    array_files.write_array = killed  # type: ignore[assignment]
     open_store("digits", data_dir)
 
 
@@ -249,7 +246,7 @@ def test_folder_of_equal_squares_is_stored_as_it_is(tmp_path: Path) -> None:
     assert store.train_labels.tolist() == [0] * 5 + [1] * 5
     assert store.listing is not None
     for row, file in enumerate(store.listing.train.names):
-        pixels = images.decode(root / file).permute(1, 2, 0).numpy()
+        pixels = decode.decode(root / file).permute(1, 2, 0).numpy()
         assert np.array_equal(store.train_images[row], pixels), file
     assert seen[-1] == ("decoding images", 14, 14) and verify(name, tmp_path / "data") == []
     # one native store serves every size
@@ -298,10 +295,10 @@ def test_changed_folder_gets_a_new_store(tmp_path: Path) -> None:
 
 def test_large_folder_stays_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_folder(tmp_path / "set")
-    monkeypatch.setattr(folder, "MAX_STORE_BYTES", 18 * 32 * 32 * 3 - 1)
+    monkeypatch.setattr(imagefolder, "MAX_STORE_BYTES", 18 * 32 * 32 * 3 - 1)
     source = prepare(f"imagefolder:{root}", tmp_path / "data", image_size=32)
     assert isinstance(source, FolderSource) and source.train_labels.tolist() == [0] * 6 + [1] * 6
-    monkeypatch.setattr(folder, "build", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(imagefolder, "build", lambda *_: pytest.fail("decoded again"))
     again = prepare(f"imagefolder:{root}", tmp_path / "data", image_size=32)
     assert again == source and verify(source.name, tmp_path / "data") == []
     monkeypatch.undo()
@@ -357,7 +354,7 @@ def test_every_kind_of_image_becomes_rgb(mode: str, ending: str, tmp_path: Path)
         image.save(path)
     except (OSError, ValueError):
         pytest.skip("the format has no such mode")
-    decoded = images.decode(path)
+    decoded = decode.decode(path)
     assert decoded.shape == (3, 16, 16) and decoded.dtype == torch.uint8
     if mode in ("L", "I;16") and ending == ".png":
         assert np.array_equal(decoded[0].numpy(), np.asarray(gray)), "scaled, not clipped"
@@ -368,7 +365,7 @@ def test_transparent_palette_is_read_without_a_warning(tmp_path: Path) -> None:
     image.save(tmp_path / "image.png", transparency=bytes([0, 128] * 100))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert images.decode(tmp_path / "image.png").shape == (3, 16, 16)
+        assert decode.decode(tmp_path / "image.png").shape == (3, 16, 16)
 
 
 def test_store_is_readable_by_the_group(tmp_path: Path) -> None:
@@ -378,7 +375,7 @@ def test_store_is_readable_by_the_group(tmp_path: Path) -> None:
     finally:
         os.umask(old)
     assert _place(tmp_path).stat().st_mode & 0o777 == 0o755
-    assert json.loads((_place(tmp_path) / "meta.json").read_text())["files"].keys() == set(arrays.NAMES)
+    assert json.loads((_place(tmp_path) / "meta.json").read_text())["files"].keys() == set(array_files.NAMES)
 
 
 def test_a_folder_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
