@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.plan import build
+from pipeline.design.plan import build_plan
 from pipeline.design.records import Artifact, End, Metrics, Progress, Record, Tags
 from pipeline.design.spec import RunSpec
 from pipeline.design.study import Study
-from pipeline.execution.controller import Grid
-from pipeline.tracking.mlflow_store import Tracker, resolve_uri
-from pipeline.tracking.recorder import Book
+from pipeline.execution.controller import Controller
+from pipeline.tracking.mlflow_store import MlflowStore, resolve_uri
+from pipeline.tracking.recorder import Recorder
 
 EPOCHS = 30
 SUMMARY = 32  # summary metrics of a run on a GPU
@@ -93,11 +93,11 @@ def measure(folder: Path, uri: str | None, cells: int, jobs: int, seconds: float
     study = Study.model_validate(
         {"name": f"scale-{time.time_ns()}", "models": ["test_resnet"], "datasets": ["digits"], "seeds": cells}
     )
-    tracker = Tracker(resolve_uri(uri or f"sqlite:///{folder}/mlflow.db"), study.name, folder / "artifacts")
+    tracker = MlflowStore(resolve_uri(uri or f"sqlite:///{folder}/mlflow.db"), study.name, folder / "artifacts")
     tracker.connect()
     launcher = Instant(folder / "work", jobs, seconds)
-    book = Book(tracker, folder)
-    grid = Grid(build(study, "cpu"), launcher, book, Silent(), retries=0, state_dir=folder)
+    book = Recorder(tracker, folder)
+    grid = Controller(build_plan(study, "cpu"), launcher, book, Silent(), retries=0, state_dir=folder)
     book.start()
     grid.resume(study.name, {"ablate.study": study.name}, fresh=True)
     began, cpu = time.perf_counter(), time.process_time()

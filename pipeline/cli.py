@@ -211,7 +211,7 @@ def doctor(data_dir: str | None, tracking_uri: str | None, as_json: bool) -> Non
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def bench(as_json: bool, **options: Any) -> None:
     """Measure ablate's own loop, input and overhead beside a bare loop, Accelerate, Lightning and timm."""
-    from pipeline.commands.bench import bench as run_bench
+    from pipeline.commands.bench import run_bench as run_bench
 
     run_bench(options, as_json=as_json)
 
@@ -234,7 +234,7 @@ def bench(as_json: bool, **options: Any) -> None:
 def report(study: str | None, tracking_uri: str | None, out: str | None, as_json: bool, **options: Any) -> None:
     """Effects with intervals, why, and what to use: HTML, Markdown, JSON and CSV."""
     from pipeline.commands.output import experiment_of
-    from pipeline.commands.report import report as write_report
+    from pipeline.commands.report import run_report as write_report
 
     write_report(
         experiment_of(study),
@@ -256,7 +256,7 @@ def report(study: str | None, tracking_uri: str | None, out: str | None, as_json
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def compare(study_a: str, study_b: str, tracking_uri: str | None, tracking_uri_b: str | None, as_json: bool) -> None:
     """Compare the same cells of two studies: machines, versions or dates."""
-    from pipeline.commands.compare import compare as compare_studies
+    from pipeline.commands.compare import run_compare as compare_studies
 
     compare_studies(study_a, study_b, tracking_uri, tracking_uri_b, as_json=as_json)
 

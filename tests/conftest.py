@@ -64,8 +64,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory in which the embedded `digits` are ready."""
-    from pipeline.training.data.store import prepare
+    from pipeline.training.data.store import prepare_dataset
 
     data_dir = tmp_path_factory.mktemp("data")
-    prepare("digits", data_dir, image_size=16)
+    prepare_dataset("digits", data_dir, image_size=16)
     return data_dir

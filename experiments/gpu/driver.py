@@ -35,7 +35,7 @@ def elastic_rank(device_name: str) -> Answer:
         spec = RunSpec(model="test_resnet", dataset="digits", device=kind)
         job = Job(spec=spec, data_dir=folder, work_dir=folder)
         answer = Path(folder, "answer.json")
-        end = ranks.run(job, partial(_rank, device_name, answer), worker.classify)
+        end = ranks.run_ranks(job, partial(_rank, device_name, answer), worker.classify)
         found: Answer = json.loads(answer.read_text()) if answer.is_file() else {}
     return found if end.outcome == "finished" else {**found, "error": f"{end.outcome}: {end.error}"}
 

@@ -19,18 +19,18 @@ def first_use(device_name: str) -> Answer:
 
     from pipeline.design.spec import Device, Recipe, RunSpec
     from pipeline.training import models
-    from pipeline.training.environment import open_device, prepare
+    from pipeline.training.environment import open_device, prepare_process
 
     cuda = device_name == "cuda"
     kind: Device = "cuda" if cuda else "cpu"
     name, batch, side = ("resnet50", 128, 32) if cuda else ("test_resnet", 16, 32)
     spec = RunSpec(model=name, dataset="cifar10", device=kind, recipe=Recipe(image_size=side))
     began = time.perf_counter()
-    prepare(spec)
+    prepare_process(spec)
     device = open_device(spec)
     torch.zeros(1, device=device)
     opened = time.perf_counter() - began
-    model = models.build(name, spec.recipe, 10).to(device)
+    model = models.build_model(name, spec.recipe, 10).to(device)
 
     def passes(size: int) -> Answer:
         images = torch.rand(size, 3, side, side, device=device)
@@ -104,15 +104,15 @@ def resnet50_224(device_name: str) -> Answer:
 
     from pipeline.design.spec import Device, Recipe, RunSpec
     from pipeline.training import models
-    from pipeline.training.environment import open_device, prepare
+    from pipeline.training.environment import open_device, prepare_process
 
     cuda = device_name == "cuda"
     kind: Device = "cuda" if cuda else "cpu"
     name, batch, side, steps = ("resnet50", 256, 224, 30) if cuda else ("test_resnet", 4, 32, 2)
     spec = RunSpec(model=name, dataset="cifar10", device=kind, recipe=Recipe(image_size=side))
-    prepare(spec)
+    prepare_process(spec)
     device = open_device(spec)
-    model = models.build(name, spec.recipe, 1000).to(device).to(memory_format=torch.channels_last)
+    model = models.build_model(name, spec.recipe, 1000).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scaler = torch.amp.GradScaler(device.type)
     images = torch.rand(batch, 3, side, side, device=device).to(memory_format=torch.channels_last)

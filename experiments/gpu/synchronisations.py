@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.design.spec import Device, Recipe, RunSpec
 from pipeline.training import models
 from pipeline.training.data import inputs, store
-from pipeline.training.environment import open_device, prepare
+from pipeline.training.environment import open_device, prepare_process
 from pipeline.training.optimizer import build_optimizer, build_schedule
 from pipeline.training.precision import Precision
 from pipeline.training.step import Learner, optimizer_step, plan_windows
@@ -95,7 +95,7 @@ def steps(device_name: str) -> Answer:
     batch, updates = (64, 16) if kind == "cuda" else (8, 2)  # CPUs without fp16 arithmetic are very slow with it
     found: Answer = {}
     with tempfile.TemporaryDirectory(prefix="ablate-probe-") as folder:
-        source = store.prepare("digits", Path(folder), image_size=16)
+        source = store.prepare_dataset("digits", Path(folder), image_size=16)
         for name, fields in cases.items():
             recipe = Recipe(
                 batch_size=batch,
@@ -115,11 +115,11 @@ def steps(device_name: str) -> Answer:
 
 
 def _count(loop: Callable[..., Callable[[int], int]], spec: RunSpec, source: Any) -> Answer:
-    prepare(spec)
+    prepare_process(spec)
     device = open_device(spec)
-    data = inputs.build(spec, source, device)
+    data = inputs.build_inputs(spec, source, device)
     try:
-        model = models.build(spec.model, spec.recipe, data.num_classes).to(device)
+        model = models.build_model(spec.model, spec.recipe, data.num_classes).to(device)
         epoch = loop(spec, model, data, device)
         epoch(1)
         with counted(device) as found:
@@ -192,7 +192,7 @@ def peer_epochs(device_name: str) -> Answer:
 
     kind: Device = "cuda" if device_name == "cuda" else "cpu"
     case = case_of("test_resnet", kind, cores=1, windows=16 if kind == "cuda" else 4)
-    made = workload.build(case)
+    made = workload.build_workload(case)
     found: Answer = {}
     for name in ("bare", "timm", "accelerate"):
         if name == "accelerate" and importlib.util.find_spec(name) is None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.ceilings import percent
+from pipeline.analysis.ceilings import percent_of
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.peak_flops import achieved_flops, peak_flops
 
@@ -110,7 +110,7 @@ def tera(value: float) -> str:
 
 
 def _share(fraction: float, of: str, limit: float | None) -> str:
-    return f"{percent(fraction)} of {of}" + ("" if limit is None else f" ({tera(limit)})")
+    return f"{percent_of(fraction)} of {of}" + ("" if limit is None else f" ({tera(limit)})")
 
 
 def fastest(found: list[Anchor]) -> list[str]:

@@ -89,7 +89,7 @@ def _launches(shares: Mapping[str, float], launch_bound: float | None) -> float 
     return shares.get("idle", 0.0) + min(bounded, sum(shares[phase] for phase in MATH))
 
 
-def percent(fraction: float) -> str:
+def percent_of(fraction: float) -> str:
     """Write a fraction in percent."""
     return f"{100 * fraction:.1f} %"
 
@@ -131,7 +131,7 @@ def sentence(
         return f"{term}: an A/A control here, because it does nothing on this device{tail}."
     if limit is None:
         return f"{term}: no time budget says how much it could save{tail}."
-    phases, share = CEILINGS[technique], percent(limit)
+    phases, share = CEILINGS[technique], percent_of(limit)
     if not phases:
         return f"{term}: it takes no work out of a step, so it cannot save time; it lowers memory{tail}."
     if phases == (LAUNCHES,):
@@ -142,5 +142,5 @@ def sentence(
     words = f"{', '.join(others)} and {last}" if others else last
     verb = "are" if others or phases == ("h2d",) else "is"
     if launching is not None and set(phases) & set(COMPUTE):
-        tail = f", where launching kernels bounds {percent(launching)} of the step{tail}"
+        tail = f", where launching kernels bounds {percent_of(launching)} of the step{tail}"
     return f"{term}: {words} {verb} {share} of the step, so it cannot save more than {share} here{tail}."

@@ -168,7 +168,7 @@ def provenance(study: StudyData) -> dict[str, tuple[str, ...]]:
     return dict(sorted(found.items()))
 
 
-def compare(a: StudyData, b: StudyData, *, confidence: float = 0.95) -> Comparison:
+def compare_studies(a: StudyData, b: StudyData, *, confidence: float = 0.95) -> Comparison:
     """Compare the cells and effects that two studies share.
 
     Args:

@@ -174,7 +174,7 @@ def aliases_of(planned: Sequence[Cell], factors: Sequence[Factor]) -> tuple[Alia
     return alias_structure(rows) if is_regular_fraction(rows) else ()
 
 
-def build(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
+def build_contrasts(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
     """List every effect of a study's group.
 
     Args:

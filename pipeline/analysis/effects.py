@@ -48,7 +48,7 @@ KINDS = ("main", "interaction", "simple", "combined", "synergy")
 
 
 @dataclass(frozen=True)
-class Options:
+class EffectOptions:
     """The settings of an analysis.
 
     Attributes:
@@ -97,10 +97,10 @@ class Effects:
     notes: tuple[str, ...]
     study: Tidy
     inert: frozenset[str]
-    options: Options
+    options: EffectOptions
 
 
-def _decide(rows: pd.DataFrame, options: Options, controls: frozenset[str]) -> pd.DataFrame:
+def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]) -> pd.DataFrame:
     """Add intervals, corrected p-values, verdicts and plans to rows of estimates."""
     rows = rows.copy()
     tiny = rows["se"].le(verdicts.ROUNDING) & rows["log_estimate"].abs().le(verdicts.ROUNDING)
@@ -232,7 +232,7 @@ def estimate(
         raise ValueError(f"margins must be positive, got {margin} and {accuracy_margin_points} points")
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence must lie between 0.5 and 1, got {confidence}")
-    options = Options(margin, accuracy_margin_points, confidence)
+    options = EffectOptions(margin, accuracy_margin_points, confidence)
     data = tidy(study)
     controls = inert(data) if inert_techniques is None else inert_techniques
     found: list[dict[str, Any]] = []

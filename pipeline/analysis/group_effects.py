@@ -17,17 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.analysis import contrasts, lenth, linear, variance
+from pipeline.analysis.arrays import Floats
 from pipeline.analysis.contrasts import Cell, Contrast
 from pipeline.analysis.frame import OFF, Factor
 from pipeline.analysis.responses import RESPONSES, Response
 
 CELL = "cell"
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Layout:
+class ResponsePattern:
     """The contrasts and the design that belong to one pattern of runs."""
 
     contrasts: list[Contrast]
@@ -63,7 +62,7 @@ def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequen
 @lru_cache(maxsize=8)  # the models of a study mostly ran the same cells in the same blocks
 def _layout(
     index: tuple[int, ...], blocks: tuple[int, ...], planned: tuple[Cell, ...], factors: tuple[Factor, ...]
-) -> Layout:
+) -> ResponsePattern:
     """Build what the runs of one pattern need: ``index`` (n,) points into ``planned``, ``blocks`` (n,) are
     codes.
     """
@@ -72,7 +71,7 @@ def _layout(
     position = {cell: i for i, cell in enumerate(present)}
     codes = np.array([position[i] for i in index])
     design = linear.layout(codes, np.unique(blocks, return_inverse=True)[1].astype(np.intp), len(cells))
-    found = contrasts.build(cells, planned, factors)
+    found = contrasts.build_contrasts(cells, planned, factors)
     base = tuple(OFF for _ in factors)
     if base in cells:
         for i, cell in enumerate(cells):
@@ -86,10 +85,10 @@ def _layout(
         ok = linear.estimable(design, weights)
         ready, weights = [i for i, good in zip(ready, ok, strict=True) if good], weights[ok]
     estimator = variance.Estimator(design, weights)
-    return Layout(found, ready, weights, design, estimator, _lenth_basis(cells, planned, factors, len(index)))
+    return ResponsePattern(found, ready, weights, design, estimator, _lenth_basis(cells, planned, factors, len(index)))
 
 
-def _numbers(layout: Layout, y: Floats) -> tuple[Floats, Floats, Floats, str]:
+def _numbers(layout: ResponsePattern, y: Floats) -> tuple[Floats, Floats, Floats, str]:
     """Estimate all ready contrasts of responses y (n, s): estimates, standard errors, dof (t, s) and the
     method.
     """
@@ -133,7 +132,7 @@ def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Facto
 
 
 def _pattern_rows(
-    key: tuple[str, str], layout: Layout, columns: list[tuple[Response, Floats]], blocks: int, runs: int
+    key: tuple[str, str], layout: ResponsePattern, columns: list[tuple[Response, Floats]], blocks: int, runs: int
 ) -> list[dict[str, Any]]:
     """Turn the numbers of one pattern into rows; effects without an estimate are kept, with NaN and their
     note.

@@ -12,9 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.analysis.arrays import Floats
 from pipeline.analysis.linear import Design, residuals
-
-Floats = NDArray[np.float64]
 
 BIWEIGHT = 3.44  # 85 % efficiency under normal errors
 _NORMAL_MAD = 0.6745
@@ -23,7 +22,7 @@ _LEAST_WEIGHT = 1e-6
 _ITERATIONS = 10
 
 
-class Groups:
+class GroupSums:
     """Sums and medians over the runs of each group, by one sort."""
 
     def __init__(self, codes: NDArray[np.intp]) -> None:
@@ -65,7 +64,7 @@ def robust_residuals(design: Design, y: Floats) -> tuple[Floats, Floats]:
     """
     own = has_residual(design)
     spread = np.sqrt(np.where(own, 1.0 - design.leverage, 1.0))[:, None]
-    cells, blocks = Groups(design.cells), Groups(design.blocks)
+    cells, blocks = GroupSums(design.cells), GroupSums(design.blocks)
     r = residuals(design, y)
     if own.any():
         weights, r = _reweighted(cells, blocks, r, spread, own)
@@ -77,7 +76,7 @@ def robust_residuals(design: Design, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _reweighted(
-    cells: Groups, blocks: Groups, r: Floats, spread: Floats, own: NDArray[np.bool_]
+    cells: GroupSums, blocks: GroupSums, r: Floats, spread: Floats, own: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
     """Iterate from block medians: weights (n, s) of the runs in their block's effect, and residuals (n, s)."""
     r = cells.centre(r - blocks.medians(r)[blocks.codes])

@@ -12,7 +12,7 @@ from pipeline.analysis.responses import BY_NAME, RATIO
 
 
 @dataclass(frozen=True)
-class Undecided:
+class UndecidedEffect:
     """An interval that is still too wide: its effect, its whole width (ratio - 1, or points) and further
     blocks.
     """
@@ -25,13 +25,13 @@ class Undecided:
     further_blocks: int | None
 
 
-def undecided(
+def undecided_effects(
     effects: Effects,
     precision: float = 0.02,
     *,
     kinds: Sequence[str] = ("main",),
     responses: Sequence[str] = ("train_seconds",),
-) -> list[Undecided]:
+) -> list[UndecidedEffect]:
     """List the effects whose interval is wider than the precision; a controller adds blocks until there are
     none.
 
@@ -68,7 +68,7 @@ def undecided(
         target = math.log1p(precision) if ratio else 100 * precision
         level = effects.options.confidence
         more = blocks_needed(float(detail["se"]), float(detail["dof"]), int(row["blocks"]), target, level)
-        found.append(Undecided(row["model"], row["dataset"], row["response"], row["term"], width, more))
+        found.append(UndecidedEffect(row["model"], row["dataset"], row["response"], row["term"], width, more))
     return sorted(found, key=lambda u: (math.isnan(u.width), -u.width if not math.isnan(u.width) else 0.0))
 
 

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special
 
-Floats = NDArray[np.float64]
+from pipeline.analysis.arrays import Floats
 
 
 def quantile(probability: ArrayLike, dof: ArrayLike) -> Floats:

@@ -182,7 +182,7 @@ def _sentinels(study: Tidy) -> tuple[Estimate | None, float]:
     return _mean_ratio((ends["last"] - ends["first"]).to_numpy(dtype=float)), spread
 
 
-def percent(ratio: float) -> str:
+def signed_change(ratio: float) -> str:
     """Write a ratio as a signed change: 1.05 is ``+5.0 %``."""
     return f"{100 * (ratio - 1):+.1f} %"
 
@@ -192,16 +192,18 @@ def _alarms(overall: Estimate | None, control: Estimate | None, sentinel: Estima
     found = []
     if overall is not None and (overall.low > 1 or overall.high < 1) and abs(overall.value - 1) > 0.01:
         found.append(
-            f"Training time drifts by {percent(overall.value)} from the first to the last run of a block. "
+            f"Training time drifts by {signed_change(overall.value)} from the first to the last run of a block. "
             "Random order keeps this from biasing effects; it widens their intervals."
         )
     if control is not None and (control.low > 1 or control.high < 1):
         found.append(
-            f"The A/A controls differ by {percent(control.value)} although nothing differs between them: "
+            f"The A/A controls differ by {signed_change(control.value)} although nothing differs between them: "
             "effects of this size cannot be trusted."
         )
     if sentinel is not None and (sentinel.low > 1 or sentinel.high < 1):
-        found.append(f"Sentinel baselines change by {percent(sentinel.value)} from the start to the end of a block.")
+        found.append(
+            f"Sentinel baselines change by {signed_change(sentinel.value)} from the start to the end of a block."
+        )
     if tainted:
         found.append(f"{tainted} tainted runs are part of the estimates; --rerun-tainted repeats them.")
     return found

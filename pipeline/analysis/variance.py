@@ -27,12 +27,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.analysis.arrays import Floats
 from pipeline.analysis.linear import Design, loads, residuals
-from pipeline.analysis.robust import Groups, has_residual, robust_residuals
-
-Floats = NDArray[np.float64]
+from pipeline.analysis.robust import GroupSums, has_residual, robust_residuals
 
 STEP_BACK = 0.5  # of the way from a cell's mean square to its unbiased variance
 _LEAST_OWN = 0.5  # of the mean square: the step back never takes more
@@ -67,7 +65,7 @@ class Estimator:
         self.design, self.load = design, loads(design, weights)
         if design.dof < 1:
             return
-        self.cells, self.blocks = Groups(design.cells), Groups(design.blocks)
+        self.cells, self.blocks = GroupSums(design.cells), GroupSums(design.blocks)
         self.own = has_residual(design)[:, None]
         self.share = cell_shares(design, self.load)
         self.direction = np.sign(weights) * np.sqrt(self.share)
@@ -126,20 +124,20 @@ class Estimator:
         return _freedom(self.direction, self.mixed, white, v) / _freedom_equal(self.share)[:, None]
 
 
-def fit(design: Design, weights: Floats, y: Floats) -> Fit:
+def fit_design(design: Design, weights: Floats, y: Floats) -> Fit:
     """Estimate contrasts (t, c) of responses (n, s) once: see :class:`Estimator`."""
     return Estimator(design, weights).fit(y)
 
 
 def cell_shares(design: Design, load: Floats) -> Floats:
     """Return (t, c): each cell's share in the variance of contrasts with loads (n, t), all cells alike."""
-    shares = Groups(design.cells).sums(load**2)
+    shares = GroupSums(design.cells).sums(load**2)
     return np.asarray((shares / shares.sum(axis=0)).T)
 
 
 def seen_between_blocks(design: Design, load: Floats) -> Floats:
     """Return (t,): the share of the variance of contrasts (loads (n, t)) that residuals keep between blocks."""
-    blocks = Groups(design.blocks)
+    blocks = GroupSums(design.blocks)
     per_block = blocks.sums((load[:, :, None] * design.centred[:, None, :]).reshape(len(load), -1))
     per_block = per_block.reshape(len(design.sizes), load.shape[1], -1)  # (b, t, c)
     kept = blocks.sums(load**2) - blocks.sums(load) ** 2 / design.sizes[:, None]
@@ -158,7 +156,7 @@ def paired_variance(design: Design, load: Floats, e: Floats, seen: Floats) -> Fl
         e: (n, s) least-squares residuals.
         seen: (t,) as :func:`seen_between_blocks` gives it.
     """
-    blocks = Groups(design.blocks)
+    blocks = GroupSums(design.blocks)
     ends = np.append(blocks.starts, len(blocks.order))
     total = np.zeros((load.shape[1], e.shape[1]))
     for first, last in pairwise(ends):

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.analysis import student_t
-
-Floats = NDArray[np.float64]
+from pipeline.analysis.arrays import Floats
 
 PAYS, COSTS, NO_EFFECT, UNDECIDED = "pays", "costs", "no_effect", "undecided"
 MAX_FURTHER_BLOCKS = 1000

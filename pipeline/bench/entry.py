@@ -25,35 +25,35 @@ def flops_per_image(case: Case) -> float | None:
 
 
 def feeding(device: Device, rounds: int, augmentation: Any) -> dict[str, list[float]]:
-    """Images per second that the input pipelines deliver; see `feeding.rates`."""
+    """Images per second that the input pipelines deliver; see `input_rates.rates`."""
     from pipeline.bench.loops.input_rates import rates
 
     return rates(device, rounds, augmentation)
 
 
 def record_cost(records: int) -> float:
-    """Seconds that one record costs the training process; see `feeding.record_seconds`."""
+    """Seconds that one record costs the training process; see `record_cost.record_seconds`."""
     from pipeline.bench.record_cost import record_seconds
 
     return record_seconds(records)
 
 
 def plan_cost(cells: int) -> dict[str, float]:
-    """See `scaling.plan_cost`."""
-    from pipeline.bench.scaling import plan_cost as measure
+    """See `scaling.measure_plan_cost`."""
+    from pipeline.bench.scaling import measure_plan_cost
 
-    return measure(cells)
+    return measure_plan_cost(cells)
 
 
 def report_cost(cells: int) -> dict[str, float]:
-    """See `scaling.report_cost`."""
-    from pipeline.bench.scaling import report_cost as measure
+    """See `scaling.measure_report_cost`."""
+    from pipeline.bench.scaling import measure_report_cost
 
-    return measure(cells)
+    return measure_report_cost(cells)
 
 
 def orchestration(runs: int, folder: str) -> dict[str, Any]:
-    """See `orchestration.measure`."""
-    from pipeline.bench.orchestration import measure
+    """See `orchestration.measure_orchestration`."""
+    from pipeline.bench.orchestration import measure_orchestration
 
-    return measure(runs, folder)
+    return measure_orchestration(runs, folder)

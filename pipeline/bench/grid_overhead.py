@@ -13,7 +13,7 @@ from typing import Any
 
 import pipeline
 from pipeline.errors import OutsideError
-from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri
 
 
@@ -59,12 +59,12 @@ def grid_cost(study: str, device: str, folder: Path) -> GridCost:
     if process.returncode != 0:
         raise OutsideError(f"grid_overhead: the grid ended with exit status {process.returncode}; {_tail(folder)}")
     name = json.loads(output)["experiment"]
-    tracker = Tracker(resolve_uri(uri), name, folder / "artifacts")
+    tracker = MlflowStore(resolve_uri(uri), name, folder / "artifacts")
     tracker.connect(create=False)
     return _cost(tracker, wall, peak)
 
 
-def _cost(tracker: Tracker, wall: float, peak: float) -> GridCost:
+def _cost(tracker: MlflowStore, wall: float, peak: float) -> GridCost:
     runs = list(tracker.values_by_digest().values())
     own = sum(values["time/train_seconds"] + values["time/eval_seconds"] for values in runs)
     setup = sum(values.get("time/setup_seconds", 0.0) for values in runs)

@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Row:
+class RatioRow:
     """One result. `low` and `high` bound the 95 % interval; None where one measurement gives none.
 
     `detail` has what identifies the row beside its name (model, batch), and the figures that it was made from.
@@ -29,7 +29,7 @@ class Row:
         return {**values.pop("detail"), **values}
 
 
-def interval(logs: Sequence[float], confidence: float = 0.95) -> tuple[float, float | None, float | None]:
+def ratio_interval(logs: Sequence[float], confidence: float = 0.95) -> tuple[float, float | None, float | None]:
     """Geometric mean and Student's t interval of ratios given as logarithms, one per block.
 
     The blocks are the independent units; what varies inside one has been summed up before. With a single block

@@ -11,14 +11,14 @@ from typing import Any
 
 from pipeline.bench.scaling import peak_mib
 from pipeline.design import study
-from pipeline.design.plan import Plan, PlannedRun, build
+from pipeline.design.plan import Plan, PlannedRun, build_plan
 from pipeline.design.records import End, Metrics, Phase, Progress, Record, Tags
 from pipeline.design.spec import RunSpec
-from pipeline.execution.controller import Grid
-from pipeline.tracking.mlflow_store import Tracker
-from pipeline.tracking.recorder import Book
+from pipeline.execution.controller import Controller
+from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.uri import resolve_uri
-from pipeline.tracking.writer import Writer
+from pipeline.tracking.writer import MlflowWriter
 
 EPOCHS = 3
 RECORDS_AT_ONCE = 500
@@ -105,7 +105,7 @@ class Counting:
         return counted
 
 
-def measure(runs: int, folder: str) -> dict[str, Any]:
+def measure_orchestration(runs: int, folder: str) -> dict[str, Any]:
     """Runs a grid of `runs` cells without training, on a SQLite store of its own.
 
     Args:
@@ -118,15 +118,15 @@ def measure(runs: int, folder: str) -> dict[str, Any]:
         value in a batch of 500), `memory_mib` (peak of the process, MLflow included).
     """
     place = Path(folder)
-    tracker = Tracker(resolve_uri(f"sqlite:///{place}/mlflow.db"), "bench", place / "artifacts")
+    tracker = MlflowStore(resolve_uri(f"sqlite:///{place}/mlflow.db"), "bench", place / "artifacts")
     tracker.connect()
     counting = Counting(tracker.client)
     tracker._client = counting  # type: ignore[assignment]
     launcher = NoTraining(place / "work")
-    book = Book(tracker, place)
+    book = Recorder(tracker, place)
     book.start()
     listener = Quiet()
-    grid = Grid(_plan(runs), launcher, book, listener, retries=0, state_dir=place)
+    grid = Controller(_plan(runs), launcher, book, listener, retries=0, state_dir=place)
     grid.resume("bench", {}, fresh=True)
     before = Counter(counting.calls)
     grid.run()
@@ -134,7 +134,7 @@ def measure(runs: int, folder: str) -> dict[str, Any]:
     calls = counting.calls - before
     grid.close(grid._tally(), grid.results, 0.0)
     half = listener.ends[runs // 2 :]
-    seconds = _writer_seconds(Writer(tracker), next(iter(tracker._ids)))
+    seconds = _writer_seconds(MlflowWriter(tracker), next(iter(tracker._ids)))
     return {
         "runs": runs,
         "seconds_per_run": (half[-1] - half[0]) / (len(half) - 1),
@@ -146,13 +146,13 @@ def measure(runs: int, folder: str) -> dict[str, Any]:
 
 
 def _plan(runs: int) -> Plan:
-    base = study.load("quickstart")
+    base = study.load_study("quickstart")
     single = study.replace(base, models={"test_resnet": {}}, datasets=["digits"], overrides=[], seeds=-(-runs // 8))
-    plan = build(single, "cpu", {})
+    plan = build_plan(single, "cpu", {})
     return replace(plan, runs=plan.runs[:runs])
 
 
-def _writer_seconds(writer: Writer, key: str, batches: int = 5) -> float:
+def _writer_seconds(writer: MlflowWriter, key: str, batches: int = 5) -> float:
     """Seconds of MLflow for one value, when the delivery thread hands over a full batch of journal entries."""
     spent = []
     for batch in range(batches):

@@ -10,19 +10,19 @@ from typing import Any
 CELLS_OF_A_BLOCK = 8  # one model, one data set, 2^3 techniques
 
 
-def plan_cost(cells: int) -> dict[str, float]:
+def measure_plan_cost(cells: int) -> dict[str, float]:
     """Plans a study of about so many cells: ten models' and data sets' worth at most, the rest as blocks.
 
     Returns:
         `cells`, `seconds`, and `memory_mib`, the peak of the process.
     """
     from pipeline.design import study
-    from pipeline.design.plan import build
+    from pipeline.design.plan import build_plan
 
     began = time.perf_counter()
-    base = study.load("quickstart")
+    base = study.load_study("quickstart")
     blocks = max(1, round(cells / (len(base.models) * len(base.datasets) * CELLS_OF_A_BLOCK)))
-    plan = build(study.replace(base, seeds=blocks), "cpu", {})
+    plan = build_plan(study.replace(base, seeds=blocks), "cpu", {})
     digests = len({run.spec.digest for run in plan.runs})
     seconds = time.perf_counter() - began
     if digests != len(plan.runs):
@@ -30,7 +30,7 @@ def plan_cost(cells: int) -> dict[str, float]:
     return {"cells": float(len(plan.runs)), "seconds": seconds, "memory_mib": peak_mib()}
 
 
-def report_cost(cells: int) -> dict[str, float]:
+def measure_report_cost(cells: int) -> dict[str, float]:
     """Analyses and writes the report of a simulated study of about so many finished cells.
 
     Reading the store is not in it: that cost is per run, see `orchestration`.
@@ -45,7 +45,7 @@ def report_cost(cells: int) -> dict[str, float]:
     data = StudyData("simulated", runs, techniques=("ga", "amp", "pm"))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        report.build(data).write(Path(folder))
+        report.build_report(data).write(Path(folder))
         seconds = time.perf_counter() - began
     return {"cells": float(len(runs)), "seconds": seconds, "memory_mib": peak_mib()}
 

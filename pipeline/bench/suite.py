@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.bench import entry
 from pipeline.bench.cases import CONTENDERS, DEFAULT_MODEL, DEFAULT_MODELS, SELF, Case, case_of, missing, versions
-from pipeline.bench.intervals import Row, block_log, interval
+from pipeline.bench.intervals import RatioRow, block_log, ratio_interval
 from pipeline.bench.processes import FreshProcesses
 from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
@@ -30,7 +30,7 @@ RECORDS = 5_000
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What the command line asked for.
 
     Attributes:
@@ -67,7 +67,7 @@ class Results:
         absent: one line for each thing that could not be measured here, with what to do about it.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[RatioRow] = field(default_factory=list)
     cases: list[dict[str, Any]] = field(default_factory=list)
     scaling: dict[str, Any] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ def parse_parts(text: str | None) -> tuple[str, ...]:
     return tuple(name for name in PARTS if name in names)
 
 
-def run(options: Options, note: Callable[[str], None], keep: Callable[[Results], None]) -> Results:
+def run_suite(options: BenchOptions, note: Callable[[str], None], keep: Callable[[Results], None]) -> Results:
     """Runs the parts, one after the other.
 
     Args:
@@ -165,7 +165,7 @@ def _race(
     for name in names[1:]:
         logs = [block_log(seconds[name], seconds[SELF]) for seconds in found]
         detail = {"model": case.model, "batch": case.batch, "blocks": blocks, "rounds": case.rounds}
-        results.rows.append(Row(f"over_{name}", *interval(logs), detail=detail))
+        results.rows.append(RatioRow(f"over_{name}", *ratio_interval(logs), detail=detail))
     rates = {name: sorted(case.images / s for seconds in found for s in seconds[name]) for name in names}
     record: dict[str, Any] = case.document()
     record["images_per_second"] = {name: values[len(values) // 2] for name, values in rates.items()}
@@ -200,11 +200,11 @@ def _feeding(device: Device, processes: FreshProcesses, results: Results, note: 
         middle = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
         logs = [block_log([gather], [loader]) for gather, loader in zip(rates["gather"], rates["loader"], strict=True)]
         detail = {"augmentation": augmentation, **{f"{name}_images_per_second": rate for name, rate in middle.items()}}
-        results.rows.append(Row("gather_over_loader", *interval(logs), detail=detail))
+        results.rows.append(RatioRow("gather_over_loader", *ratio_interval(logs), detail=detail))
 
 
 def _scaling(
-    options: Options, processes: FreshProcesses, folder: Path, results: Results, note: Callable[[str], None]
+    options: BenchOptions, processes: FreshProcesses, folder: Path, results: Results, note: Callable[[str], None]
 ) -> None:
     """Costs of records, runs, plans and reports."""
     note("cost of a record, and of a run that trains nothing")
@@ -223,7 +223,7 @@ def _scaling(
         scaling["report"].append(processes.call(entry.report_cost, cells))
 
 
-def _grid_overhead(options: Options, folder: Path, results: Results, note: Callable[[str], None]) -> None:
+def _grid_overhead(options: BenchOptions, folder: Path, results: Results, note: Callable[[str], None]) -> None:
     """One grid call in an empty folder."""
     from pipeline.bench.grid_overhead import grid_cost
 
@@ -239,16 +239,16 @@ def _grid_overhead(options: Options, folder: Path, results: Results, note: Calla
         "setup_seconds": cost.setup_seconds,
         "controller_memory_mib": cost.memory_mib,
     }
-    results.rows.append(Row("grid_overhead", cost.ratio, None, None, detail=detail))
+    results.rows.append(RatioRow("grid_overhead", cost.ratio, None, None, detail=detail))
 
 
-def write(results: Results, out: Path) -> None:
+def write_bench(results: Results, out: Path) -> None:
     """Writes bench.json and bench.md into a folder, each whole or not at all."""
-    from pipeline.bench.text import markdown
+    from pipeline.bench.text import bench_markdown
 
     out.mkdir(parents=True, exist_ok=True)
     document = results.document()
-    contents = {"bench.json": json.dumps(document, indent=1) + "\n", "bench.md": markdown(document)}
+    contents = {"bench.json": json.dumps(document, indent=1) + "\n", "bench.md": bench_markdown(document)}
     for name, content in contents.items():
         temporary = out / f".{name}.tmp"
         temporary.write_text(content, encoding="utf-8")

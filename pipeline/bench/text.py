@@ -61,7 +61,7 @@ def cost_rows(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def bench_markdown(document: Mapping[str, Any]) -> str:
     """The whole document as Markdown."""
     provenance = document["provenance"]
     parts = ["# Benchmark", "", *_table(("name", "of", "ratio", "95 % interval", "meaning"), result_rows(document))]
@@ -87,7 +87,7 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-def show(document: Mapping[str, Any]) -> None:
+def show_bench(document: Mapping[str, Any]) -> None:
     """Prints the results as tables."""
     from rich.console import Console
     from rich.table import Table

@@ -14,7 +14,7 @@ from pipeline.errors import OutsideError, not_allowed
 from pipeline.execution import device
 
 
-def bench(flags: dict[str, Any], *, as_json: bool) -> None:
+def run_bench(flags: dict[str, Any], *, as_json: bool) -> None:
     """Runs the benchmark and prints its results.
 
     Raises:
@@ -28,28 +28,28 @@ def bench(flags: dict[str, Any], *, as_json: bool) -> None:
     def note(line: str) -> None:
         print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    results = suite.run(options, note, lambda found: suite.write(found, out) if out is not None else None)
+    results = suite.run_suite(options, note, lambda found: suite.write_bench(found, out) if out is not None else None)
     document = results.document()
     if as_json:
         print(json.dumps(document, indent=1))
     else:
-        text.show(document)
+        text.show_bench(document)
         if out is not None:
             print(f"written: {out / 'bench.json'}, {out / 'bench.md'}")
 
 
-def options_of(flags: dict[str, Any]) -> suite.Options:
+def options_of(flags: dict[str, Any]) -> suite.BenchOptions:
     """Checks the flags.
 
     Raises:
         InputError, OutsideError: before anything runs.
     """
-    from pipeline.design.study import load
+    from pipeline.design.study import load_study
 
     models = tuple(name.strip() for name in flags["models"].split(",")) if flags["models"] else DEFAULT_MODELS
     if len(set(models)) != len(models):
         raise not_allowed("--models", flags["models"], "names separated by commas, each once")
-    options = suite.Options(
+    options = suite.BenchOptions(
         models=models,
         parts=suite.parse_parts(flags["only"]),
         blocks=flags["blocks"],
@@ -63,7 +63,7 @@ def options_of(flags: dict[str, Any]) -> suite.Options:
     for model in models:
         case_of(model, options.device, options.cores)
     if "grid_overhead" in options.parts:
-        load(options.grid_study)
+        load_study(options.grid_study)
     return options
 
 

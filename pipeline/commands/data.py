@@ -34,7 +34,7 @@ def prepare_data(names: tuple[str, ...], data_dir: str | None) -> None:
     for name in names:
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task(name, total=None)
-            source = store.prepare(
+            source = store.prepare_dataset(
                 name,
                 _data_dir(data_dir),
                 image_size=32,
@@ -59,7 +59,7 @@ def verify_data(names: tuple[str, ...], data_dir: str | None) -> int:
 
     bad = 0
     for name in names:
-        problems = store.verify(name, _data_dir(data_dir))
+        problems = store.verify_dataset(name, _data_dir(data_dir))
         bad += bool(problems)
         print(f"{name}: " + ("; ".join(problems) if problems else "ok"))
     return 1 if bad else 0

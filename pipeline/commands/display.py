@@ -158,7 +158,7 @@ class LiveDisplay(PlainDisplay):
         self._live.stop()
 
 
-def print_tables(found: Mapping[tuple[str, str], Sequence[summary.Row]], stream: TextIO | None = None) -> None:
+def print_tables(found: Mapping[tuple[str, str], Sequence[summary.CellRow]], stream: TextIO | None = None) -> None:
     """Prints one table per (model, data set)."""
     from rich.console import Console
     from rich.table import Table

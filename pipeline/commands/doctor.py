@@ -151,14 +151,14 @@ def _data(data_dir: str | None) -> list[Check]:
 
 
 def _store(tracking_uri: str | None) -> list[Check]:
-    from pipeline.tracking.mlflow_store import Tracker
+    from pipeline.tracking.mlflow_store import MlflowStore
 
     try:
         uri = resolve_uri(tracking_uri)
         database = sqlite_file(uri)
         if database is not None and not database.is_file():
             return [Check("tracking store", "ok", "made by the first grid")]
-        tracker = Tracker(uri, "quickstart", STATE_DIR / "artifacts")
+        tracker = MlflowStore(uri, "quickstart", STATE_DIR / "artifacts")
         tracker.connect(create=False)
         return [Check("tracking store", "ok", f"answers, {len(tracker.attempts())} runs in experiment quickstart")]
     except AblateError as error:

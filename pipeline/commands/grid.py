@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.commands.display import LiveDisplay, PlainDisplay, print_tables
-from pipeline.commands.output import _interrupted
+from pipeline.commands.output import interrupted
 from pipeline.design import selection
 from pipeline.design.plan import Plan
 from pipeline.design.records import OUTCOMES
 from pipeline.errors import OutsideError
 from pipeline.execution import interrupt, session, summary
 from pipeline.execution.device import device_of
-from pipeline.execution.listener import Tally
-from pipeline.tracking.mlflow_store import Tracker
-from pipeline.tracking.study_data import _children
+from pipeline.execution.listener import GridOutcome
+from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.study_data import finished_runs
 
 
 def run_grid(
@@ -27,13 +27,13 @@ def run_grid(
     """`ablate grid` and `ablate run`; returns the exit code.
 
     Args:
-        options: of `session.Flags`.
+        options: of `selection.GridOptions`.
         as_json: one JSON document on standard output.
         dry_run: print the plan only.
         single: one cell.
-        tuned: with `--tuned`, how to tune first (see `TuneFlags`): `trials`, `trial_seconds`, `storage`.
+        tuned: with `--tuned`, how to tune first (see `TuneOptions`): `trials`, `trial_seconds`, `storage`.
     """
-    flags = selection.Flags(**options)
+    flags = selection.GridOptions(**options)
     out = sys.stderr if as_json else sys.stdout
     if tuned is not None:
         from pipeline.commands.tune import freeze
@@ -41,8 +41,8 @@ def run_grid(
         try:
             flags = freeze(flags, tuned, dry_run=dry_run, out=out)
         except KeyboardInterrupt:
-            return _interrupted()
-    choice = selection.choose(flags, device_of(flags), single)
+            return interrupted()
+    choice = selection.select_plan(flags, device_of(flags), single)
     print(choice.headline, file=out, flush=True)
     if dry_run:
         print(json.dumps(_plan_document(choice.plan), indent=1) if as_json else _plan_text(choice.plan))
@@ -50,10 +50,10 @@ def run_grid(
     live = out.isatty() and os.environ.get("TERM") != "dumb"
     display = LiveDisplay() if live else PlainDisplay(out)
     try:
-        held = session.Session(flags, choice, display, undecided=undecided)
+        held = session.Session(flags, choice, display, undecided=undecided_in_words)
         tally = held.run(alone=single)
     except KeyboardInterrupt:  # before the first run
-        return _interrupted()
+        return interrupted()
     finally:
         display.close()
     assert held.grid is not None
@@ -66,11 +66,11 @@ def run_grid(
     return _exit_code(held, tally)
 
 
-def _exit_code(held: session.Session, tally: Tally) -> int:
+def _exit_code(held: session.Session, tally: GridOutcome) -> int:
     if tally.broken is not None:
         raise OutsideError(f"{tally.broken}; what was journaled is kept, go on with: {interrupt.resume_command()}")
     if tally.interrupted:
-        return _interrupted()
+        return interrupted()
     if not tally.delivered:
         assert held.grid is not None
         cause = held.grid.book.error or "the store does not answer"
@@ -78,7 +78,7 @@ def _exit_code(held: session.Session, tally: Tally) -> int:
     return 0 if tally.complete else 1
 
 
-def _closing(held: session.Session, tally: Tally) -> str:
+def _closing(held: session.Session, tally: GridOutcome) -> str:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items()))
     lines = [f"{tally.cells} cell{'' if tally.cells == 1 else 's'}: {counts}"]
     for problem in held.tracker.problems[:5]:
@@ -111,7 +111,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
     return {"study": plan.study.name, "device": plan.device, "alias": list(plan.alias), "cells": cells}
 
 
-def _result_document(plan: Plan, held: session.Session, tally: Tally, found: Any) -> dict[str, Any]:
+def _result_document(plan: Plan, held: session.Session, tally: GridOutcome, found: Any) -> dict[str, Any]:
     counts = {outcome: tally.outcomes.get(outcome, 0) for outcome in (*OUTCOMES, "pending")}
     rows = [
         {"model": model, "dataset": dataset, **vars(row)} for (model, dataset), rows in found.items() for row in rows
@@ -128,7 +128,7 @@ def _result_document(plan: Plan, held: session.Session, tally: Tally, found: Any
     }
 
 
-def undecided(tracker: Tracker, study: str, techniques: tuple[str, ...], precision: float) -> list[str]:
+def undecided_in_words(tracker: MlflowStore, study: str, techniques: tuple[str, ...], precision: float) -> list[str]:
     """Main effects on the training time whose interval is still wider than `precision`, in words, widest first.
 
     Args:
@@ -138,9 +138,9 @@ def undecided(tracker: Tracker, study: str, techniques: tuple[str, ...], precisi
         precision: largest width of an interval, as a fraction.
     """
     from pipeline.analysis.effects import estimate
-    from pipeline.analysis.stopping import undecided as wide
+    from pipeline.analysis.stopping import undecided_effects as wide
     from pipeline.tracking.study_data import StudyData
 
-    runs, _ = _children(tracker.frame())
+    runs, _ = finished_runs(tracker.frame())
     found = wide(estimate(StudyData(study, runs, techniques=techniques)), precision)
     return [f"{effect.term} on {effect.model}/{effect.dataset} ({effect.width:.1%} wide)" for effect in found]

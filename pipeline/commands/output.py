@@ -8,7 +8,7 @@ import sys
 from pipeline.execution import device, interrupt
 
 
-def _interrupted() -> int:
+def interrupted() -> int:
     print(f"ablate: interrupted; go on with: {interrupt.resume_command()}", file=sys.stderr)
     return 130
 
@@ -22,7 +22,7 @@ def experiment_of(study: str | None) -> str:
     """The experiment that a study's runs are in."""
     name = study or default_study()
     if name.endswith((".yaml", ".yml")):
-        from pipeline.design.study import load
+        from pipeline.design.study import load_study
 
-        name = load(name).name
+        name = load_study(name).name
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or name

@@ -18,7 +18,7 @@ from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.credentials import first_line
 from pipeline.tracking.mlflow_store import artifact_writer
-from pipeline.tracking.study_data import client_of, read
+from pipeline.tracking.study_data import client_of, read_study_data
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ReportRequest:
     """What to make of a study: the folder for it, and the options of `analysis.report.build`."""
 
     folder: Path
     options: dict[str, Any]
 
 
-def report(
+def run_report(
     study: str,
     tracking_uri: str | None,
     out: str | None,
@@ -48,14 +48,14 @@ def report(
     folder = Path(out) if out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
     options = {"memory_limit_mib": memory_limit, "margin": margin, "accuracy_margin_points": accuracy_margin}
     uri = resolve_uri(tracking_uri)
-    local = mlflow_sqlite.open_store(sqlite_file(uri), study)
-    with _writer(study, local, Wanted(folder, {**options, "paper": paper})) as ask:
+    local = mlflow_sqlite.open_reader(sqlite_file(uri), study)
+    with _writer(study, local, ReportRequest(folder, {**options, "paper": paper})) as ask:
         if local:
             put = artifact_writer()
             paths, lines, parent = ask(None)
         else:
             tracker = client_of(uri, study, STATE_DIR)
-            paths, lines, parent = ask(read(tracker, study, curves=True))
+            paths, lines, parent = ask(read_study_data(tracker, study, curves=True))
     if as_json:
         print((folder / "report.json").read_text())
     else:
@@ -80,7 +80,7 @@ Written = tuple[list[Path], list[str], str]  # the files, the summary, the paren
 
 @contextmanager
 def _writer(
-    study: str, store: mlflow_sqlite.Store | None, wanted: Wanted
+    study: str, store: mlflow_sqlite.SqliteReader | None, wanted: ReportRequest
 ) -> Iterator[Callable[[Read | None], Written]]:
     """A process that makes the report. It imports statistics and drawing, and reads a local store, while this one
     imports MLflow and connects, or reads a store that is elsewhere: each takes seconds, and neither needs the other.
@@ -112,7 +112,7 @@ def _writer(
         process.join()
 
 
-def _serve(connection: Connection, study: str, store: mlflow_sqlite.Store | None, wanted: Wanted) -> None:
+def _serve(connection: Connection, study: str, store: mlflow_sqlite.SqliteReader | None, wanted: ReportRequest) -> None:
     """Makes one report, or sends back what went wrong."""
     from matplotlib.backends import backend_svg  # noqa: F401
 
@@ -120,7 +120,7 @@ def _serve(connection: Connection, study: str, store: mlflow_sqlite.Store | None
     from pipeline.analysis.report import figures, render  # noqa: F401
 
     try:
-        found: Read = read(store, study, curves=True) if store else connection.recv()
+        found: Read = read_study_data(store, study, curves=True) if store else connection.recv()
         connection.send((*_write(found[0], wanted), found[1]))
     except EOFError:  # there was nothing to report
         return
@@ -131,11 +131,11 @@ def _serve(connection: Connection, study: str, store: mlflow_sqlite.Store | None
         connection.send(AblateError(f"report: {type(error).__name__}: {error}"))
 
 
-def _write(data: StudyData, wanted: Wanted) -> tuple[list[Path], list[str]]:
+def _write(data: StudyData, wanted: ReportRequest) -> tuple[list[Path], list[str]]:
     from pipeline.analysis.report.headlines import summary_lines
-    from pipeline.analysis.report.report import build
+    from pipeline.analysis.report.report import build_report
 
-    found = build(data, **wanted.options)
+    found = build_report(data, **wanted.options)
     try:
         wanted.folder.mkdir(parents=True, exist_ok=True)
         paths = found.write(wanted.folder)

@@ -13,9 +13,9 @@ def sync_journals(tracking_uri: str | None, as_json: bool) -> None:
     Raises:
         OutsideError: the store is still away.
     """
-    from pipeline.tracking.sync import sync
+    from pipeline.tracking.sync import deliver_journals
 
-    journals, entries, problems = sync(tracking_uri, STATE_DIR)
+    journals, entries, problems = deliver_journals(tracking_uri, STATE_DIR)
     if as_json:
         print(json.dumps({"journals": journals, "entries": entries, "problems": problems}))
         return

@@ -14,17 +14,17 @@ from pipeline.design import selection
 from pipeline.errors import OutsideError
 from pipeline.execution import interrupt
 from pipeline.execution.device import device_of
-from pipeline.tuning.setup import Setup, TuneFlags, prepare
+from pipeline.tuning.setup import Setup, TuneOptions, prepare_tuning
 from pipeline.tuning.study_file import overrides
 
 if TYPE_CHECKING:
-    from pipeline.tuning.session import Result, Tuning
+    from pipeline.tuning.session import CallStatus, Tuning
 
 
 def run_tune(options: dict[str, Any], *, as_json: bool, dry_run: bool) -> int:
     """`ablate tune`; returns the exit code."""
-    flags = TuneFlags(**options)
-    setup = prepare(flags)
+    flags = TuneOptions(**options)
+    setup = prepare_tuning(flags)
     out = sys.stderr if as_json else sys.stdout
     print(setup.headline, file=out, flush=True)
     if dry_run:
@@ -43,7 +43,7 @@ def run_tune(options: dict[str, Any], *, as_json: bool, dry_run: bool) -> int:
     return code
 
 
-def _tune(flags: TuneFlags, setup: Setup, out: TextIO) -> tuple[Tuning, Result]:
+def _tune(flags: TuneOptions, setup: Setup, out: TextIO) -> tuple[Tuning, CallStatus]:
     live = out.isatty() and os.environ.get("TERM") != "dumb"
     display = LiveDisplay() if live else PlainDisplay(out)
     try:
@@ -55,11 +55,11 @@ def _tune(flags: TuneFlags, setup: Setup, out: TextIO) -> tuple[Tuning, Result]:
         display.close()
 
 
-def _show(held: Tuning, result: Result) -> None:
-    from pipeline.tuning.text import show
+def _show(held: Tuning, result: CallStatus) -> None:
+    from pipeline.tuning.text import show_tuning
 
     assert result.outcome is not None and result.document is not None
-    show(result.outcome)
+    show_tuning(result.outcome)
     for problem in held.tracker.problems[:5]:
         print(f"not stored: {problem}")
     if result.document["study_file"]:
@@ -68,7 +68,7 @@ def _show(held: Tuning, result: Result) -> None:
     print(f"look at the trials: ablate ui --optuna{storage}")
 
 
-def _exit_code(held: Tuning, result: Result) -> int:
+def _exit_code(held: Tuning, result: CallStatus) -> int:
     if result.broken is not None:
         go_on = interrupt.resume_command()
         raise OutsideError(f"{result.broken}; what was journaled is kept, go on with: {go_on}")
@@ -105,14 +105,16 @@ def _space_document(setup: Setup) -> dict[str, Any]:
     }
 
 
-def freeze(flags: selection.Flags, how: Mapping[str, Any], *, dry_run: bool, out: TextIO) -> selection.Flags:
+def freeze(
+    flags: selection.GridOptions, how: Mapping[str, Any], *, dry_run: bool, out: TextIO
+) -> selection.GridOptions:
     """Tunes each (model, data set) of a grid once, for throughput, and puts the recipes into the grid's flags.
 
     What is tuned already, for the same recipe, space and device, is not tuned again.
 
     Args:
         flags: of the grid.
-        how: fields of `TuneFlags`: the trials of each search, their length, Optuna's storage.
+        how: fields of `TuneOptions`: the trials of each search, their length, Optuna's storage.
         dry_run: use what there is and tune nothing.
         out: where to say what happens.
 
@@ -120,11 +122,11 @@ def freeze(flags: selection.Flags, how: Mapping[str, Any], *, dry_run: bool, out
         InputError, OutsideError: as a tuning and a grid do.
         KeyboardInterrupt: interrupted.
     """
-    chosen = selection.choose(flags, device_of(flags)).plan.study
+    chosen = selection.select_plan(flags, device_of(flags)).plan.study
     frozen = []
     for model in chosen.models:
         for dataset in chosen.datasets:
-            wanted = TuneFlags(
+            wanted = TuneOptions(
                 model=model,
                 dataset=dataset,
                 study=flags.study,
@@ -141,12 +143,12 @@ def freeze(flags: selection.Flags, how: Mapping[str, Any], *, dry_run: bool, out
     return replace(flags, overrides=tuple(frozen))
 
 
-def _tuned(flags: TuneFlags, *, dry_run: bool, out: TextIO) -> dict[str, Any] | None:
+def _tuned(flags: TuneOptions, *, dry_run: bool, out: TextIO) -> dict[str, Any] | None:
     """The recommended recipe fields of one (model, data set)."""
     from pipeline.tuning.session import IDENTITY, RESULT
     from pipeline.tuning.storage import existing
 
-    setup = prepare(flags)
+    setup = prepare_tuning(flags)
     study = existing(setup.storage, setup.name)
     known = study.user_attrs.get(RESULT) if study and study.user_attrs.get(IDENTITY) == setup.identity else None
     if known is None and dry_run:

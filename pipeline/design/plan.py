@@ -138,7 +138,9 @@ def apply(recipe: Recipe, setting: Setting, device: Device) -> Recipe:
     return recipe
 
 
-def build(study: Study, device: Device, extra: Mapping[str, Any] | None = None, blocks: range | None = None) -> Plan:
+def build_plan(
+    study: Study, device: Device, extra: Mapping[str, Any] | None = None, blocks: range | None = None
+) -> Plan:
     """Makes the plan of a study.
 
     Args:
@@ -174,7 +176,7 @@ def _cells(study: Study, device: Device, settings: list[Setting], extra: Mapping
     variants = [dict(zip(study.variants, values, strict=True)) for values in crossed]
     for model, dataset, variant in itertools.product(study.models, study.datasets, variants):
         baseline = _with_weights(study.recipe_for(model, dataset, {**variant, **(extra or {})}))
-        check_recipe(model, baseline)
+        check_model_recipe(model, baseline)
         for setting in settings:
             recipe = apply(baseline, setting, device)
             requirements.check_recipe(recipe, device)
@@ -211,7 +213,7 @@ def _check_unique(study: Study, cells: list[RunSpec]) -> None:
         seen[key] = cell
 
 
-def check_recipe(model: str, recipe: Recipe) -> None:
+def check_model_recipe(model: str, recipe: Recipe) -> None:
     """Checks fields against each other and against the model's row.
 
     Raises:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.design import catalog, study, techniques
-from pipeline.design.plan import Plan, build
+from pipeline.design.plan import Plan, build_plan
 from pipeline.design.spec import RERUNS_FROM, Device
 from pipeline.design.study import Study
 from pipeline.errors import InputError, not_allowed
 
 
 @dataclass(frozen=True)
-class Flags:
+class GridOptions:
     """What the command line said, after environment variables; None or empty where it said nothing."""
 
     study: str | None = None
@@ -44,14 +44,14 @@ class Flags:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedPlan:
     """The study to run, where, and the sentence that says why."""
 
     plan: Plan
     headline: str
 
 
-def choose(flags: Flags, device: Device, single: bool = False) -> Choice:
+def select_plan(flags: GridOptions, device: Device, single: bool = False) -> SelectedPlan:
     """Builds the plan that the flags ask for.
 
     Args:
@@ -63,14 +63,14 @@ def choose(flags: Flags, device: Device, single: bool = False) -> Choice:
         InputError: anything that is not allowed, before anything runs.
     """
     name = flags.study or ("paper" if device == "cuda" else "quickstart")
-    chosen = _with_flags(study.load(name), flags, device)
-    study.check(chosen, "command line")
-    plan = _parallel(build(chosen, device, study_settings(flags)), flags)
+    chosen = _with_flags(study.load_study(name), flags, device)
+    study.check_study(chosen, "command line")
+    plan = in_processes(build_plan(chosen, device, study_settings(flags)), flags)
     if single:
         plan = _only(plan, chosen)
     why = "" if flags.study else _why(name, device)
     runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
-    return Choice(plan, f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}")
+    return SelectedPlan(plan, f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}")
 
 
 def _why(name: str, device: Device) -> str:
@@ -79,7 +79,7 @@ def _why(name: str, device: Device) -> str:
     return f" ({reason}; --study {other} forces the other)"
 
 
-def _with_flags(base: Study, flags: Flags, device: Device) -> Study:
+def _with_flags(base: Study, flags: GridOptions, device: Device) -> Study:
     changes: dict[str, Any] = {}
     if flags.models not in (None, "all"):
         names = _names(flags.models, "--models")
@@ -113,7 +113,7 @@ def _names(text: str | None, flag: str) -> list[str]:
     return names
 
 
-def _technique_levels(base: Study, flags: Flags) -> dict[str, tuple[str, ...]]:
+def _technique_levels(base: Study, flags: GridOptions) -> dict[str, tuple[str, ...]]:
     if flags.techniques in ("none", "baseline"):
         levels: dict[str, tuple[str, ...]] = {}
     elif flags.techniques in (None, "all"):
@@ -140,12 +140,12 @@ def _only(plan: Plan, chosen: Study) -> Plan:
     return Plan(plan.study, plan.device, tuple(runs))
 
 
-def study_settings(flags: Flags) -> dict[str, Any]:
+def study_settings(flags: GridOptions) -> dict[str, Any]:
     """The recipe fields of `--set`."""
     return study.parse_settings(flags.settings)
 
 
-def _parallel(plan: Plan, flags: Flags) -> Plan:
+def in_processes(plan: Plan, flags: GridOptions) -> Plan:
     """The plan with every run in `--nproc` processes.
 
     Raises:
@@ -163,7 +163,7 @@ def _parallel(plan: Plan, flags: Flags) -> Plan:
     return replace(plan, runs=tuple(spread))
 
 
-def _with_reruns(plan: Plan, tainted: set[str]) -> Plan:
+def with_reruns(plan: Plan, tainted: set[str]) -> Plan:
     """Replaces tainted cells by a further measurement of the same cell, which has a digest of its own."""
     runs = []
     for run in plan.runs:

@@ -186,7 +186,7 @@ def study_folders() -> list[Path]:
     return [Path("experiments"), Path("experiments", "tuned"), source, installed]
 
 
-def load(name_or_file: str) -> Study:
+def load_study(name_or_file: str) -> Study:
     """Finds and reads a study by name (`quickstart`) or file (`my/study.yaml`).
 
     Raises:
@@ -195,7 +195,7 @@ def load(name_or_file: str) -> Study:
     path = _find(name_or_file)
     content = _extended(read_yaml(path), path, depth=0)
     study = validated(Study, {"name": path.stem, **content}, f"study file {path}")
-    check(study, f"study file {path}")
+    check_study(study, f"study file {path}")
     return study
 
 
@@ -231,7 +231,7 @@ def _find(name_or_file: str) -> Path:
     raise not_allowed("--study", name_or_file, suggest(name_or_file, list(dict.fromkeys(known))) + ", or a .yaml file")
 
 
-def check(study: Study, where: str) -> None:
+def check_study(study: Study, where: str) -> None:
     """Checks names, levels and recipes of a study before anything runs.
 
     Raises:

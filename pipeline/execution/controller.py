@@ -20,17 +20,17 @@ from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
 from pipeline.errors import AblateError
 from pipeline.execution import summary
-from pipeline.execution.interference import Gate
-from pipeline.execution.launcher import Launcher, Placer, Preparing
-from pipeline.execution.listener import Listener, Tally
+from pipeline.execution.interference import InterferenceCheck
+from pipeline.execution.launcher import ChoosesNext, Launcher, PreparesNext
+from pipeline.execution.listener import GridOutcome, Listener
 from pipeline.tracking.attempts import Attempt
-from pipeline.tracking.recorder import Book, Opened
+from pipeline.tracking.recorder import OpenRun, Recorder
 
 DELIVERY_PATIENCE = 20.0
 LOST_TRIES = 5  # of a cell whose machine is lost, in one call
 
 
-class Grid:
+class Controller:
     """One grid call.
 
     Args:
@@ -47,12 +47,12 @@ class Grid:
         self,
         plan: Plan,
         launcher: Launcher,
-        book: Book,
+        book: Recorder,
         listener: Listener,
         *,
         retries: int,
         state_dir: Path,
-        gate: Gate | None = None,
+        gate: InterferenceCheck | None = None,
     ) -> None:
         self.plan = plan
         self.launcher = launcher
@@ -65,7 +65,7 @@ class Grid:
         self._threads = 0
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
-        self._placer = cast(Placer, launcher) if hasattr(launcher, "choose") else None
+        self._placer = cast(ChoosesNext, launcher) if hasattr(launcher, "choose") else None
         self._lost: dict[str, int] = {}
         self._queue: deque[PlannedRun] = deque()
         self._elsewhere: list[PlannedRun] = []
@@ -124,7 +124,7 @@ class Grid:
         temporary.replace(path)
         self.book.parent_artifact(path, "plan")
 
-    def run(self) -> Tally:
+    def run(self) -> GridOutcome:
         """Runs what is queued; returns when nothing is left, here or with another controller."""
         self._threads = self.launcher.jobs
         threads = [threading.Thread(target=self._work, name=f"run-{n}", daemon=True) for n in range(self._threads)]
@@ -147,7 +147,7 @@ class Grid:
 
     def _work(self) -> None:
         try:
-            opened: Opened | None = None
+            opened: OpenRun | None = None
             while opened is not None or not self._stop.is_set():
                 if opened is None:
                     run = self._next()
@@ -176,7 +176,7 @@ class Grid:
             self._threads -= surplus
             return surplus
 
-    def _claimed(self, run: PlannedRun) -> Opened | None:
+    def _claimed(self, run: PlannedRun) -> OpenRun | None:
         """Claims a cell; None, and it is kept in mind, when another controller has it."""
         opened = self.book.claim(self._looked_at(run), self.plan, self.launcher.work_dir(run.spec))
         if opened is None:
@@ -188,12 +188,12 @@ class Grid:
             (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
         return opened
 
-    def _claimed_ahead(self, run: PlannedRun) -> Opened | None:
+    def _claimed_ahead(self, run: PlannedRun) -> OpenRun | None:
         """Claims the next cell while `run`, which has been trained, is tested.
 
         Not across blocks, before each of which the machine is watched while nothing runs.
         """
-        if not isinstance(self.launcher, Preparing) or self._placer is not None or self._stop.is_set():
+        if not isinstance(self.launcher, PreparesNext) or self._placer is not None or self._stop.is_set():
             return None
         with self._lock:
             if not self._queue or self._queue[0].block != run.block:
@@ -201,9 +201,9 @@ class Grid:
             following = self._queue.popleft()
         return self._claimed(following)
 
-    def _prepare(self, following: Opened, run: PlannedRun) -> None:
+    def _prepare(self, following: OpenRun, run: PlannedRun) -> None:
         """Has the next cell's worker set up while `run`, of which all is measured, still ends."""
-        if isinstance(self.launcher, Preparing):
+        if isinstance(self.launcher, PreparesNext):
             with suppress(OSError):  # no room for another process: it is started when its turn comes
                 self.launcher.prepare(following.run.spec, run.spec)
 
@@ -280,10 +280,10 @@ class Grid:
                 else:
                     self._sort(run, tries)
 
-    def _follow(self, opened: Opened) -> Opened | None:
+    def _follow(self, opened: OpenRun) -> OpenRun | None:
         """Takes a claimed cell to its end; returns the cell that was prepared meanwhile, if one was."""
         run = opened.run
-        following: Opened | None = None
+        following: OpenRun | None = None
         with self._lock:
             self._running += 1
         self.listener.started(run)
@@ -324,8 +324,8 @@ class Grid:
         self._queue.appendleft(run)
         return True
 
-    def _tally(self) -> Tally:
-        tally = Tally(
+    def _tally(self) -> GridOutcome:
+        tally = GridOutcome(
             cells=len(self.plan.runs), interrupted=self._stop.is_set() and self.broken is None, broken=self.broken
         )
         for run in self.plan.runs:
@@ -333,14 +333,14 @@ class Grid:
             tally.outcomes[outcome] = tally.outcomes.get(outcome, 0) + 1
         return tally
 
-    def close(self, tally: Tally, results_of: Callable[[], list[summary.CellResult]], seconds: float) -> None:
+    def close(self, tally: GridOutcome, results_of: Callable[[], list[summary.CellResult]], seconds: float) -> None:
         """Puts tables and aggregates on the parent run, closes it, and delivers everything."""
         found = summary.tables(results_of())
         values = {f"cells/{outcome}": float(count) for outcome, count in tally.outcomes.items()}
         values |= {"cells/total": float(tally.cells), "grid/wall_seconds": seconds, **summary.aggregates(found)}
         outcome: Outcome = "interrupted" if tally.interrupted else "finished" if tally.complete else "failed"
         try:
-            self.book.parent_values(values, {"mlflow.note.content": summary.markdown(found)})
+            self.book.parent_values(values, {"mlflow.note.content": summary.summary_markdown(found)})
             self.book.close_parent(outcome)
         except OSError as error:  # the disk is full, or gone
             tally.broken = tally.broken or f"journal: {error.strerror or error}"

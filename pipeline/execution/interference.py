@@ -22,7 +22,7 @@ HOT_CELSIUS = 88
 THROTTLES = {0x8: "hardware slow-down", 0x20: "thermal, software", 0x40: "thermal, hardware", 0x80: "power brake"}
 
 
-def cpu_reasons(seconds: float = WATCH_SECONDS) -> list[str]:
+def cpu_interference(seconds: float = WATCH_SECONDS) -> list[str]:
     """CPU time that others use while this program is idle, watched for a moment.
 
     Returns:
@@ -55,7 +55,7 @@ def _own_seconds() -> float:
     return total
 
 
-def gpu_reasons(uuids: list[str] | None = None, strangers: Collection[int] = ()) -> list[str]:
+def gpu_interference(uuids: list[str] | None = None, strangers: Collection[int] = ()) -> list[str]:
     """Co-tenants, throttling and heat of the GPUs that are used.
 
     In a container NVML may tell the host's numbers of processes, by which this program's own workers cannot be
@@ -95,7 +95,7 @@ def _family() -> set[int]:
         return {os.getpid()}
 
 
-class Gate:
+class InterferenceCheck:
     """Looks before each block and each run.
 
     Args:
@@ -115,9 +115,9 @@ class Gate:
             alone: no other run of this program is going on (CPU use could not be told apart).
         """
         if block not in self._blocks:
-            self._blocks[block] = cpu_reasons() if alone else []
+            self._blocks[block] = cpu_interference() if alone else []
         if self._device != "cuda":
             return self._blocks[block]
         if self._strangers is None:
             self._strangers = strangers()
-        return [*self._blocks[block], *gpu_reasons(strangers=self._strangers)]
+        return [*self._blocks[block], *gpu_interference(strangers=self._strangers)]

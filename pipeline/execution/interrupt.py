@@ -45,7 +45,7 @@ class Killable(Protocol):
         ...
 
 
-class Controller(Protocol):
+class Stoppable(Protocol):
     """What can be asked to stop."""
 
     def stop(self) -> None:
@@ -54,9 +54,7 @@ class Controller(Protocol):
 
 
 @contextmanager
-def interruptible(
-    launcher: Killable, listener: Listener, controller: Callable[[], Controller | None]
-) -> Iterator[None]:
+def interruptible(launcher: Killable, listener: Listener, controller: Callable[[], Stoppable | None]) -> Iterator[None]:
     """First SIGINT or SIGTERM: running cells are cancelled and all rows closed. Second one: leave at once.
 
     Args:

@@ -33,7 +33,7 @@ class Launcher(Protocol):
         ...
 
 
-class Placer(Protocol):
+class ChoosesNext(Protocol):
     """What a launcher offers besides when it is not free in its choice: a cluster's, which keeps blocks together."""
 
     def choose(self, runs: Sequence[PlannedRun]) -> int | None:
@@ -46,7 +46,7 @@ class Placer(Protocol):
 
 
 @runtime_checkable
-class Preparing(Protocol):
+class PreparesNext(Protocol):
     """What a launcher offers besides when it can start the next run's worker before the present run's has ended."""
 
     def prepare(self, spec: RunSpec, after: RunSpec) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
-from pipeline.design.selection import Flags
+from pipeline.design.selection import GridOptions
 from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
 
 
-def make_launcher(flags: Flags, device: Device, state_dir: Path, scope: str, note: Callable[[str], None]) -> Any:
+def make_launcher(flags: GridOptions, device: Device, state_dir: Path, scope: str, note: Callable[[str], None]) -> Any:
     """The launcher that the flags ask for; every command that runs cells gets its launcher here.
 
     Args:

@@ -38,7 +38,7 @@ class Listener(Protocol):
 
 
 @dataclass
-class Tally:
+class GridOutcome:
     """How a grid call ended."""
 
     cells: int = 0

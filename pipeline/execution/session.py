@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.design import requirements
-from pipeline.design.plan import Plan, build
-from pipeline.design.selection import Choice, Flags, _parallel, _with_reruns, study_settings
+from pipeline.design.plan import Plan, build_plan
+from pipeline.design.selection import GridOptions, SelectedPlan, in_processes, study_settings, with_reruns
 from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import OutsideError
-from pipeline.execution.controller import Grid
-from pipeline.execution.interference import Gate
+from pipeline.execution.controller import Controller
+from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.interrupt import Background, interruptible
 from pipeline.execution.launcher_factory import make_launcher
-from pipeline.execution.listener import Listener, Tally
+from pipeline.execution.listener import GridOutcome, Listener
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.uri import resolve_uri
 
 if TYPE_CHECKING:
-    from pipeline.tracking.mlflow_store import Tracker
+    from pipeline.tracking.mlflow_store import MlflowStore
 
-# (store, study, its techniques, largest width of an interval) -> what is wider, in words, widest first
-Undecided = Callable[["Tracker", str, tuple[str, ...], float], list[str]]
+
+class FindsUndecided(Protocol):
+    """Says in words which effects are not known well enough yet, widest interval first."""
+
+    def __call__(self, store: MlflowStore, study: str, techniques: tuple[str, ...], width: float, /) -> list[str]:
+        """`width` is the largest allowed width of an interval, as a fraction."""
+        ...
 
 
 class Session:
@@ -42,14 +46,14 @@ class Session:
 
     def __init__(
         self,
-        flags: Flags,
-        choice: Choice,
+        flags: GridOptions,
+        choice: SelectedPlan,
         listener: Listener,
         state_dir: Path = STATE_DIR,
         *,
-        undecided: Undecided | None = None,
+        undecided: FindsUndecided | None = None,
     ) -> None:
-        from pipeline.tracking.mlflow_store import Tracker
+        from pipeline.tracking.mlflow_store import MlflowStore
 
         self.plan = choice.plan
         self.flags = flags
@@ -61,20 +65,20 @@ class Session:
         except OSError as error:
             raise OutsideError(f"{state_dir}: cannot be made ({error.strerror})") from None
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.plan.study.name
-        self.tracker = Tracker(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
+        self.tracker = MlflowStore(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
         scope = content_digest([without_credentials(self.tracker.uri), experiment])
         self.launcher = make_launcher(flags, self.plan.device, state_dir, scope, listener.note)
-        self.grid: Grid | None = None
+        self.grid: Controller | None = None
         self.began = time.time()
 
-    def run(self, alone: bool = False) -> Tally:
+    def run(self, alone: bool = False) -> GridOutcome:
         """Preflight, resume, run, close.
 
         Raises:
             InputError, OutsideError: before any run.
             KeyboardInterrupt: interrupted before the first run.
         """
-        from pipeline.tracking.recorder import Book
+        from pipeline.tracking.recorder import Recorder
 
         with interruptible(self.launcher, self.listener, lambda: self.grid):
             self.launcher.warm()
@@ -82,17 +86,19 @@ class Session:
             self.launcher.preflight(_distinct(self.plan), self.listener.preparing)
             imported.result()
             self.tracker.connect()  # only now: bad input leaves no store behind
-            book = Book(self.tracker, self._state_dir)
+            book = Recorder(self.tracker, self._state_dir)
             if self.flags.rerun_tainted:
-                self.plan = _with_reruns(self.plan, self.tracker.tainted())
-            self.grid = Grid(
+                self.plan = with_reruns(self.plan, self.tracker.tainted())
+            self.grid = Controller(
                 self.plan,
                 self.launcher,
                 book,
                 self.listener,
                 retries=self.flags.retries,
                 state_dir=self._state_dir,
-                gate=Gate(self.plan.device) if self.flags.launcher == "local" else None,  # a node looks for itself
+                gate=InterferenceCheck(self.plan.device)
+                if self.flags.launcher == "local"
+                else None,  # a node looks for itself
             )
             book.start()
             name = f"{self.plan.study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
@@ -102,7 +108,7 @@ class Session:
             self.grid.close(tally, self.grid.results, time.time() - self.began)
             return tally
 
-    def _until_decided(self, grid: Grid, tally: Tally) -> Tally:
+    def _until_decided(self, grid: Controller, tally: GridOutcome) -> GridOutcome:
         """Adds blocks until every main effect on the training time is known to `--precision`."""
         study = self.plan.study
         blocks = study.seeds
@@ -117,8 +123,8 @@ class Session:
                 self.listener.note(f"not decided after {blocks} blocks (--max-blocks): {'; '.join(left[:3])}")
                 break
             self.listener.note(f"block {blocks}: {len(left)} effects undecided, widest: {left[0]}")
-            more = build(study, self.plan.device, study_settings(self.flags), range(blocks, blocks + 1))
-            grid.extend(_parallel(more, self.flags))
+            more = build_plan(study, self.plan.device, study_settings(self.flags), range(blocks, blocks + 1))
+            grid.extend(in_processes(more, self.flags))
             blocks += 1
             tally = grid.run()
         self.plan = grid.plan

@@ -30,7 +30,7 @@ class CellResult:
 
 
 @dataclass(frozen=True)
-class Row:
+class CellRow:
     """A line of the table: one setting of one (model, data set), averaged over its finished blocks.
 
     Times, rates and memory are geometric means, scores arithmetic ones; ratios are to the baseline's.
@@ -48,7 +48,7 @@ class Row:
     rate_ratio: float | None = None
 
 
-def tables(results: Iterable[CellResult]) -> dict[tuple[str, str], list[Row]]:
+def tables(results: Iterable[CellResult]) -> dict[tuple[str, str], list[CellRow]]:
     """Groups results by (model, data set), settings ordered by their number of techniques."""
     grouped: dict[tuple[str, str], dict[str, list[CellResult]]] = {}
     for result in results:
@@ -56,22 +56,22 @@ def tables(results: Iterable[CellResult]) -> dict[tuple[str, str], list[Row]]:
     return {place: _with_ratios(settings) for place, settings in sorted(grouped.items())}
 
 
-def _with_ratios(settings: Mapping[str, list[CellResult]]) -> list[Row]:
+def _with_ratios(settings: Mapping[str, list[CellResult]]) -> list[CellRow]:
     rows = {label: _row(label, found) for label, found in settings.items()}
     base = rows.get("baseline")
     complete = []
     for label in sorted(rows, key=lambda name: (name != "baseline", name.count("+"), name)):
         row = rows[label]
         ratios = (_ratio(row.seconds, base.seconds), _ratio(row.rate, base.rate)) if base else (None, None)
-        complete.append(Row(**{**vars(row), "time_ratio": ratios[0], "rate_ratio": ratios[1]}))
+        complete.append(CellRow(**{**vars(row), "time_ratio": ratios[0], "rate_ratio": ratios[1]}))
     return complete
 
 
-def _row(label: str, found: Sequence[CellResult]) -> Row:
+def _row(label: str, found: Sequence[CellResult]) -> CellRow:
     done = [result.values for result in found if result.outcome == "finished"]
     others = sorted({result.outcome for result in found if result.outcome != "finished"})
     memory = GPU_MEMORY if any(GPU_MEMORY in values for values in done) else HOST_MEMORY
-    return Row(
+    return CellRow(
         label=label,
         runs=len(done),
         outcome=", ".join(others),
@@ -104,7 +104,7 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 HEADINGS = ("techniques", "runs", "train s", "images/s", "memory MiB", "accuracy", "F1", "time ×", "rate ×")
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: CellRow) -> tuple[str, ...]:
     """A row as text, in the order of `HEADINGS`; what is unknown is a dash."""
 
     def shown(value: float | None, form: str) -> str:
@@ -123,7 +123,7 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def markdown(found: Mapping[tuple[str, str], Sequence[Row]]) -> str:
+def summary_markdown(found: Mapping[tuple[str, str], Sequence[CellRow]]) -> str:
     """All tables as Markdown, for the parent run's description."""
     parts = []
     for (model, dataset), rows in found.items():
@@ -138,10 +138,10 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def aggregates(found: Mapping[tuple[str, str], Sequence[Row]]) -> dict[str, float]:
+def aggregates(found: Mapping[tuple[str, str], Sequence[CellRow]]) -> dict[str, float]:
     """Parent-run metrics: per setting, geometric means over all (model, data set) of the ratios to baseline."""
     values: dict[str, float] = {}
-    by_label: dict[str, list[Row]] = {}
+    by_label: dict[str, list[CellRow]] = {}
     for rows in found.values():
         for row in rows:
             by_label.setdefault(row.label, []).append(row)

@@ -145,7 +145,7 @@ class History:
         """Reads what was appended since the last look."""
         for path in sorted(self._folder.glob("*.journal")):
             index = self._journals.setdefault(path, _Index())
-            for entry, end in journal.read(path, index.offset):
+            for entry, end in journal.read_entries(path, index.offset):
                 index.offset = end
                 if entry.get("kind") == "journal":
                     index.ours = (entry.get("uri"), entry.get("experiment")) == self._head

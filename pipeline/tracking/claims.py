@@ -35,7 +35,7 @@ class LocalClaims:
             os.close(file)
 
 
-def settle(
+def settle_claim(
     mine: str,
     others: Callable[[], list[tuple[str, str]]],
     hold: Callable[[], None],

@@ -17,14 +17,14 @@ from typing import Protocol
 
 from pipeline.tracking import journal
 from pipeline.tracking.credentials import scrubbed
-from pipeline.tracking.entries import Entry, _note, _orphans
+from pipeline.tracking.entries import Entry, note_row, orphan_entries
 
 BATCH = 500
 HEARTBEAT_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
 
 
-class Store(Protocol):
+class EntrySink(Protocol):
     """What delivery needs of a tracker."""
 
     def apply(self, entries: list[Entry]) -> None:
@@ -63,7 +63,7 @@ class Delivery:
         heartbeat: called about every ten seconds while the store answers.
     """
 
-    def __init__(self, path: Path, store: Store, heartbeat: Callable[[], None] | None = None) -> None:
+    def __init__(self, path: Path, store: EntrySink, heartbeat: Callable[[], None] | None = None) -> None:
         self._path = path
         self._store = store
         self._heartbeat = heartbeat
@@ -136,7 +136,7 @@ class Delivery:
         entries: list[Entry] = []
         end = self._offset
         target = self._target
-        for entry, offset in journal.read(self._path, self._offset):
+        for entry, offset in journal.read_entries(self._path, self._offset):
             if offset > target:
                 break  # still being written: a group that the disk refuses half-way is taken back
             entries.append(entry)
@@ -162,7 +162,7 @@ class Delivery:
                 self._heartbeat()
 
 
-def replay(path: Path, store: Store) -> int:
+def replay(path: Path, store: EntrySink) -> int:
     """Applies everything of a dead controller's journal that is not delivered yet (`ablate sync`).
 
     Rows that it had left open are closed as interrupted, where nobody has done so yet.
@@ -180,8 +180,8 @@ def replay(path: Path, store: Store) -> int:
         start = delivered_offset(path)
         rows: dict[str, bool] = {}
         entries: list[Entry] = []
-        for entry, end in journal.read(path):
-            _note(entry, rows)
+        for entry, end in journal.read_entries(path):
+            note_row(entry, rows)
             if end <= start:
                 continue
             entries.append(entry)
@@ -190,6 +190,6 @@ def replay(path: Path, store: Store) -> int:
                 save_offset(path, end)
                 count += len(entries)
                 entries = []
-        store.apply([*entries, *_orphans(rows)])
+        store.apply([*entries, *orphan_entries(rows)])
         save_offset(path, journal.valid_end(path))
         return count + len(entries)

@@ -25,16 +25,16 @@ def now_ms(seconds: float | None = None) -> int:
     return int((time.time() if seconds is None else seconds) * 1000)
 
 
-def _close(key: str, outcome: str, tags: dict[str, str], seconds: float | None = None) -> Entry:
+def close_entry(key: str, outcome: str, tags: dict[str, str], seconds: float | None = None) -> Entry:
     status = STATUS[outcome]
     return {"kind": "close", "key": key, "time": now_ms(seconds), "status": status, "outcome": outcome, "tags": tags}
 
 
-def _interrupted(key: str, why: str) -> Entry:
-    return _close(key, "interrupted", {OUTCOME_TAG: "interrupted", "ablate.error": why})
+def interrupted_entry(key: str, why: str) -> Entry:
+    return close_entry(key, "interrupted", {OUTCOME_TAG: "interrupted", "ablate.error": why})
 
 
-def _open(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str, claim: str = "pending") -> Entry:
+def open_entry(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str, claim: str = "pending") -> Entry:
     spec = run.spec
     on = {tag.partition("=")[0]: tag.partition("=")[2] for tag in spec.techniques}
     params: dict[str, Any] = {
@@ -83,7 +83,7 @@ def well_formed(entry: Entry) -> bool:
     return isinstance(entry.get("step", 0), int) and all(isinstance(number, int | float) for number in numbers)
 
 
-def _note(entry: Entry, rows: dict[str, bool]) -> None:
+def note_row(entry: Entry, rows: dict[str, bool]) -> None:
     """Keeps track of a journal's open rows, as key -> whether it is a parent."""
     key = str(entry.get("key", ""))
     if entry.get("kind") == "open":
@@ -92,7 +92,7 @@ def _note(entry: Entry, rows: dict[str, bool]) -> None:
         rows.pop(key, None)
 
 
-def _orphans(rows: dict[str, bool]) -> list[Entry]:
+def orphan_entries(rows: dict[str, bool]) -> list[Entry]:
     tags = {"ablate.outcome": "interrupted", "ablate.error": "its controller died"}
     close = {"kind": "close", "time": int(time.time() * 1000), "status": "KILLED", "tags": tags, "orphan": True}
     return [{**close, "key": key} for key in sorted(rows, key=lambda key: rows[key])]

@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline.tracking.entries import Entry
 
-MAGIC = b"ablate-journal-1\n"
+JOURNAL_MAGIC = b"ablate-journal-1\n"
 MAX_FRAME = 16 * 2**20
 _HEADER = struct.Struct("<II")
 
@@ -56,8 +56,8 @@ class Journal:
             shutil.copyfile(self.path, self.path.with_name(f"{self.path.name}.damaged"))
         os.ftruncate(self._file, end)
         if end == 0:
-            _write_all(self._file, MAGIC, 0)
-            end = len(MAGIC)
+            _write_all(self._file, JOURNAL_MAGIC, 0)
+            end = len(JOURNAL_MAGIC)
         os.fsync(self._file)
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
@@ -117,7 +117,7 @@ def _frame(entry: Entry) -> bytes:
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def read(path: Path, start: int = 0) -> Iterator[tuple[Entry, int]]:
+def read_entries(path: Path, start: int = 0) -> Iterator[tuple[Entry, int]]:
     """Reads intact entries from `start` on, each with the offset behind it; stops at the first damage.
 
     A missing or foreign file has no entries.
@@ -127,9 +127,9 @@ def read(path: Path, start: int = 0) -> Iterator[tuple[Entry, int]]:
     except OSError:
         return
     with stream:
-        if stream.read(len(MAGIC)) != MAGIC:
+        if stream.read(len(JOURNAL_MAGIC)) != JOURNAL_MAGIC:
             return
-        offset = max(start, len(MAGIC))
+        offset = max(start, len(JOURNAL_MAGIC))
         stream.seek(offset)
         while True:
             entry, size = _read_frame(stream)
@@ -160,11 +160,11 @@ def valid_end(path: Path) -> int:
     """Offset behind the last intact entry; 0 for a missing or foreign file."""
     try:
         with path.open("rb") as stream:
-            intact = stream.read(len(MAGIC)) == MAGIC
+            intact = stream.read(len(JOURNAL_MAGIC)) == JOURNAL_MAGIC
     except OSError:
         return 0
-    end = len(MAGIC) if intact else 0
-    for _, offset in read(path):
+    end = len(JOURNAL_MAGIC) if intact else 0
+    for _, offset in read_entries(path):
         end = offset
     return end
 

@@ -60,7 +60,7 @@ def _alive_here(name: str) -> bool | None:
     return _start_ticks(int(pid)) == start if host == _me()[0] and pid.isdigit() else None
 
 
-def alive(name: str, heartbeat: float | None) -> bool:
+def is_alive(name: str, heartbeat: float | None) -> bool:
     """Whether a controller seems to live: exactly on this host, by its last heartbeat (seconds since the epoch)
     elsewhere. Good enough to be shown; decisions are `Liveness`'s.
     """

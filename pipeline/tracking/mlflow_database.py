@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def _make_tables(database: Path, uri: str, made: Path | None) -> None:
+def make_tables(database: Path, uri: str, made: Path | None) -> None:
     """Has MLflow make its tables in a file beside the database (or copies them, if they are made), then renames it: a
     process that is killed in the two seconds of MLflow's migrations would leave a file that no later call can open.
     """
@@ -21,12 +21,12 @@ def _make_tables(database: Path, uri: str, made: Path | None) -> None:
     if made is not None and filled(made):
         shutil.copyfile(made, temporary)
     else:
-        _migrate(temporary, uri)
+        migrate(temporary, uri)
     with contextlib.suppress(FileNotFoundError):
         temporary.replace(database)
 
 
-def _migrate(database: Path, uri: str) -> None:
+def migrate(database: Path, uri: str) -> None:
     """Has MLflow make its tables in a file that is not there yet."""
     from mlflow import MlflowClient
 

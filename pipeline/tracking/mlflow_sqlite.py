@@ -2,7 +2,7 @@
 
 MLflow takes 4 s to import and as long again to build its objects for some hundred runs, which is most of the time of a
 report. The columns read here are those of MLflow's documented data model; a store that lacks one, or that
-cannot be read for any other reason, is left to MLflow's client (`open_store` gives None), which also tells the reason.
+cannot be read for any other reason, is left to MLflow's client (`open_reader` gives None), which also tells the reason.
 A test compares what both give.
 """
 
@@ -23,14 +23,14 @@ _OF_RUNS = "FROM {table} JOIN runs USING (run_uuid) WHERE runs.experiment_id = ?
 
 
 @dataclass(frozen=True)
-class Store:
+class SqliteReader:
     """An active experiment in a SQLite file."""
 
     file: Path
     experiment_id: int
 
     def frame(self) -> pd.DataFrame:
-        """As `Tracker.frame`."""
+        """As `MlflowStore.frame`."""
         import pandas as pd
 
         with closing(_connect(self.file)) as connection:
@@ -50,7 +50,7 @@ class Store:
         return pd.DataFrame(list(rows.values()))
 
     def history(self, run_ids: Iterable[str], keys: Sequence[str]) -> pd.DataFrame:
-        """As `Tracker.history`."""
+        """As `MlflowStore.history`."""
         import pandas as pd
 
         points = []
@@ -66,7 +66,7 @@ class Store:
         return found.astype({"value": float}) if points else found
 
     def tags_of(self, run_id: str) -> dict[str, str]:
-        """As `Tracker.tags_of`."""
+        """As `MlflowStore.tags_of`."""
         with closing(_connect(self.file)) as connection:
             return dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,)).fetchall())
 
@@ -77,7 +77,7 @@ class Store:
             return str(connection.execute(query, (run_id,)).fetchone()[0])
 
 
-def open_store(file: Path | None, experiment: str) -> Store | None:
+def open_reader(file: Path | None, experiment: str) -> SqliteReader | None:
     """Finds an active experiment in a SQLite file; None where only MLflow's client can say what there is.
 
     Args:
@@ -102,7 +102,9 @@ def open_store(file: Path | None, experiment: str) -> Store | None:
             ).fetchall()
     except sqlite3.Error:
         return None
-    return Store(file, int(found[0][0])) if len(found) == 1 else None  # one name in two workspaces: ask the client
+    return (
+        SqliteReader(file, int(found[0][0])) if len(found) == 1 else None
+    )  # one name in two workspaces: ask the client
 
 
 def _connect(file: Path) -> sqlite3.Connection:

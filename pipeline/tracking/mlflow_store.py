@@ -15,7 +15,7 @@ from pipeline.design.names import KEY_TAG, OUTCOME_TAG
 from pipeline.errors import InputError, OutsideError
 from pipeline.tracking.attempts import Attempt, attempt_of
 from pipeline.tracking.credentials import first_line, shown
-from pipeline.tracking.mlflow_database import _make_tables, _migrate, filled, initialising, set_environment, use_wal
+from pipeline.tracking.mlflow_database import filled, initialising, make_tables, migrate, set_environment, use_wal
 from pipeline.tracking.uri import sqlite_file
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def permanent(error: Exception) -> bool:
     return isinstance(error, MlflowException) and error.error_code in _PERMANENT
 
 
-class Tracker:
+class MlflowStore:
     """A tracking store with one experiment.
 
     Args:
@@ -71,7 +71,7 @@ class Tracker:
         if database is not None and not filled(database):
             aside = tempfile.TemporaryDirectory(prefix="ablate-tables-")
             with contextlib.suppress(Exception):  # no room there: they are made where they belong
-                _migrate(Path(aside.name, "mlflow.db"), self.uri)
+                migrate(Path(aside.name, "mlflow.db"), self.uri)
                 self._aside = aside
 
     def connect(self, create: bool = True) -> None:
@@ -98,7 +98,7 @@ class Tracker:
             database.parent.mkdir(parents=True, exist_ok=True)
         with initialising(database):
             if database is not None and not filled(database):
-                _make_tables(database, self.uri, Path(self._aside.name, "mlflow.db") if self._aside else None)
+                make_tables(database, self.uri, Path(self._aside.name, "mlflow.db") if self._aside else None)
             if self._aside is not None:  # now, not at the end: a killed process would leave it behind
                 self._aside.cleanup()
                 self._aside = None

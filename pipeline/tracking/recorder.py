@@ -19,22 +19,22 @@ from pipeline.design.records import Artifact, End, Metrics, Outcome, Record, Tag
 from pipeline.errors import OutsideError
 from pipeline.tracking import entries, journal
 from pipeline.tracking.attempts import FINAL, PARENTS, Attempt, History, heartbeats_of
-from pipeline.tracking.claims import LocalClaims, settle
+from pipeline.tracking.claims import LocalClaims, settle_claim
 from pipeline.tracking.credentials import scrubbed, without_credentials
 from pipeline.tracking.delivery import Delivery, replay
-from pipeline.tracking.entries import _close, _interrupted, _open, now_ms
+from pipeline.tracking.entries import close_entry, interrupted_entry, now_ms, open_entry
 from pipeline.tracking.liveness import ENDED, Liveness, owner
 from pipeline.tracking.locks import exclusive
-from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.provenance import host_provenance
-from pipeline.tracking.writer import Writer
+from pipeline.tracking.writer import MlflowWriter
 
 STORE_PATIENCE = 8.0
 PARENT_PATIENCE = 60.0
 
 
 @dataclass
-class Opened:
+class OpenRun:
     """A run of this controller."""
 
     key: str
@@ -43,7 +43,7 @@ class Opened:
     values: dict[str, float] = field(default_factory=dict)
 
 
-class Book:
+class Recorder:
     """Journal, delivery and claims of one grid (or tuning) call.
 
     Args:
@@ -54,9 +54,9 @@ class Book:
         OutsideError: the journal cannot be written.
     """
 
-    def __init__(self, tracker: Tracker, state_dir: Path) -> None:
+    def __init__(self, tracker: MlflowStore, state_dir: Path) -> None:
         self.tracker = tracker
-        self._writer = Writer(tracker)
+        self._writer = MlflowWriter(tracker)
         self.owner = owner()
         self.parent = ""
         self._folder = state_dir / "journal"
@@ -92,7 +92,7 @@ class Book:
         """The other journals of this store and experiment."""
         found = []
         for path in sorted(self._folder.glob("*.journal")):
-            head = next(journal.read(path), None)
+            head = next(journal.read_entries(path), None)
             if head is None or path == self._journal.path:
                 continue
             if (head[0].get("uri"), head[0].get("experiment")) == (self._uri, self.tracker.experiment):
@@ -152,7 +152,7 @@ class Book:
         dead = [attempt for attempt in attempts if not attempt.outcome and not self.living(attempt)]
         for attempt in dead:
             if attempt.key != self.parent:
-                self._append(_interrupted(attempt.key, "its controller died"))
+                self._append(interrupted_entry(attempt.key, "its controller died"))
         return len(dead)
 
     def _company(self) -> bool:
@@ -165,7 +165,7 @@ class Book:
         """Joins the study's youngest parent run, or opens one; closes what dead controllers left open.
 
         Controllers that start together on an empty store agree on one parent: those of one folder through a lock,
-        others as for a cell (see `settle`).
+        others as for a cell (see `settle_claim`).
 
         Args:
             name: of a new parent.
@@ -205,7 +205,7 @@ class Book:
 
         if not self._delivery.wait(self._journal.end, PARENT_PATIENCE):
             raise OutsideError(f"tracking store {self._uri}: {self._delivery.error or 'does not answer'}")
-        if settle(key, others, lambda: self.tracker.set_tag(key, CLAIM_TAG, "held")):
+        if settle_claim(key, others, lambda: self.tracker.set_tag(key, CLAIM_TAG, "held")):
             self._append({"kind": "tags", "key": key, "values": {CLAIM_TAG: "held"}})
             return True
         self._append({"kind": "withdraw", "key": key, "time": now_ms()})
@@ -239,14 +239,14 @@ class Book:
         Rows of this controller that are still open are closed first: something broke in the middle of their runs.
         """
         for key in sorted(self._open_rows):
-            self._append(_interrupted(key, "its controller could not go on"))
+            self._append(interrupted_entry(key, "its controller could not go on"))
             self._open_rows.discard(key)
         with exclusive(self._folder / "claims" / "parent", STORE_PATIENCE):
             self._parent_open = False
             ended = {HEARTBEAT_TAG + self.owner: ENDED}
             end = self._append({"kind": "tags", "key": self.parent, "values": ended})
             if not (self._delivery.wait(end, STORE_PATIENCE) and self._others_at_work()):
-                self._append(_close(self.parent, outcome, {OUTCOME_TAG: outcome}))
+                self._append(close_entry(self.parent, outcome, {OUTCOME_TAG: outcome}))
 
     def _others_at_work(self) -> bool:
         try:
@@ -259,34 +259,34 @@ class Book:
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
-    def claim(self, run: PlannedRun, plan: Plan, work_dir: Path) -> Opened | None:
+    def claim(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun | None:
         """Claims a cell and opens its row; None when another controller has it or has finished it."""
         digest = run.spec.digest
         if not self._claims.take(digest):
             return None
-        opened: Opened | None = None
+        opened: OpenRun | None = None
         try:
             if self._taken(digest):
                 return None
             key = uuid.uuid4().hex
             self._open_rows.add(key)
-            end = self._append(_open(key, self.parent, run, plan, self.owner))
+            end = self._append(open_entry(key, self.parent, run, plan, self.owner))
             if not self._settle(key, digest, end):
                 self._open_rows.discard(key)
                 self._append({"kind": "withdraw", "key": key, "time": now_ms()})
                 return None
-            opened = Opened(key, run, work_dir)
+            opened = OpenRun(key, run, work_dir)
             return opened
         finally:
             if opened is None:
                 self._claims.release(digest)
 
-    def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> Opened:
+    def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
         """Opens the row of a run that is this process's already (something else than claims keeps others away)."""
         key = uuid.uuid4().hex
         self._open_rows.add(key)
-        self._append(_open(key, self.parent, run, plan, self.owner, claim="held"))
-        return Opened(key, run, work_dir)
+        self._append(open_entry(key, self.parent, run, plan, self.owner, claim="held"))
+        return OpenRun(key, run, work_dir)
 
     def _rivals(self, digest: str, mine: str = "") -> list[Attempt]:
         """Finished (or out-of-memory) and living tries at a cell under this parent, but mine."""
@@ -314,7 +314,7 @@ class Book:
         deadline = time.monotonic() + STORE_PATIENCE
         while self._delivery.wait(end, STORE_PATIENCE):
             try:
-                return settle(key, others, lambda: self.tracker.set_tag(key, CLAIM_TAG, "held"))
+                return settle_claim(key, others, lambda: self.tracker.set_tag(key, CLAIM_TAG, "held"))
             except Exception:  # one lost answer is no reason to hold
                 if time.monotonic() > deadline:
                     break
@@ -324,7 +324,7 @@ class Book:
     def _counts(self, attempt: Attempt) -> bool:
         return attempt.outcome in FINAL or self.living(attempt)
 
-    def record(self, opened: Opened, record: Record) -> None:
+    def record(self, opened: OpenRun, record: Record) -> None:
         """Journals a record of a run; phases and progress are for the display only."""
         if isinstance(record, Metrics):
             opened.values.update(record.values)  # of the last epoch, and the summary
@@ -336,14 +336,14 @@ class Book:
             path = (opened.work_dir / record.path).resolve()
             self._append({"kind": "artifact", "key": opened.key, "path": str(path), "folder": record.folder})
 
-    def close(self, opened: Opened, end: End, more: Mapping[str, str] | None = None) -> None:
+    def close(self, opened: OpenRun, end: End, more: Mapping[str, str] | None = None) -> None:
         """Closes a run with its outcome (and further tags) and gives the claim back.
 
         Until this is delivered the store shows the row as open and its owner as alive: nobody takes the cell.
         """
         tags = {OUTCOME_TAG: end.outcome, **({"ablate.error": end.error} if end.error else {}), **(more or {})}
         try:
-            self._append(_close(opened.key, end.outcome, tags, end.time))
+            self._append(close_entry(opened.key, end.outcome, tags, end.time))
             self._open_rows.discard(opened.key)
         finally:
             self._claims.release(opened.run.spec.digest)
@@ -356,7 +356,7 @@ class Book:
             self.tracker.set_tag(self.parent, HEARTBEAT_TAG + self.owner, ENDED)
         for key in [*self._open_rows, self.parent]:
             with contextlib.suppress(Exception):  # a row whose opening the journal refused is not in the store
-                row = _interrupted(key, "the journal could not be written")
+                row = interrupted_entry(key, "the journal could not be written")
                 self._writer.apply([{**row, "orphan": key == self.parent}])
         self._delivery.stop(0.0)
         self._journal.close()

@@ -8,11 +8,11 @@ from typing import Any
 
 from pipeline.design.names import HEARTBEAT_TAG
 from pipeline.tracking.attempts import Attempt
-from pipeline.tracking.liveness import alive
-from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.liveness import is_alive
+from pipeline.tracking.mlflow_store import MlflowStore
 
 
-def status_of(tracker: Tracker, state_dir: Path) -> dict[str, Any]:
+def status_of(tracker: MlflowStore, state_dir: Path) -> dict[str, Any]:
     """Counts the cells of the study's youngest grid by their state.
 
     A cell is as far as its best try: finished beats everything, a live try beats older failures. Cells that no
@@ -50,7 +50,7 @@ def _state(attempt: Attempt, beats: dict[str, str]) -> str:
     if attempt.outcome:
         return attempt.outcome
     beat = beats.get(attempt.owner, "")
-    return "running" if alive(attempt.owner, int(beat) / 1000 if beat.isdigit() else None) else "interrupted"
+    return "running" if is_alive(attempt.owner, int(beat) / 1000 if beat.isdigit() else None) else "interrupted"
 
 
 def _planned(state_dir: Path, key: str) -> set[str] | None:

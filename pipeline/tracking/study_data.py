@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
-from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ CURVES = ("val/accuracy", "train/loss")
 MAX_CURVE_RUNS = 400
 
 
-class Source(Protocol):
-    """Where runs are read: MLflow's client (`Tracker`) or the tables of a local store (`tables.Store`)."""
+class RunSource(Protocol):
+    """Where runs are read: MLflow's client (`MlflowStore`) or the tables of a local store (`tables.Store`)."""
 
     def frame(self) -> pd.DataFrame:
         """The experiment's runs."""
@@ -38,7 +38,7 @@ class Source(Protocol):
         ...
 
 
-def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, str]:
+def load_study_data(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, str]:
     """Reads a study: the children of its youngest grid, or all runs where no parent is tagged.
 
     Args:
@@ -55,30 +55,30 @@ def load(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) 
         OutsideError: the store cannot be reached.
     """
     uri = resolve_uri(tracking_uri)
-    return read(
-        mlflow_sqlite.open_store(sqlite_file(uri), name) or client_of(uri, name, state_dir), name, curves=curves
+    return read_study_data(
+        mlflow_sqlite.open_reader(sqlite_file(uri), name) or client_of(uri, name, state_dir), name, curves=curves
     )
 
 
-def client_of(uri: str, name: str, state_dir: Path) -> Tracker:
+def client_of(uri: str, name: str, state_dir: Path) -> MlflowStore:
     """A study's store through MLflow's client, connected.
 
     Raises:
         InputError: there is no such store.
         OutsideError: it cannot be reached.
     """
-    tracker = Tracker(uri, name, state_dir / "artifacts")
+    tracker = MlflowStore(uri, name, state_dir / "artifacts")
     tracker.connect(create=False)
     return tracker
 
 
-def read(source: Source, name: str, *, curves: bool) -> tuple[StudyData, str]:
-    """As `load`, from a source."""
+def read_study_data(source: RunSource, name: str, *, curves: bool) -> tuple[StudyData, str]:
+    """As `load_study_data`, from a source."""
 
     runs = source.frame()
     if runs.empty:
         raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
-    runs, parent = _children(runs)
+    runs, parent = finished_runs(runs)
     if runs.empty:
         raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
     techniques = _techniques(source, parent)
@@ -87,7 +87,7 @@ def read(source: Source, name: str, *, curves: bool) -> tuple[StudyData, str]:
     return StudyData(name, runs, source.history(wanted, measured[:1]), techniques), parent
 
 
-def _children(runs: Any) -> tuple[Any, str]:
+def finished_runs(runs: Any) -> tuple[Any, str]:
     kind = runs.get("tags.ablate.kind")
     if kind is None:
         return runs, ""
@@ -111,7 +111,7 @@ def _children(runs: Any) -> tuple[Any, str]:
     return chosen[chosen["status"] != "RUNNING"].reset_index(drop=True), youngest
 
 
-def _techniques(source: Source, parent: str) -> tuple[str, ...]:
+def _techniques(source: RunSource, parent: str) -> tuple[str, ...]:
     if not parent:
         return ()
     tags = source.tags_of(parent)

@@ -8,12 +8,12 @@ from pipeline.errors import OutsideError
 from pipeline.tracking import journal
 from pipeline.tracking.credentials import scrubbed, without_credentials
 from pipeline.tracking.delivery import delivered_offset, replay
-from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri
-from pipeline.tracking.writer import Writer
+from pipeline.tracking.writer import MlflowWriter
 
 
-def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]]:
+def deliver_journals(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]]:
     """Replays every journal of this store that is not wholly delivered and whose controller is gone.
 
     Returns:
@@ -26,9 +26,9 @@ def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]
     shown = without_credentials(uri)
     journals = entries = 0
     problems: list[str] = []
-    trackers: dict[str, Tracker] = {}
+    trackers: dict[str, MlflowStore] = {}
     for path in sorted((state_dir / "journal").glob("*.journal")):
-        head = next(journal.read(path), None)
+        head = next(journal.read_entries(path), None)
         if head is None or head[0].get("uri") != shown or delivered_offset(path) >= journal.valid_end(path):
             continue
         with journal.abandoned(path) as free:
@@ -37,9 +37,9 @@ def sync(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]
         experiment = str(head[0].get("experiment"))
         try:
             if experiment not in trackers:
-                trackers[experiment] = Tracker(uri, experiment, state_dir / "artifacts")
+                trackers[experiment] = MlflowStore(uri, experiment, state_dir / "artifacts")
                 trackers[experiment].connect()
-            entries += replay(path, Writer(trackers[experiment]))
+            entries += replay(path, MlflowWriter(trackers[experiment]))
         except OutsideError:
             raise
         except Exception as error:

@@ -13,18 +13,18 @@ from typing import Any
 from pipeline.tracking.attempts import heartbeats_of
 from pipeline.tracking.credentials import first_line
 from pipeline.tracking.entries import Entry, well_formed
-from pipeline.tracking.liveness import ENDED, alive
-from pipeline.tracking.mlflow_store import Tracker, UndeliverableError, permanent
+from pipeline.tracking.liveness import ENDED, is_alive
+from pipeline.tracking.mlflow_store import MlflowStore, UndeliverableError, permanent
 
 
-class Writer:
+class MlflowWriter:
     """Applies entries to a store.
 
     Args:
         tracker: the store; its `problems` get what cannot be written.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: MlflowStore) -> None:
         self._tracker = tracker
         self._actions: dict[str, Callable[[Entry], None]] = {
             "open": self._open,
@@ -91,7 +91,7 @@ class Writer:
         run = self._tracker.client.get_run(run_id)
         beats = heartbeats_of(run.data.tags)
         at_work = [(name, value) for name, value in beats if value != ENDED]
-        living = any(alive(name, int(value) / 1000 if value.isdigit() else None) for name, value in at_work)
+        living = any(is_alive(name, int(value) / 1000 if value.isdigit() else None) for name, value in at_work)
         return run.info.status == "RUNNING" and not living
 
     def _withdraw(self, entry: Entry) -> None:

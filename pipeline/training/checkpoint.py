@@ -16,8 +16,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-VERSION = 3
-MAGIC = "ablate-checkpoint"
+CHECKPOINT_VERSION = 3
+CHECKPOINT_MAGIC = "ablate-checkpoint"
 
 
 class Checkpoints:
@@ -79,13 +79,13 @@ def _framed(content: dict[str, Any]) -> bytes:
     archive = io.BytesIO()
     torch.save(content, archive)
     payload = archive.getvalue()
-    return f"{MAGIC} {VERSION} {hashlib.sha256(payload).hexdigest()}\n".encode() + payload
+    return f"{CHECKPOINT_MAGIC} {CHECKPOINT_VERSION} {hashlib.sha256(payload).hexdigest()}\n".encode() + payload
 
 
 def _unframed(raw: bytes) -> dict[str, Any] | None:
     """The content of a file, or None when it is torn, damaged, or not of this version."""
     header, _, payload = raw.partition(b"\n")
-    if header != f"{MAGIC} {VERSION} {hashlib.sha256(payload).hexdigest()}".encode():
+    if header != f"{CHECKPOINT_MAGIC} {CHECKPOINT_VERSION} {hashlib.sha256(payload).hexdigest()}".encode():
         return None
     try:
         content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)

@@ -15,7 +15,7 @@ _PALE, _DARK = np.array([247.0, 251.0, 255.0]), np.array([8.0, 48.0, 107.0])
 _MARGIN, _BAR, _SIDE = 16, 70, 400
 
 
-def draw(matrix: Matrix, names: tuple[str, ...], path: Path) -> None:
+def draw_confusion(matrix: Matrix, names: tuple[str, ...], path: Path) -> None:
     """Draws a confusion matrix; class names and counts where they are legible.
 
     Args:

@@ -25,7 +25,7 @@ WARM_UP = 3
 Replay = Callable[[], object]
 
 
-class Recorder(Protocol):
+class GraphRecorder(Protocol):
     """Records device work; a test may record closures instead."""
 
     def aside(self) -> AbstractContextManager[Any]:
@@ -56,28 +56,28 @@ class CudaRecorder:
         self._pool: Any = None
 
     def aside(self) -> AbstractContextManager[Any]:
-        """See `Recorder`."""
-        return _Aside(self._stream, torch.cuda.current_stream(self._device))
+        """See `GraphRecorder`."""
+        return _SideStream(self._stream, torch.cuda.current_stream(self._device))
 
     def begin(self) -> None:
-        """See `Recorder`."""
+        """See `GraphRecorder`."""
         self._memory.release_unused()  # what the search for convolution algorithms needed
         self._pool = torch.cuda.graph_pool_handle()
         self._memory.reset_peaks()
 
     def record(self, work: Callable[[], None]) -> Replay:
-        """See `Recorder`."""
+        """See `GraphRecorder`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             work()
         return graph.replay
 
     def hidden_bytes(self) -> int:
-        """See `Recorder`: activations are freed at the end of a capture, but their memory stays the graphs'."""
+        """See `GraphRecorder`: activations are freed at the end of a capture, but their memory stays the graphs'."""
         return self._memory.peak_allocated() - self._memory.allocated()
 
 
-class _Aside:
+class _SideStream:
     def __init__(self, stream: torch.cuda.Stream, outside: torch.cuda.Stream) -> None:
         self._stream, self._outside = stream, outside
         self._context: Any = torch.cuda.stream(stream)
@@ -91,7 +91,7 @@ class _Aside:
         self._outside.wait_stream(self._stream)
 
 
-class _Passes:
+class _CapturedStep:
     """Static buffers of one micro-batch size, and the two passes over them."""
 
     def __init__(
@@ -124,7 +124,7 @@ def _never() -> None:
     raise RuntimeError("no graph has been recorded")
 
 
-class Graphs:
+class CapturedGraphs:
     """Recorded passes by micro-batch size; a drop-in for the step's forward and backward.
 
     Attributes:
@@ -133,9 +133,9 @@ class Graphs:
         record_seconds: how long the recording took, without the warm-up before it.
     """
 
-    def __init__(self, passes: Iterable[_Passes], hidden_bytes: int, record_seconds: float) -> None:
+    def __init__(self, passes: Iterable[_CapturedStep], hidden_bytes: int, record_seconds: float) -> None:
         self._passes = {recorded.size: recorded for recorded in passes}
-        self._current: _Passes | None = None
+        self._current: _CapturedStep | None = None
         self.replays = 0
         self.hidden_bytes = hidden_bytes
         self.record_seconds = record_seconds
@@ -167,15 +167,15 @@ class Graphs:
         self.replays += 1
 
 
-def record(
+def capture(
     model: nn.Module,
     criterion: Callable[[Tensor, Tensor], Tensor],
     precision: Precision,
     recipe: Recipe,
     sizes: Iterable[int],
     device: torch.device,
-    recorder: Recorder,
-) -> Graphs:
+    recorder: GraphRecorder,
+) -> CapturedGraphs:
     """Warms up and records the passes of every size.
 
     Leaves the gradients zeroed. The warm-up changes buffers and random generators: the caller puts them back.
@@ -189,7 +189,7 @@ def record(
         device: a CUDA device.
         recorder: what captures.
     """
-    made = [_Passes(size, model, criterion, precision) for size in sorted(set(sizes), reverse=True)]
+    made = [_CapturedStep(size, model, criterion, precision) for size in sorted(set(sizes), reverse=True)]
     for passes in made:
         passes.reserve(recipe, device)
     with recorder.aside():
@@ -206,4 +206,4 @@ def record(
     for passes in made:
         passes.replay_forward = recorder.record(passes.forward)
         passes.replay_backward = recorder.record(passes.backward)
-    return Graphs(made, recorder.hidden_bytes(), time.perf_counter() - began)
+    return CapturedGraphs(made, recorder.hidden_bytes(), time.perf_counter() - began)

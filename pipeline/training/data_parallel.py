@@ -25,7 +25,7 @@ SUMMED = ("energy/gpu_joules", "memory/host_peak_rss_mib")
 LARGEST = ("memory/gpu_peak_allocated_mib", "memory/gpu_peak_reserved_mib", "memory/gpu_process_mib")
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """The part of a training input that a team needs."""
 
     def epoch(self, epoch: int, sizes: Sequence[int], positions: Tensor | None = None) -> Iterator[Any]:
@@ -33,7 +33,7 @@ class Source(Protocol):
         ...
 
 
-def parts_of(samples: int, size: int) -> tuple[int, ...]:
+def split_batch(samples: int, size: int) -> tuple[int, ...]:
     """Splits a micro-batch over `size` ranks: the first ones take part, with at least two samples each.
 
     One sample alone has no batch statistics: a layer that needs them would fail where one process does not.
@@ -43,7 +43,7 @@ def parts_of(samples: int, size: int) -> tuple[int, ...]:
     return tuple(share + (rank < more) if rank < taking_part else 0 for rank in range(size))
 
 
-def own_windows(windows: Sequence[Window], rank: int, size: int) -> tuple[tuple[Window, ...], Tensor]:
+def rank_windows(windows: Sequence[Window], rank: int, size: int) -> tuple[tuple[Window, ...], Tensor]:
     """A rank's part of the global windows.
 
     Ranks average their gradients over all ranks, so each part is weighted by `size` times its share of the window's
@@ -62,7 +62,7 @@ def own_windows(windows: Sequence[Window], rank: int, size: int) -> tuple[tuple[
     for window in windows:
         sizes, weights = [], []
         for samples in window.sizes:
-            parts = parts_of(samples, size)
+            parts = split_batch(samples, size)
             first = start + sum(parts[:rank])
             count, weight = parts[rank], size * parts[rank] / window.total
             if count == 0:
@@ -76,7 +76,7 @@ def own_windows(windows: Sequence[Window], rank: int, size: int) -> tuple[tuple[
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of a run and the place of this one among them; by default it is alone."""
 
     rank: int = 0
@@ -88,17 +88,19 @@ class Team:
         return self.rank == 0
 
     @classmethod
-    def join(cls, cuda: bool) -> Team:
+    def join(cls, cuda: bool) -> ProcessGroup:
         """Joins the processes that the elastic agent has started; waits for all of them."""
         torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=COLLECTIVE_TIMEOUT)
         return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
-    def share(self, windows: tuple[Window, ...]) -> tuple[tuple[Window, ...], Callable[[Source, int], Iterator[Any]]]:
+    def share(
+        self, windows: tuple[Window, ...]
+    ) -> tuple[tuple[Window, ...], Callable[[BatchSource, int], Iterator[Any]]]:
         """This process's part of the windows, and a function that starts an epoch of its batches."""
         if self.size == 1:
             sizes = [size for window in windows for size in window.sizes]
             return windows, lambda source, epoch: iter(source.epoch(epoch, sizes))
-        own, positions = own_windows(windows, self.rank, self.size)
+        own, positions = rank_windows(windows, self.rank, self.size)
         own_sizes = [size for window in own for size in window.sizes]
         return own, lambda source, epoch: iter(source.epoch(epoch, own_sizes, positions))
 
@@ -127,7 +129,7 @@ class Team:
         return {**summed, **largest}
 
 
-SOLO = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def accumulating(model: nn.Module, more: bool) -> AbstractContextManager[Any]:

@@ -32,7 +32,7 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def prepare(spec: RunSpec) -> None:
+def prepare_process(spec: RunSpec) -> None:
     """Sets threads, determinism and seeds for a run. Touches no device (see `open_device`)."""
     import torch
 

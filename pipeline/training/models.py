@@ -17,7 +17,7 @@ from pipeline.training import grad_checkpoint
 CIFAR_STEM_BELOW = 96
 
 
-def build(name: str, recipe: Recipe, classes: int) -> nn.Module:
+def build_model(name: str, recipe: Recipe, classes: int) -> nn.Module:
     """Builds the model of a recipe on the CPU; the caller seeds torch before.
 
     Args:
@@ -135,7 +135,7 @@ def training_flops_per_image(name: str, recipe: Recipe, classes: int) -> float |
     plain = recipe.model_copy(update={"pretrained": False, "weights": None, "grad_checkpoint": False})
     try:
         with torch.device("meta"):
-            model = build(name, plain, classes)
+            model = build_model(name, plain, classes)
             images = torch.empty(2, 3, recipe.image_size, recipe.image_size)
         with FlopCounterMode(display=False) as counter:
             model(images).sum().backward()

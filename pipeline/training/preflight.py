@@ -37,7 +37,7 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
         place = (spec.dataset, recipe.image_size)
         if place not in sources:
             emit(f"preparing {spec.dataset}")
-            sources[place] = store.prepare(
+            sources[place] = store.prepare_dataset(
                 spec.dataset,
                 Path(job.data_dir),
                 image_size=recipe.image_size,
@@ -55,10 +55,10 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
         )
         split = (spec.dataset, spec.seed, recipe.validation_fraction, recipe.max_train_samples, recipe.max_test_samples)
         if split not in seen:
-            inputs.build(spec, source, torch.device("cpu")).close()
+            inputs.build_inputs(spec, source, torch.device("cpu")).close()
             seen.add(split)
         if shape not in seen:
-            models.build(spec.model, recipe, len(source.class_names))
+            models.build_model(spec.model, recipe, len(source.class_names))
             seen.add(shape)
 
 

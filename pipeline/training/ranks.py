@@ -23,7 +23,7 @@ from pipeline.host import oom_kills
 Classify = Callable[[BaseException], tuple[Outcome, str]]
 
 
-def run(job: Job, body: Callable[[], None], classify: Classify) -> End:
+def run_ranks(job: Job, body: Callable[[], None], classify: Classify) -> End:
     """Runs `body` in `job.spec.nproc` processes and waits for all of them.
 
     Args:

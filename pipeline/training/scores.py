@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as scores
 
-Labels = npt.NDArray[np.int64]
+ClassLabels = npt.NDArray[np.int64]
 
 
-def epoch_scores(labels: Labels, predictions: Labels) -> dict[str, float]:
+def epoch_scores(labels: ClassLabels, predictions: ClassLabels) -> dict[str, float]:
     """Accuracy (fraction) and macro F1 of integer labels and predictions, both of shape (n,)."""
     return {
         "accuracy": float(scores.accuracy_score(labels, predictions)),
@@ -17,7 +17,7 @@ def epoch_scores(labels: Labels, predictions: Labels) -> dict[str, float]:
     }
 
 
-def final_scores(labels: Labels, logits: npt.NDArray[np.float32]) -> dict[str, float]:
+def final_scores(labels: ClassLabels, logits: npt.NDArray[np.float32]) -> dict[str, float]:
     """Final scores: accuracy, macro F1, precision and recall, and top-5 accuracy where there are 100 classes.
 
     Args:
@@ -35,7 +35,7 @@ def final_scores(labels: Labels, logits: npt.NDArray[np.float32]) -> dict[str, f
     return found
 
 
-def confusion(labels: Labels, predictions: Labels, classes: int) -> npt.NDArray[np.int64]:
+def confusion(labels: ClassLabels, predictions: ClassLabels, classes: int) -> npt.NDArray[np.int64]:
     """Confusion matrix, shape (classes, classes): rows are true classes, columns predictions."""
     matrix: npt.NDArray[np.int64] = scores.confusion_matrix(labels, predictions, labels=np.arange(classes))
     return matrix

@@ -16,7 +16,7 @@ LOOK_AGAIN = 1.15  # the interval is looked at each time the windows have grown 
 # smaller the chance that one of them sees a narrow interval by luck
 
 
-class Length:
+class StopRule:
     """The end of one run.
 
     Args:

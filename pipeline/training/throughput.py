@@ -18,7 +18,7 @@ BATCHES = 20
 T_QUANTILE = 2.0930240544  # Student's t, 97.5 %, BATCHES - 1 degrees of freedom
 SHORTEST_BATCH = 0.04  # seconds: disturbances of a shared machine last for milliseconds
 
-Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Rate:
     half_width: float | None
 
 
-def rate(seconds: Floats, images: Floats) -> Rate:
+def rate(seconds: _Floats, images: _Floats) -> Rate:
     """Estimates a steady-state rate.
 
     Args:

@@ -17,7 +17,7 @@ from pipeline.design.spec import RunSpec
 from pipeline.training import cuda_graphs
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.data.inputs import EvalInput, Inputs
-from pipeline.training.data_parallel import SOLO, Team, accumulating
+from pipeline.training.data_parallel import SINGLE_PROCESS, ProcessGroup, accumulating
 from pipeline.training.device_memory import DeviceMemory
 from pipeline.training.losses import WindowLosses, mean_loss
 from pipeline.training.meter import Meter
@@ -25,14 +25,14 @@ from pipeline.training.optimizer import build_optimizer, build_schedule
 from pipeline.training.precision import Precision
 from pipeline.training.scores import epoch_scores, final_scores
 from pipeline.training.step import Learner, optimizer_step, plan_windows
-from pipeline.training.stop_rule import Length
-from pipeline.training.warmup import compiled, rehearse_update, untouched, warm_up
+from pipeline.training.stop_rule import StopRule
+from pipeline.training.warmup import compile_model, preserving_state, rehearse_update, warm_up
 
 PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainResult:
     """What a finished run hands to its worker: test labels and logits, shapes (n,) and (n, classes)."""
 
     labels: npt.NDArray[np.int64]
@@ -45,8 +45,8 @@ def train(
     inputs: Inputs,
     device: torch.device,
     checkpoints: Checkpoints | None = None,
-    team: Team = SOLO,
-) -> Generator[Record, None, Result | None]:
+    team: ProcessGroup = SINGLE_PROCESS,
+) -> Generator[Record, None, TrainResult | None]:
     """Trains, evaluates and tests one run; a measured trial (`spec.probe`) may end early and is not tested.
 
     Args:
@@ -61,7 +61,7 @@ def train(
         Phases, progress about once a second, metrics per epoch, and the summary metrics.
 
     Returns:
-        A `Result` (the generator's return value); None when the test set has not been read.
+        A `TrainResult` (the generator's return value); None when the test set has not been read.
 
     Raises:
         DivergedError: the loss became infinite or no number; says the epoch and the step.
@@ -100,9 +100,11 @@ def train(
 class _Run:
     """The state of one training run."""
 
-    def __init__(self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, team: Team) -> None:
+    def __init__(
+        self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, team: ProcessGroup
+    ) -> None:
         self.team = team
-        self.length = Length(spec.recipe, spec.probe, inputs.train.num_samples)
+        self.length = StopRule(spec.recipe, spec.probe, inputs.train.num_samples)
         # the schedule is defined over the run that there will be
         recipe = self.recipe = spec.recipe.model_copy(update={"epochs": self.length.epochs})
         self.inputs = inputs
@@ -115,7 +117,7 @@ class _Run:
         optimizer = build_optimizer(self.model, spec.model, recipe)
         self.precision = Precision(recipe, device)
         self.precision.watch(optimizer)
-        self.compiled = compiled(self.model, recipe)
+        self.compiled = compile_model(self.model, recipe)
         self.learner = Learner(
             model=team.wrap(self.compiled, device),
             criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
@@ -149,8 +151,8 @@ class _Run:
     def _record(self, sizes: set[int]) -> None:
         began = time.perf_counter()
         learner, recorder = self.learner, cuda_graphs.CudaRecorder(self.device)
-        with untouched(self.model, self.device):
-            passes = cuda_graphs.record(
+        with preserving_state(self.model, self.device):
+            passes = cuda_graphs.capture(
                 learner.model, learner.criterion, self.precision, self.recipe, sizes, self.device, recorder
             )
         self.learner = replace(learner, passes=passes)
@@ -204,10 +206,10 @@ class _Run:
         scores = epoch_scores(labels, logits.argmax(axis=1))
         return {"val/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
 
-    def test(self) -> Result:
+    def test(self) -> TrainResult:
         """Reads the test set: once, at the end."""
         _, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(self.inputs.test))
-        return Result(labels, logits)
+        return TrainResult(labels, logits)
 
     def _evaluate(self, data: EvalInput) -> tuple[float, npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Evaluates in fp32, in every cell alike; results stay on the device until the end."""
@@ -222,7 +224,7 @@ class _Run:
             loss = nn.functional.cross_entropy(logits, labels)
         return float(loss), labels.cpu().numpy(), logits.cpu().numpy()
 
-    def summary(self, result: Result | None) -> dict[str, float]:
+    def summary(self, result: TrainResult | None) -> dict[str, float]:
         """All summary metrics but those of the whole process (set-up and total time)."""
         found = {} if result is None else final_scores(result.labels, result.logits)
         scores = {f"test/{name}": value for name, value in found.items()}

@@ -42,7 +42,7 @@ class WarmUp:
     hidden_bytes: int
 
 
-def compiled(model: nn.Module, recipe: Recipe) -> nn.Module:
+def compile_model(model: nn.Module, recipe: Recipe) -> nn.Module:
     """Wraps the model as the recipe says; parameters stay shared with the plain model."""
     if recipe.compile == "off":
         return model
@@ -51,7 +51,7 @@ def compiled(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 
 @contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+def preserving_state(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Puts buffers (BatchNorm's statistics) and random generators back as they were before the block.
 
     Buffers are restored in place: recorded graphs know them by their address. Parameters are the block's affair.
@@ -89,7 +89,7 @@ def warm_up(
     compile_seconds, hidden = 0.0, 0
     ordered = sorted(set(sizes), reverse=True)
     learner.model.train()
-    with untouched(plain, device):
+    with preserving_state(plain, device):
         for size in ordered:
             batch = _blank(size, recipe, device)
             first = _timed_pass(learner, batch, device)
@@ -119,7 +119,7 @@ def rehearse_update(model_name: str, recipe: Recipe, device: torch.device) -> fl
         Seconds.
     """
     began = time.perf_counter()
-    with untouched(nn.Module(), device):
+    with preserving_state(nn.Module(), device):
         model = nn.Linear(1, 1, device=device)
         precision = Precision(recipe, device)
         optimizer = build_optimizer(model, model_name, recipe)

@@ -20,18 +20,18 @@ from pipeline.design.spec import RunSpec
 from pipeline.errors import AblateError, not_allowed
 from pipeline.training import environment, models, onednn, ranks
 from pipeline.training.checkpoint import Checkpoints
-from pipeline.training.confusion_plot import draw
+from pipeline.training.confusion_plot import draw_confusion
 from pipeline.training.data import inputs, store
 from pipeline.training.data.split import derive
-from pipeline.training.data_parallel import SOLO, Team
+from pipeline.training.data_parallel import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.losses import DivergedError
 from pipeline.training.scores import confusion
-from pipeline.training.trainer import Result, train
+from pipeline.training.trainer import TrainResult, train
 
 Emit = Callable[[Record], None]
 
 
-def run(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], None] | None = None) -> None:
+def run_job(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], None] | None = None) -> None:
     """Runs one job to its end; the last record is always an `End`.
 
     The phase `done` says that everything that is measured is over: what follows may share the machine.
@@ -46,10 +46,10 @@ def run(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], Non
     if job.spec.nproc > 1:
         if gate is not None:
             gate()
-        emit(ranks.run(job, lambda: _rank(job, emit, began), classify))
+        emit(ranks.run_ranks(job, lambda: _rank(job, emit, began), classify))
         return
     try:
-        _run(job, emit, began, SOLO, gate)
+        _run(job, emit, began, SINGLE_PROCESS, gate)
     except Exception as error:  # whatever a run raises is its outcome, and the grid goes on
         traceback.print_exc()
         outcome, message = classify(error)
@@ -112,24 +112,24 @@ def _first_line(error: BaseException) -> str:
 def _rank(job: Job, emit: Emit, began: float) -> None:
     """One process of several; the first one reports."""
     try:
-        team = Team.join(job.spec.device == "cuda")
+        team = ProcessGroup.join(job.spec.device == "cuda")
         _run(job, emit if team.leads else lambda _record: None, began, team, None)
     except BaseException:
         traceback.print_exc()
         raise
 
 
-def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None] | None) -> None:
+def _run(job: Job, emit: Emit, began: float, team: ProcessGroup, gate: Callable[[], None] | None) -> None:
     spec = job.spec
     waiting = _Waiting(gate)
     emit(Phase(time=time.time(), name="setup"))
-    environment.prepare(spec)
-    source = store.prepare(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
+    environment.prepare_process(spec)
+    source = store.prepare_dataset(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
     _same_data(spec, source)
     classes = len(source.class_names)
     # data preparation may have drawn random numbers; initial weights depend on the seed alone
     environment.seed_all(spec.seed)
-    model = models.build(spec.model, spec.recipe, classes)
+    model = models.build_model(spec.model, spec.recipe, classes)
     onednn.avoid_strided_pixels(model, spec)
     flops = job.flops_per_image
     if flops is None:
@@ -137,7 +137,7 @@ def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None
     if spec.device == "cuda":
         waiting()  # the run before this one may have filled the device: there is no room for a second context
     device = environment.open_device(spec, team.rank)
-    data = inputs.build(spec, source, device)
+    data = inputs.build_inputs(spec, source, device)
     try:
         emit(Tags(time=time.time(), values=_facts(spec, model, device)))
         environment.seed_all(spec.seed if team.leads else derive(spec.seed, team.rank) % 2**31)
@@ -148,7 +148,7 @@ def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None
         emit(Phase(time=time.time(), name="done"))
         if result is not None:
             matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
-            draw(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
+            draw_confusion(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
             emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
         values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began - waiting.seconds}
         if flops is not None and math.isfinite(flops) and flops > 0:
@@ -160,7 +160,7 @@ def _run(job: Job, emit: Emit, began: float, team: Team, gate: Callable[[], None
         data.close()
 
 
-def _same_data(spec: RunSpec, source: store.Store | store.FolderSource) -> None:
+def _same_data(spec: RunSpec, source: store.ImageStore | store.FolderSource) -> None:
     """Refuses a folder that has changed since the run was planned: the run's identity would be another's."""
     listing = source.listing
     if spec.data_digest and listing is not None and listing.digest != spec.data_digest:
@@ -190,11 +190,11 @@ def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[
     }
 
 
-def _drain(records: Any, emit: Emit) -> Result | None:
+def _drain(records: Any, emit: Emit) -> TrainResult | None:
     """Passes a trainer's records on and returns its result."""
-    generator = cast(Generator[Record, None, Result | None], records)
+    generator = cast(Generator[Record, None, TrainResult | None], records)
     while True:
         try:
             emit(next(generator))
         except StopIteration as stop:
-            return cast(Result | None, stop.value)
+            return cast(TrainResult | None, stop.value)

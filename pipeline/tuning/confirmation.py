@@ -14,14 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from pipeline.tuning.objective import Objective, Response
+from pipeline.tuning.objective import Objective, Quantity
 from pipeline.tuning.space import Config, Space
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One configuration as the search saw it: its trial and the values of the objectives (None: not measured)."""
 
     config: Config
@@ -30,7 +30,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PairedRatio:
     """A ratio of two configurations, with its interval; `low` and `high` are None below two blocks."""
 
     ratio: float
@@ -43,7 +43,7 @@ class Contrast:
         """Whether the interval leaves 1 out."""
         return self.low is not None and self.high is not None and not self.low <= 1.0 <= self.high
 
-    def better(self, response: Response) -> bool:
+    def better(self, response: Quantity) -> bool:
         """Whether the interval shows an improvement."""
         return self.known and (self.ratio > 1.0) == response.higher_is_better
 
@@ -53,7 +53,7 @@ class Contrast:
         return f"x{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def ranked(objective: Objective, found: Iterable[Measured]) -> list[Measured]:
+def ranked(objective: Objective, found: Iterable[Measurement]) -> list[Measurement]:
     """Measured configurations, best first; for several objectives the Pareto front, by its first objective."""
     known = [measured for measured in found if measured.values is not None]
     if len(objective.responses) > 1:
@@ -62,14 +62,14 @@ def ranked(objective: Objective, found: Iterable[Measured]) -> list[Measured]:
     return sorted(known, key=lambda m: m.values[0] if m.values else 0.0, reverse=first.higher_is_better)
 
 
-def _dominates(objective: Objective, one: Measured, other: Measured) -> bool:
+def _dominates(objective: Objective, one: Measurement, other: Measurement) -> bool:
     assert one.values is not None and other.values is not None
     signs = [1 if response.higher_is_better else -1 for response in objective.responses]
     gains = [sign * (a - b) for sign, a, b in zip(signs, one.values, other.values, strict=True)]
     return min(gains) >= 0 and max(gains) > 0
 
 
-def candidates(objective: Objective, space: Space, found: Sequence[Measured], top: int) -> list[Measured]:
+def candidates(objective: Objective, space: Space, found: Sequence[Measurement], top: int) -> list[Measurement]:
     """What is confirmed besides the baseline: the best `top`, and the counterpart of the first in accumulation.
 
     Of a Pareto front with more than `top` members, members evenly spread along it.
@@ -85,7 +85,7 @@ def candidates(objective: Objective, space: Space, found: Sequence[Measured], to
     return chosen
 
 
-def counterpart(objective: Objective, space: Space, config: Config, found: Sequence[Measured]) -> Measured | None:
+def counterpart(objective: Objective, space: Space, config: Config, found: Sequence[Measurement]) -> Measurement | None:
     """The same micro-batch and techniques without accumulation; for one without, the best with accumulation."""
     same = [
         measured
@@ -103,7 +103,7 @@ def counterpart(objective: Objective, space: Space, config: Config, found: Seque
         and (other.accumulation_steps == 1) == (config.accumulation_steps > 1)
         and other not in {m.config for m in found}
     ]
-    return Measured(min(steps)) if steps else None
+    return Measurement(min(steps)) if steps else None
 
 
 def blocks_of(configs: Sequence[Config], blocks: int, seed: int) -> list[list[Config]]:
@@ -119,7 +119,7 @@ def blocks_of(configs: Sequence[Config], blocks: int, seed: int) -> list[list[Co
 Values = Mapping[Config, Mapping[int, Mapping[str, float]]]
 
 
-def contrast(values: Values, one: Config, other: Config, response: Response, family: int) -> Contrast | None:
+def contrast(values: Values, one: Config, other: Config, response: Quantity, family: int) -> PairedRatio | None:
     """The ratio of two configurations, over the blocks in which both have a value.
 
     Args:
@@ -141,9 +141,9 @@ def contrast(values: Values, one: Config, other: Config, response: Response, fam
         return None
     mean = fmean(logs)
     if len(logs) < 2:
-        return Contrast(math.exp(mean), None, None, 1)
+        return PairedRatio(math.exp(mean), None, None, 1)
     half = _half_width(stdev(logs) / math.sqrt(len(logs)), len(logs) - 1, family)
-    return Contrast(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
+    return PairedRatio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
 
 
 def _half_width(error: float, freedom: int, family: int) -> float:

@@ -14,7 +14,7 @@ MEMORY_METRICS = ("memory/gpu_peak_allocated_mib", "memory/host_peak_rss_mib")
 
 
 @dataclass(frozen=True)
-class Response:
+class Quantity:
     """One measured quantity.
 
     Attributes:
@@ -36,10 +36,10 @@ class Response:
         return next((values[metric] for metric in self.metrics if metric in values), None)
 
 
-THROUGHPUT = Response("throughput", ("throughput/images_per_second",), True, "images/s", "faster")
-TIME = Response("time to target", ("time/target_seconds",), False, "s", "faster")
-MEMORY = Response("peak memory", MEMORY_METRICS, False, "MiB", "smaller")
-ACCURACY = Response("validation accuracy", ("val/accuracy",), True, "", "more accurate")
+THROUGHPUT = Quantity("throughput", ("throughput/images_per_second",), True, "images/s", "faster")
+TIME_TO_TARGET = Quantity("time to target", ("time/target_seconds",), False, "s", "faster")
+MEMORY = Quantity("peak memory", MEMORY_METRICS, False, "MiB", "smaller")
+VALIDATION_ACCURACY = Quantity("validation accuracy", ("val/accuracy",), True, "", "more accurate")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Objective:
     """One `--objective`: its responses (the first decides), and whether bad trials are stopped early."""
 
     name: str
-    responses: tuple[Response, ...]
+    responses: tuple[Quantity, ...]
     prunes: bool = False
 
     @property
@@ -66,10 +66,10 @@ OBJECTIVES: Mapping[str, Objective] = {
     found.name: found
     for found in (
         Objective("throughput", (THROUGHPUT,)),
-        Objective("time", (TIME,)),
+        Objective("time", (TIME_TO_TARGET,)),
         Objective("memory", (MEMORY,)),
-        Objective("accuracy", (ACCURACY,), prunes=True),
-        Objective("pareto", (THROUGHPUT, MEMORY, ACCURACY)),
+        Objective("accuracy", (VALIDATION_ACCURACY,), prunes=True),
+        Objective("pareto", (THROUGHPUT, MEMORY, VALIDATION_ACCURACY)),
     )
 }
 

@@ -40,7 +40,7 @@ def _first(trial: Any) -> float:
     return float(trial.values[0])
 
 
-def draw(study: optuna.Study, objective: Objective, folder: Path) -> list[Path]:
+def draw_plots(study: optuna.Study, objective: Objective, folder: Path) -> list[Path]:
     """Draws history, slice and contour plots, and the Pareto front of two objectives or three.
 
     Returns:

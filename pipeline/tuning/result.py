@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.tuning.confirmation import Contrast, Measured, Values, contrast, ranked
-from pipeline.tuning.objective import ACCURACY, THROUGHPUT, Objective, Response
+from pipeline.tuning.confirmation import Measurement, PairedRatio, Values, contrast, ranked
+from pipeline.tuning.objective import THROUGHPUT, VALIDATION_ACCURACY, Objective, Quantity
 from pipeline.tuning.space import Config, Space
-from pipeline.tuning.trials import Finding
+from pipeline.tuning.trials import TrialResult
 
 GA_MARGIN = 0.01
 BETTER, TIE, WORSE, UNKNOWN = "better", "tie", "worse", "unknown"
@@ -25,8 +25,8 @@ class Candidate:
         blocks: blocks in which it has a value of every objective, of how many it was run in.
     """
 
-    measured: Measured
-    ratios: Mapping[str, Contrast]
+    measured: Measurement
+    ratios: Mapping[str, PairedRatio]
     blocks: tuple[int, int]
 
 
@@ -41,7 +41,7 @@ class GaRow:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TuningResult:
     """The result of a tuning.
 
     Attributes:
@@ -57,20 +57,20 @@ class Outcome:
     dataset: str
     objective: Objective
     space: Space
-    findings: tuple[Finding, ...]
+    findings: tuple[TrialResult, ...]
     candidates: tuple[Candidate, ...]
     best: Config | None
-    ratio: Contrast | None
+    ratio: PairedRatio | None
     verdict: str
     ties: tuple[Config, ...]
     recommended: Config
     optimistic: float | None
     ga: tuple[GaRow, ...]
-    ga_contrast: Contrast | None
+    ga_contrast: PairedRatio | None
     importances: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def response(self) -> Response:
+    def response(self) -> Quantity:
         """The response that decides."""
         return self.objective.responses[0]
 
@@ -85,9 +85,9 @@ class Outcome:
         return sum(finding.outcome in ("failed", "timeout") for finding in self.findings)
 
 
-def measured(findings: Sequence[Finding]) -> list[Measured]:
+def measured(findings: Sequence[TrialResult]) -> list[Measurement]:
     """Feasible findings with values."""
-    return [Measured(f.config, f.number, f.objectives) for f in findings if f.feasible and f.objectives is not None]
+    return [Measurement(f.config, f.number, f.objectives) for f in findings if f.feasible and f.objectives is not None]
 
 
 def conclude(
@@ -95,11 +95,11 @@ def conclude(
     dataset: str,
     objective: Objective,
     space: Space,
-    findings: Sequence[Finding],
-    chosen: Sequence[Measured],
+    findings: Sequence[TrialResult],
+    chosen: Sequence[Measurement],
     values: Values,
     importances: Mapping[str, float],
-) -> Outcome:
+) -> TuningResult:
     """Draws the conclusions.
 
     Args:
@@ -119,7 +119,7 @@ def conclude(
     winner = best.measured.config if best else _fallback(space, chosen, values, first)
     others = [c.measured.config for c in confirmed if best and c.measured.config != best.measured.config]
     ties = [other for other in others if winner and _tied(values, winner, other, first, len(chosen))]
-    return Outcome(
+    return TuningResult(
         model,
         dataset,
         objective,
@@ -138,7 +138,7 @@ def conclude(
     )
 
 
-def _candidate(objective: Objective, space: Space, one: Measured, values: Values, family: int) -> Candidate:
+def _candidate(objective: Objective, space: Space, one: Measurement, values: Values, family: int) -> Candidate:
     ratios = {}
     for response in objective.responses:
         found = contrast(values, one.config, space.baseline, response, family)
@@ -163,11 +163,11 @@ def _winner(objective: Objective, confirmed: Sequence[Candidate]) -> Candidate |
 
 
 def _loses_accuracy(candidate: Candidate) -> bool:
-    found = candidate.ratios.get(ACCURACY.name)
+    found = candidate.ratios.get(VALIDATION_ACCURACY.name)
     return found is not None and found.known and found.ratio < 1.0
 
 
-def _fallback(space: Space, chosen: Sequence[Measured], values: Values, first: Response) -> Config | None:
+def _fallback(space: Space, chosen: Sequence[Measurement], values: Values, first: Quantity) -> Config | None:
     """Without a comparison: a confirmed configuration where the baseline has no value, else the baseline."""
     for config in (space.baseline, *(one.config for one in chosen)):
         if any(first.value(metrics) is not None for metrics in values.get(config, {}).values()):
@@ -175,18 +175,18 @@ def _fallback(space: Space, chosen: Sequence[Measured], values: Values, first: R
     return None
 
 
-def _tied(values: Values, one: Config, other: Config, response: Response, family: int) -> bool:
+def _tied(values: Values, one: Config, other: Config, response: Quantity, family: int) -> bool:
     found = contrast(values, one, other, response, family)
     return found is not None and not found.known
 
 
-def _optimistic(objective: Objective, space: Space, found: Sequence[Measured]) -> float | None:
+def _optimistic(objective: Objective, space: Space, found: Sequence[Measurement]) -> float | None:
     seen = {one.config: one.values[0] for one in found if one.values}
     order, base = ranked(objective, found), seen.get(space.baseline)
     return seen[order[0].config] / base if order and base else None
 
 
-def _ga_rows(objective: Objective, found: Sequence[Measured]) -> tuple[GaRow, ...]:
+def _ga_rows(objective: Objective, found: Sequence[Measurement]) -> tuple[GaRow, ...]:
     """Best accumulation for each micro-batch that was measured both without and with it."""
     if objective.responses[0] is not THROUGHPUT:
         return ()
@@ -204,7 +204,7 @@ def _ga_rows(objective: Objective, found: Sequence[Measured]) -> tuple[GaRow, ..
     return tuple(rows)
 
 
-def _ga_contrast(space: Space, values: Values, chosen: Sequence[Measured], first: Response) -> Contrast | None:
+def _ga_contrast(space: Space, values: Values, chosen: Sequence[Measurement], first: Quantity) -> PairedRatio | None:
     """With accumulation over without, at the micro-batch of the search's best."""
     if first is not THROUGHPUT or not chosen:
         return None
@@ -218,7 +218,7 @@ def _ga_contrast(space: Space, values: Values, chosen: Sequence[Measured], first
     return None
 
 
-def ga_sentence(outcome: Outcome) -> str:
+def ga_sentence(outcome: TuningResult) -> str:
     """What accumulation does to images/s, plainly; empty for other objectives."""
     if outcome.response is not THROUGHPUT:
         return ""
@@ -236,7 +236,7 @@ def ga_sentence(outcome: Outcome) -> str:
     return ""
 
 
-def document(outcome: Outcome, study_file: str | None, extra: Mapping[str, Any]) -> dict[str, Any]:
+def document(outcome: TuningResult, study_file: str | None, extra: Mapping[str, Any]) -> dict[str, Any]:
     """The document of `ablate tune --json`."""
     ratio = outcome.ratio
     return {

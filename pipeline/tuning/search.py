@@ -14,20 +14,20 @@ import optuna
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Progress
 from pipeline.design.spec import Probe, RunSpec
-from pipeline.execution.interference import Gate
+from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.launcher import Launcher
 from pipeline.execution.listener import Listener
-from pipeline.tracking.recorder import Book, Opened
+from pipeline.tracking.recorder import OpenRun, Recorder
 from pipeline.tuning.objective import Objective, constraints
 from pipeline.tuning.space import Config
-from pipeline.tuning.trials import Ledger
+from pipeline.tuning.trials import SharedStudy
 
 BEAT_SECONDS = 10.0
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Task:
+class TrialTemplate:
     """What every trial of a tuning has in common.
 
     Attributes:
@@ -46,7 +46,15 @@ class Task:
 
 
 def planned(
-    task: Task, ledger: Ledger, config: Config, *, seed: int, number: int | None, phase: str, block: int, position: int
+    task: TrialTemplate,
+    ledger: SharedStudy,
+    config: Config,
+    *,
+    seed: int,
+    number: int | None,
+    phase: str,
+    block: int,
+    position: int,
 ) -> PlannedRun:
     """The run that measures a configuration.
 
@@ -84,14 +92,14 @@ class Search:
 
     def __init__(
         self,
-        task: Task,
-        ledger: Ledger,
+        task: TrialTemplate,
+        ledger: SharedStudy,
         launcher: Launcher,
-        book: Book,
+        book: Recorder,
         listener: Listener,
         *,
         deadline: float | None = None,
-        gate: Gate | None = None,
+        gate: InterferenceCheck | None = None,
     ) -> None:
         self._task = task
         self._ledger = ledger
@@ -208,7 +216,7 @@ class Search:
             reasons = self._gate.look(run.block, alone=self._running == 0)
         return replace(run, tainted="; ".join(reasons))
 
-    def _follow(self, opened: Opened, trial: optuna.Trial) -> tuple[End, bool]:
+    def _follow(self, opened: OpenRun, trial: optuna.Trial) -> tuple[End, bool]:
         """Follows a run to its end, or stops it where the pruner says so."""
         run = opened.run
         self._listener.started(run)

@@ -16,32 +16,32 @@ from pipeline.design.records import Outcome as RunOutcome
 from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution import interrupt, launcher_factory
-from pipeline.execution.controller import DELIVERY_PATIENCE, Grid
-from pipeline.execution.interference import Gate
+from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
+from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.listener import Listener
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.locks import exclusive
-from pipeline.tracking.mlflow_store import Tracker
-from pipeline.tracking.recorder import Book
+from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.uri import resolve_uri
 from pipeline.tuning import confirmation, plots, study_file, text
 from pipeline.tuning import result as outcome
-from pipeline.tuning.result import Outcome
-from pipeline.tuning.search import Search, Task, planned
-from pipeline.tuning.setup import Setup, TuneFlags
+from pipeline.tuning.result import TuningResult
+from pipeline.tuning.search import Search, TrialTemplate, planned
+from pipeline.tuning.setup import Setup, TuneOptions
 from pipeline.tuning.space import Config
 from pipeline.tuning.storage import existing, open_study
-from pipeline.tuning.trials import Ledger, workers
+from pipeline.tuning.trials import SharedStudy, workers
 
 RESULT, IDENTITY = "ablate.result", "ablate.identity"
 
 
 @dataclass
-class Result:
+class CallStatus:
     """How a call ended."""
 
-    outcome: Outcome | None = None
+    outcome: TuningResult | None = None
     document: dict[str, Any] | None = None
     interrupted: bool = False
     broken: str | None = None
@@ -58,7 +58,7 @@ class Tuning:
         state_dir: `mlruns`.
     """
 
-    def __init__(self, flags: TuneFlags, setup: Setup, listener: Listener, state_dir: Path = STATE_DIR) -> None:
+    def __init__(self, flags: TuneOptions, setup: Setup, listener: Listener, state_dir: Path = STATE_DIR) -> None:
         self.flags = flags
         self.setup = setup
         self.listener = listener
@@ -69,18 +69,18 @@ class Tuning:
         except OSError as error:
             raise OutsideError(f"{self._locks}: cannot be made ({error.strerror})") from None
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or setup.plan.study.name
-        self.tracker = Tracker(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
+        self.tracker = MlflowStore(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
         scope = content_digest([without_credentials(self.tracker.uri), experiment])
         device = setup.spec.device
         self.launcher = launcher_factory.make_launcher(flags.launcher_flags, device, state_dir, scope, listener.note)
-        self._gate = Gate(device) if flags.launcher == "local" else None  # a node looks for itself
+        self._gate = InterferenceCheck(device) if flags.launcher == "local" else None  # a node looks for itself
         self._search: Search | None = None
-        self._grid: Grid | None = None
+        self._grid: Controller | None = None
         self._stopped = False
-        self._book: Book | None = None
+        self._book: Recorder | None = None
 
     @property
-    def book(self) -> Book:
+    def book(self) -> Recorder:
         """The book, once the call has begun."""
         assert self._book is not None
         return self._book
@@ -93,7 +93,7 @@ class Tuning:
         if self._grid is not None:
             self._grid.stop()
 
-    def run(self) -> Result:
+    def run(self) -> CallStatus:
         """Preflight, search, confirmation, conclusions.
 
         Raises:
@@ -109,10 +109,10 @@ class Tuning:
             imported.result()
             shared = self._ledger()
             self.tracker.connect()
-            self._book = Book(self.tracker, self._state_dir)
+            self._book = Recorder(self.tracker, self._state_dir)
             self._book.start()
             self._open_parent()
-            result = Result()
+            result = CallStatus()
             try:
                 self._work(shared, result, began)
             except OSError as error:  # the journal refuses
@@ -128,7 +128,7 @@ class Tuning:
         recipes_of = [setup.space.recipe_of(config) for config in setup.space.settings()]
         return [setup.spec.model_copy(update={"recipe": recipe}) for recipe in [setup.spec.recipe, *recipes_of]]
 
-    def _ledger(self) -> Ledger:
+    def _ledger(self) -> SharedStudy:
         setup, flags = self.setup, self.flags
         pruner = None
         if setup.objective.prunes:
@@ -143,7 +143,7 @@ class Tuning:
         )
         study.set_user_attr(IDENTITY, setup.identity)
         lock = self._locks / f"{setup.name}.ask"
-        return Ledger(study, setup.space, budget=flags.trials, retries=flags.retries, seed=flags.seed, lock=lock)
+        return SharedStudy(study, setup.space, budget=flags.trials, retries=flags.retries, seed=flags.seed, lock=lock)
 
     def _check_known(self) -> None:
         """Looks at what there is under the study's name, before anything heavy starts.
@@ -180,9 +180,9 @@ class Tuning:
         }
         self.book.join(f"tune {setup.name}", tags, new=self.flags.fresh)
 
-    def _work(self, shared: Ledger, result: Result, began: float) -> None:
+    def _work(self, shared: SharedStudy, result: CallStatus, began: float) -> None:
         setup = self.setup
-        task = Task(setup.spec, setup.probe, setup.objective, self.flags.memory_limit, setup.plan)
+        task = TrialTemplate(setup.spec, setup.probe, setup.objective, self.flags.memory_limit, setup.plan)
         deadline = None if self.flags.timeout is None else time.monotonic() + self.flags.timeout
         self._search = Search(task, shared, self.launcher, self.book, self.listener, deadline=deadline, gate=self._gate)
         self._search.run()
@@ -204,7 +204,7 @@ class Tuning:
         self._publish(shared, result, result.outcome, time.time() - began)
 
     def _confirmed(
-        self, task: Task, shared: Ledger, chosen: Sequence[confirmation.Measured], result: Result
+        self, task: TrialTemplate, shared: SharedStudy, chosen: Sequence[confirmation.Measurement], result: CallStatus
     ) -> confirmation.Values:
         """Runs the confirmation's blocks; one process of this host at a time, so that none disturbs another."""
         configs = [one.config for one in chosen] + [self.setup.space.baseline]
@@ -218,7 +218,7 @@ class Tuning:
                 runs.append(planned(task, shared, config, number=number, phase="confirm", **place))
         self.listener.note(f"confirming {len(configs)} configurations in {self.flags.confirm_blocks} blocks")
         plan = self.setup.plan
-        grid = Grid(
+        grid = Controller(
             plan,
             self.launcher,
             self.book,
@@ -244,12 +244,12 @@ class Tuning:
                 values.setdefault(config, {})[run.block] = metrics
         return values
 
-    def _publish(self, shared: Ledger, result: Result, found: Outcome, seconds: float) -> None:
+    def _publish(self, shared: SharedStudy, result: CallStatus, found: TuningResult, seconds: float) -> None:
         """Study file, result, tables, plots and numbers, into files, Optuna and the parent run."""
         setup = self.setup
         file: Path | None = None
         if found.best is not None:
-            file = study_file.write(
+            file = study_file.write_study_file(
                 setup.name,
                 setup.spec.model,
                 setup.spec.dataset,
@@ -266,7 +266,7 @@ class Tuning:
         result.document = document
         shared.study.set_user_attr(RESULT, document)
         folder = self._state_dir / "tuning" / setup.name
-        for path in plots.draw(shared.study, setup.objective, folder):
+        for path in plots.draw_plots(shared.study, setup.objective, folder):
             self.book.parent_artifact(path, "tuning")
         if file is not None:
             self.book.parent_artifact(file, "tuning")
@@ -280,10 +280,10 @@ class Tuning:
             ends = {"tune/low": found.ratio.low, "tune/high": found.ratio.high, "tune/search_ratio": found.optimistic}
             numbers |= {"tune/ratio": found.ratio.ratio, **{k: v for k, v in ends.items() if v is not None}}
         values = {name: float(value) for name, value in numbers.items()}
-        tags = {"mlflow.note.content": text.markdown(found), "tune.verdict": found.verdict}
+        tags = {"mlflow.note.content": text.tuning_markdown(found), "tune.verdict": found.verdict}
         self.book.parent_values(values, tags)
 
-    def _close(self, result: Result) -> None:
+    def _close(self, result: CallStatus) -> None:
         result.interrupted = self._stopped and result.broken is None
         ended: RunOutcome = "failed" if result.broken or not result.outcome else "finished"
         try:

@@ -23,7 +23,7 @@ DEFAULT_TRIALS = 30
 
 
 @dataclass(frozen=True)
-class TuneFlags:
+class TuneOptions:
     """What the command line said, after environment variables."""
 
     model: str
@@ -61,9 +61,9 @@ class TuneFlags:
     address: str = "auto"
 
     @property
-    def launcher_flags(self) -> selection.Flags:
+    def launcher_flags(self) -> selection.GridOptions:
         """The part that makes a launcher."""
-        return selection.Flags(
+        return selection.GridOptions(
             study=self.study,
             models=self.model,
             datasets=self.dataset,
@@ -105,7 +105,7 @@ class Setup:
     headline: str
 
 
-def prepare(flags: TuneFlags) -> Setup:
+def prepare_tuning(flags: TuneOptions) -> Setup:
     """Checks everything and puts it together; nothing heavy is imported.
 
     Raises:
@@ -119,11 +119,11 @@ def prepare(flags: TuneFlags) -> Setup:
     if flags.objective not in OBJECTIVES:
         raise not_allowed("--objective", flags.objective, suggest(flags.objective, list(OBJECTIVES)))
     objective = OBJECTIVES[flags.objective]
-    choice = selection.choose(flags.launcher_flags, device_of(flags.launcher_flags))
+    choice = selection.select_plan(flags.launcher_flags, device_of(flags.launcher_flags))
     spec = choice.plan.runs[0].spec.model_copy(update={"seed": flags.seed})
-    base = study.load(flags.study or choice.plan.study.name)
+    base = study.load_study(flags.study or choice.plan.study.name)
     levels = _levels(flags, spec, base)
-    space = spaces.build(
+    space = spaces.build_space(
         spec.recipe,
         spec.device,
         samples=train_samples(spec),
@@ -158,7 +158,7 @@ class _Named(Frozen):
     name: SafeName
 
 
-def _levels(flags: TuneFlags, spec: RunSpec, base: Study) -> dict[str, tuple[str, ...]]:
+def _levels(flags: TuneOptions, spec: RunSpec, base: Study) -> dict[str, tuple[str, ...]]:
     """Technique -> on-levels to search."""
     if flags.techniques in (None, "", "none") and not flags.levels:
         return {}

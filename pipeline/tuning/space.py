@@ -16,7 +16,7 @@ from pipeline.design import plan, requirements, techniques
 from pipeline.design.spec import Device, Recipe, content_digest
 from pipeline.errors import InputError, not_allowed
 
-OFF = "off"
+OFF_LEVEL = "off"
 ACCUMULATIONS = (1, 2, 4, 8, 16, 32, 64)
 LARGEST_BATCH = 4096
 SEARCHED_FIELDS = ("batch_size", "accumulation_steps")
@@ -49,7 +49,7 @@ class Config:
     @property
     def on(self) -> tuple[tuple[str, str], ...]:
         """The techniques that are on, with their levels."""
-        return tuple((name, level) for name, level in self.levels if level != OFF)
+        return tuple((name, level) for name, level in self.levels if level != OFF_LEVEL)
 
     @property
     def label(self) -> str:
@@ -147,7 +147,7 @@ def _applied(recipe: Recipe, config: Config, device: Device) -> Recipe:
     return plan.apply(recipe.model_copy(update=sizes), _setting(config, device), device)
 
 
-def build(
+def build_space(
     recipe: Recipe,
     device: Device,
     *,
@@ -171,12 +171,12 @@ def build(
     Raises:
         InputError: a technique owns a searched field or cannot be applied, or no configuration is left.
     """
-    found = {name: (OFF, *values) for name, values in (levels or {}).items()}
+    found = {name: (OFF_LEVEL, *values) for name, values in (levels or {}).items()}
     _check_levels(recipe, device, found)
     limit = min(samples or LARGEST_BATCH, LARGEST_BATCH)
     sizes = sorted(set(batches or {*batch_sizes(limit), *_divisors(effective_batch, limit)}))
     steps = sorted(set(accumulations or {*ACCUMULATIONS, recipe.accumulation_steps}))
-    none = tuple((name, OFF) for name in found)
+    none = tuple((name, OFF_LEVEL) for name in found)
     baseline = Config(recipe.batch_size, recipe.accumulation_steps, none)
     if not batches:
         sizes = sorted({*sizes, recipe.batch_size})

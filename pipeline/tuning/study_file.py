@@ -18,7 +18,9 @@ from pipeline.errors import AblateError, OutsideError
 TUNED_DIR = Path("experiments", "tuned")
 
 
-def write(name: str, model: str, dataset: str, recipe: Recipe, base: Study, device: Device, notes: list[str]) -> Path:
+def write_study_file(
+    name: str, model: str, dataset: str, recipe: Recipe, base: Study, device: Device, notes: list[str]
+) -> Path:
     """Writes the study file of a tuned recipe: one model, one data set, the techniques of the study that was tuned.
 
     Techniques that the recipe has on already, or that cannot be put on top of it, are left out. The file is read
@@ -54,7 +56,7 @@ def write(name: str, model: str, dataset: str, recipe: Recipe, base: Study, devi
     try:
         TUNED_DIR.mkdir(parents=True, exist_ok=True)
         temporary.write_text(head + yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
-        plan.build(study.load(str(temporary)), device)
+        plan.build_plan(study.load_study(str(temporary)), device)
         temporary.replace(path)
     except OSError as error:
         raise OutsideError(f"study file {path}: cannot be written ({error.strerror})") from None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.tuning.confirmation import Measured, ranked
-from pipeline.tuning.objective import Response
-from pipeline.tuning.result import BETTER, TIE, WORSE, Outcome, fields, ga_sentence, measured
+from pipeline.tuning.confirmation import Measurement, ranked
+from pipeline.tuning.objective import Quantity
+from pipeline.tuning.result import BETTER, TIE, WORSE, TuningResult, fields, ga_sentence, measured
 from pipeline.tuning.space import Config
 
 BEST_ROWS = 10
 
 
-def headings(outcome: Outcome) -> tuple[str, ...]:
+def headings(outcome: TuningResult) -> tuple[str, ...]:
     """Of the table of the best."""
     names = [
         f"{response.name}{f' [{response.unit}]' if response.unit else ''}" for response in outcome.objective.responses
@@ -20,7 +20,7 @@ def headings(outcome: Outcome) -> tuple[str, ...]:
     return ("trial", "configuration", *names, "search / baseline", "confirmed / baseline")
 
 
-def rows(outcome: Outcome) -> list[tuple[str, ...]]:
+def rows(outcome: TuningResult) -> list[tuple[str, ...]]:
     """The best configurations of the search, and all that was confirmed."""
     found = measured(outcome.findings)
     ratios = {c.measured.config: c.ratios.get(outcome.response.name) for c in outcome.candidates}
@@ -28,7 +28,7 @@ def rows(outcome: Outcome) -> list[tuple[str, ...]]:
     shown = [one for one in order if one.config != outcome.space.baseline]
     listed = {one.config for one in shown}
     shown += [c.measured for c in outcome.candidates if c.measured.config not in listed]
-    baseline = [one for one in found if one.config == outcome.space.baseline] or [Measured(outcome.space.baseline)]
+    baseline = [one for one in found if one.config == outcome.space.baseline] or [Measurement(outcome.space.baseline)]
     base = baseline[0].values
     made = []
     for one in [*shown, *baseline]:
@@ -45,13 +45,13 @@ def rows(outcome: Outcome) -> list[tuple[str, ...]]:
     return made
 
 
-def _value(value: float, response: Response) -> str:
+def _value(value: float, response: Quantity) -> str:
     if response.unit == "":
         return f"{value:.4f}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def ga_rows(outcome: Outcome) -> list[tuple[str, ...]]:
+def ga_rows(outcome: TuningResult) -> list[tuple[str, ...]]:
     """Best accumulation by micro-batch."""
     return [
         (
@@ -66,7 +66,7 @@ def ga_rows(outcome: Outcome) -> list[tuple[str, ...]]:
 GA_HEADINGS = ("micro-batch", "best accumulation steps above 1", "images/s over 1 step (search)")
 
 
-def sentences(outcome: Outcome) -> list[str]:
+def sentences(outcome: TuningResult) -> list[str]:
     """The conclusions, one sentence a line."""
     lines = [_counts(outcome), _winner(outcome)]
     if outcome.optimistic is not None:
@@ -84,7 +84,7 @@ def sentences(outcome: Outcome) -> list[str]:
     return [line for line in lines if line]
 
 
-def _counts(outcome: Outcome) -> str:
+def _counts(outcome: TuningResult) -> str:
     pruned = sum(finding.outcome == "pruned" for finding in outcome.findings)
     parts = [f"{len(outcome.findings)} trials of {len(outcome.space.configs)} configurations"]
     parts += [f"{outcome.infeasible} infeasible"] if outcome.infeasible else []
@@ -93,7 +93,7 @@ def _counts(outcome: Outcome) -> str:
     return ", ".join(parts)
 
 
-def _winner(outcome: Outcome) -> str:
+def _winner(outcome: TuningResult) -> str:
     first = outcome.response
     if outcome.best is None:
         return "no configuration could be confirmed"
@@ -114,7 +114,7 @@ def _labels(configs: Sequence[Config]) -> str:
     return ", ".join(config.label for config in configs)
 
 
-def markdown(outcome: Outcome) -> str:
+def tuning_markdown(outcome: TuningResult) -> str:
     """Everything, for the parent run's description."""
     parts = ["\n".join(f"- {line}" for line in sentences(outcome)), _table(headings(outcome), rows(outcome))]
     if outcome.ga:
@@ -129,7 +129,7 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([*made, *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)])
 
 
-def show(outcome: Outcome) -> None:
+def show_tuning(outcome: TuningResult) -> None:
     """Prints tables and sentences."""
     import sys
 

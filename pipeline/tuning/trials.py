@@ -18,7 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.tracking.liveness import Liveness, alive, owner
+from pipeline.tracking.liveness import Liveness, is_alive, owner
 from pipeline.tracking.locks import exclusive
 from pipeline.tuning.sampler import DistinctSampler, distributions
 from pipeline.tuning.space import Config, Space
@@ -28,10 +28,10 @@ OWNER, BEAT, RETRIES, WITHDRAWN, FINAL = (
 )
 OUTCOME, VALUES, OVERSIZE = "ablate.outcome", "ablate.values", "ablate.too_large"
 NAMELESS_SECONDS = 30.0  # a trial gets its owner's name within milliseconds; without one its process has died
-LOCK_PATIENCE = 120.0
+TRIALS_LOCK_PATIENCE = 120.0
 
 
-class Ledger:
+class SharedStudy:
     """One process's view of a study.
 
     Args:
@@ -61,13 +61,13 @@ class Ledger:
 
     def start(self) -> None:
         """Queues the baseline as the first trial of an empty study, where it is in the space."""
-        with exclusive(self._lock, LOCK_PATIENCE):
+        with exclusive(self._lock, TRIALS_LOCK_PATIENCE):
             if self.space.baseline in self.space.configs and not self._trials():
                 self.study.enqueue_trial(dict(self.space.baseline.params))
 
     def ask(self) -> optuna.Trial | None:
         """The next trial of this process; None when the study has as many as it may, or no configuration is left."""
-        with exclusive(self._lock, LOCK_PATIENCE):
+        with exclusive(self._lock, TRIALS_LOCK_PATIENCE):
             for _ in range(20):  # a withdrawn trial makes room at once; others may be asking from other hosts
                 waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
                 if not waiting and (len(self._counted()) >= self.budget or not self.sampler.free()):
@@ -128,7 +128,7 @@ class Ledger:
         Returns:
             Whether it will be tried again.
         """
-        with exclusive(self._lock, LOCK_PATIENCE):
+        with exclusive(self._lock, TRIALS_LOCK_PATIENCE):
             trial.set_user_attr(OUTCOME, outcome)
             if error:
                 trial.set_user_attr("ablate.error", error[:500])
@@ -180,7 +180,7 @@ class Ledger:
 
         Also queues configurations whose trial failed in a process that died before it could do so.
         """
-        with exclusive(self._lock, LOCK_PATIENCE) as got:
+        with exclusive(self._lock, TRIALS_LOCK_PATIENCE) as got:
             if not got:
                 return 0
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -217,7 +217,7 @@ class Ledger:
 
     # -- what is known ---------------------------------------------------------------------------------------------
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[TrialResult]:
         """Everything that has been measured or has finally failed, in the order of the trials."""
         found = []
         for trial in self._trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
@@ -229,7 +229,7 @@ class Ledger:
             outcome = str(trial.user_attrs.get(OUTCOME, "failed"))
             values = dict(trial.user_attrs.get(VALUES, {}))
             objectives = tuple(trial.values) if complete else None
-            found.append(Finding(trial.number, config, outcome, feasible, objectives, values))
+            found.append(TrialResult(trial.number, config, outcome, feasible, objectives, values))
         return found
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -267,7 +267,7 @@ class Ledger:
 def workers(study: optuna.Study) -> list[str]:
     """Processes that seem to be alive and to run trials of a study."""
     beats = _newest(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-    return sorted(name for name, beat in beats.items() if alive(name, int(beat or 0) / 1000))
+    return sorted(name for name, beat in beats.items() if is_alive(name, int(beat or 0) / 1000))
 
 
 def _now() -> str:
@@ -285,7 +285,7 @@ def _newest(trials: Sequence[FrozenTrial]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Finding:
+class TrialResult:
     """What one trial came to.
 
     Attributes:

@@ -121,7 +121,7 @@ def test_rates_are_written_in_tera(value, words):
 
 
 def test_the_report_has_a_table_of_throughput(tmp_path):
-    built = report.build(planted(blocks=2))
+    built = report.build_report(planted(blocks=2))
     built.write(tmp_path)
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     first = next(a for a in built.data["throughput"] if a["cell"] == "baseline")
@@ -136,9 +136,9 @@ def test_the_report_has_a_table_of_throughput(tmp_path):
 
 
 def test_a_table_has_the_columns_that_are_known(tmp_path):
-    report.build(with_gpu("NVIDIA H100 PCIe")).write(tmp_path)
+    report.build_report(with_gpu("NVIDIA H100 PCIe")).write(tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "| images/s | TFLOP/s | of data sheet |\n" in text
-    report.build(planted(blocks=2, device="cpu", gpu=False)).write(tmp_path)
+    report.build_report(planted(blocks=2, device="cpu", gpu=False)).write(tmp_path)
     for name in ("report.md", "report.html"):
         assert "TFLOP/s" not in (tmp_path / name).read_text()

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 FACTORS = [Factor(name, ("on",)) for name in ("ga", "amp", "pm")]
 CELLS = list(product(("off", "on"), repeat=3))
 ON = np.array([[v == "on" for v in cell] for cell in CELLS])
-CONTRASTS = contrasts.build(CELLS, CELLS, FACTORS)
+CONTRASTS = contrasts.build_contrasts(CELLS, CELLS, FACTORS)
 WEIGHTS = np.array([c.weights for c in CONTRASTS])
 KINDS = np.array([c.kind for c in CONTRASTS])
 SIMULATIONS = 2000
@@ -47,7 +47,7 @@ def simulate(scenario, blocks, truth=TRUTH, seed=0, ordered=False, simulations=S
 
 def analyse(y, blocks):
     design = linear.layout(np.tile(np.arange(8), blocks), np.repeat(np.arange(blocks), 8), 8)
-    fit = variance.fit(design, WEIGHTS, y)
+    fit = variance.fit_design(design, WEIGHTS, y)
     return fit.estimate, np.sqrt(fit.variance), fit.dof
 
 
@@ -135,7 +135,7 @@ def test_a_report_of_48_cells_and_5_blocks_takes_under_5_seconds(tmp_path):
     from pipeline.analysis.report import report
 
     started = time.process_time()  # of the processor: other programs on the machine do not count
-    report.build(study).write(tmp_path)
+    report.build_report(study).write(tmp_path)
     taken = time.process_time() - started
     print(f"{taken:.2f} s")
     assert taken < 5

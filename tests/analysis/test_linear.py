@@ -24,7 +24,7 @@ def balanced(blocks, seed=0):
 
 
 def all_contrasts():
-    found = contrasts.build(CELLS, CELLS, FACTORS)
+    found = contrasts.build_contrasts(CELLS, CELLS, FACTORS)
     return found, np.array([c.weights for c in found])
 
 
@@ -40,7 +40,7 @@ def unbalanced(seed, blocks=4, drop=6):
 def test_balanced_effects_equal_the_textbook_contrast_formula(blocks):
     cells, block, y = balanced(blocks)
     found, weights = all_contrasts()
-    fit = variance.fit(linear.layout(cells, block, 8), weights, y[:, None])
+    fit = variance.fit_design(linear.layout(cells, block, 8), weights, y[:, None])
     for contrast, estimate in zip(found, fit.estimate[:, 0], strict=True):
         if contrast.kind in ("main", "interaction"):
             which = ["abc".index(name) for name in contrast.techniques]
@@ -57,7 +57,7 @@ def test_agrees_with_statsmodels_anova_table():
     cells, block, y = balanced(4)
     found, weights = all_contrasts()
     design = linear.layout(cells, block, 8)
-    estimate = variance.fit(design, weights, y[:, None]).estimate[:, 0]
+    estimate = variance.fit_design(design, weights, y[:, None]).estimate[:, 0]
     frame = pd.DataFrame({"y": y, "block": block, **dict(zip("abc", SIGNS[cells].T, strict=True))})
     fitted = smf.ols("y ~ C(block) + a*b*c", frame).fit()
     table = sm.stats.anova_lm(fitted, typ=2)
@@ -91,7 +91,7 @@ def test_unbalanced_estimates_and_their_parts_agree_with_statsmodels_and_dense_m
     matrix, maker = dense(cells, block)
     result = sm.OLS(y, matrix).fit()
     padded = np.pad(weights, ((0, 0), (0, matrix.shape[1] - 8)))
-    fit = variance.fit(design, weights, y[:, None])
+    fit = variance.fit_design(design, weights, y[:, None])
     np.testing.assert_allclose(fit.estimate[:, 0], padded @ result.params, atol=1e-10)
     np.testing.assert_allclose(1 - design.leverage, np.diag(maker), atol=1e-10)
     load = linear.loads(design, weights)
@@ -131,7 +131,7 @@ def test_degrees_of_freedom_are_satterthwaites_of_the_mixture(blocks):
     cells, block, y = balanced(blocks, seed=4)
     design = linear.layout(cells, block, 8)
     _, weights = all_contrasts()
-    fit = variance.fit(design, weights, y[:, None])
+    fit = variance.fit_design(design, weights, y[:, None])
     centring = np.eye(8) - 1 / 8
     r, slack = robust.robust_residuals(design, y[:, None])
     mean_square = np.bincount(cells, (r**2 / slack)[:, 0]) / blocks
@@ -159,7 +159,7 @@ def test_an_outlier_widens_its_own_cells_and_not_the_others():
     weights[1, 5], weights[1, 4] = 1, -1
     spoilt = y.copy()
     spoilt[5] += 40.0  # forty standard deviations, in cell 5
-    before, after = (variance.fit(design, weights, v[:, None]).variance[:, 0] for v in (y, spoilt))
+    before, after = (variance.fit_design(design, weights, v[:, None]).variance[:, 0] for v in (y, spoilt))
     assert after[1] > 50 * before[1]
     assert after[0] < 2 * before[0]
     least_squares = (linear.residuals(design, spoilt[:, None])[cells < 2] ** 2).sum()
@@ -183,7 +183,7 @@ def test_a_cell_that_ran_once_borrows_the_pooled_variance():
     assert (design.leverage > 1 - 1e-9).sum() == 1
     weights = np.zeros((1, 8))
     weights[0, 7], weights[0, 0] = 1, -1
-    fit = variance.fit(design, weights, y[:, None])
+    fit = variance.fit_design(design, weights, y[:, None])
     pooled = float((linear.residuals(design, y[:, None]) ** 2).sum()) / design.dof
     assert fit.variance[0, 0] > pooled  # at least the lone run's own error
     assert 1 <= fit.dof[0, 0] <= design.dof

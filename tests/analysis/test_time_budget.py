@@ -105,7 +105,7 @@ def test_what_takes_no_work_out_of_a_step_saves_memory_only():
 
 
 def test_the_report_shows_what_launching_takes(tmp_path):
-    built = report.build(planted(blocks=2, launch_bound=0.7))
+    built = report.build_report(planted(blocks=2, launch_bound=0.7))
     built.write(tmp_path)
     budget = built.data["budgets"][0]
     assert (budget["bound"], budget["launch_bound"]) == ("launch", pytest.approx(0.7))
@@ -134,7 +134,7 @@ def test_the_figure_has_what_launching_bounds_beside_idle_time(monkeypatch):
 
 
 def test_without_the_fraction_there_is_no_column_for_launching(tmp_path):
-    built = report.build(planted(blocks=2, device="cpu", gpu=False))
+    built = report.build_report(planted(blocks=2, device="cpu", gpu=False))
     built.write(tmp_path)
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "launch" not in page and "launch" not in text

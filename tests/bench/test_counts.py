@@ -18,7 +18,7 @@ from pipeline.bench import orchestration, scaling
 from pipeline.bench.cases import Case
 from pipeline.bench.loops import input_rates
 from pipeline.bench.loops.contenders import Ablate, Bare, Timm
-from pipeline.bench.loops.workload import build
+from pipeline.bench.loops.workload import build_workload
 from pipeline.bench.record_cost import record_seconds
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import Metrics, Progress
@@ -49,13 +49,13 @@ def _reads(contender: Any, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_an_epoch_reads_from_the_device_once_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    short, long = (_reads(Ablate(build(_case(windows))), monkeypatch) for windows in (3, 12))
+    short, long = (_reads(Ablate(build_workload(_case(windows))), monkeypatch) for windows in (3, 12))
     assert short == long, "nothing in a window reads from the device"
     assert long["cpu"] == 1 and long["item"] == 0
 
 
 def test_the_counter_sees_a_loop_that_reads_every_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    short, long = (_reads(Timm(build(_case(windows))), monkeypatch) for windows in (3, 12))
+    short, long = (_reads(Timm(build_workload(_case(windows))), monkeypatch) for windows in (3, 12))
     assert (short["item"], long["item"]) == (3, 12)
 
 
@@ -83,7 +83,7 @@ def test_a_step_has_no_operation_that_the_bare_loop_has_not(precision: Any) -> N
     # 64 windows make one write of losses; what an epoch costs as a whole is in both lengths
     def more(kind: Any) -> Counter[str]:
         short, long = (
-            _operations(kind(build(replace(_case(windows), precision=precision)))) for windows in (3, 3 + 64)
+            _operations(kind(build_workload(replace(_case(windows), precision=precision)))) for windows in (3, 3 + 64)
         )
         long.subtract(short)
         return Counter({name: count for name, count in long.items() if count})
@@ -102,7 +102,7 @@ def test_synchronisations_of_the_device_stay_at_phase_boundaries(monkeypatch: py
     found = []
     for windows in (3, 12):
         calls.clear()
-        Ablate(build(_case(windows))).epoch(1)
+        Ablate(build_workload(_case(windows))).epoch(1)
         found.append(len(calls))
     assert found == [2, 2]
 
@@ -111,7 +111,7 @@ _FAULTS = """
 import resource
 from pipeline.bench.cases import Case
 from pipeline.bench.loops.contenders import Ablate
-from pipeline.bench.loops.workload import build
+from pipeline.bench.loops.workload import build_workload
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -138,7 +138,7 @@ def test_a_step_does_not_fault_its_gradients_in_again() -> None:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """A grid of twelve runs that train nothing, on a store of its own."""
     folder = tmp_path_factory.mktemp("orchestration")
-    return orchestration.measure(12, str(folder)), folder
+    return orchestration.measure_orchestration(12, str(folder)), folder
 
 
 def test_calls_of_mlflow_per_run(measured: tuple[dict[str, Any], Path]) -> None:
@@ -154,7 +154,7 @@ def test_calls_of_mlflow_per_run(measured: tuple[dict[str, Any], Path]) -> None:
 def test_journal_entries_per_run(measured: tuple[dict[str, Any], Path]) -> None:
     kinds: Counter[str] = Counter()
     for path in (measured[1] / "journal").glob("*.journal"):
-        kinds.update(str(entry["kind"]) for entry, _ in journal.read(path))
+        kinds.update(str(entry["kind"]) for entry, _ in journal.read_entries(path))
     # 12 runs: opened, claimed... closed once each; three epochs and one summary; tags; the parent's own are the rest
     assert kinds["open"] == 13 and kinds["close"] == 13
     assert kinds["metrics"] == 12 * (orchestration.EPOCHS + 1) + 1
@@ -162,12 +162,12 @@ def test_journal_entries_per_run(measured: tuple[dict[str, Any], Path]) -> None:
 
 
 def test_progress_is_never_journaled(tmp_path: Path) -> None:
-    from pipeline.tracking.mlflow_store import Tracker
-    from pipeline.tracking.recorder import Book, Opened
+    from pipeline.tracking.mlflow_store import MlflowStore
+    from pipeline.tracking.recorder import OpenRun, Recorder
 
-    book = Book(Tracker(f"sqlite:///{tmp_path}/x.db", "x", tmp_path), tmp_path)
+    book = Recorder(MlflowStore(f"sqlite:///{tmp_path}/x.db", "x", tmp_path), tmp_path)
     run: PlannedRun = orchestration._plan(1).runs[0]
-    opened = Opened("key", run, tmp_path)
+    opened = OpenRun("key", run, tmp_path)
     before = book._journal.end
     values: dict[str, Any] = {"epoch": 1, "epochs": 1, "update": 1, "updates": 2, "images_per_second": 1.0}
     book.record(opened, Progress(time=0.0, **values))
@@ -182,14 +182,14 @@ def test_a_record_costs_the_training_process_microseconds() -> None:
 
 
 def test_the_cost_of_a_plan_is_that_of_its_cells() -> None:
-    found = scaling.plan_cost(1_000)
+    found = scaling.measure_plan_cost(1_000)
     assert found["cells"] == 1_008
     assert 0 < found["seconds"] < 30 and found["memory_mib"] > 10
 
 
 def test_a_report_of_simulated_runs(tmp_path: Path) -> None:
     del tmp_path
-    found = scaling.report_cost(80)
+    found = scaling.measure_report_cost(80)
     assert found["cells"] == 80 and found["seconds"] > 0
 
 

@@ -10,28 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bench.cases import CONTENDERS, case_of, missing
-from pipeline.bench.intervals import Row, block_log, interval
+from pipeline.bench.intervals import RatioRow, block_log, ratio_interval
 from pipeline.bench.suite import PARTS, parse_parts
 from pipeline.errors import InputError
 
 
 def test_the_interval_of_a_worked_example() -> None:
     # mean 0.1, standard deviation 0.1, n = 3: half-width 4.302653 * 0.1 / sqrt(3) = 0.248414
-    ratio, low, high = interval([0.0, 0.1, 0.2])
+    ratio, low, high = ratio_interval([0.0, 0.1, 0.2])
     assert ratio == pytest.approx(math.exp(0.1))
     assert low is not None and math.log(low) == pytest.approx(0.1 - 0.248414, abs=1e-6)
     assert high is not None and math.log(high) == pytest.approx(0.1 + 0.248414, abs=1e-6)
 
 
 def test_one_block_has_no_interval() -> None:
-    assert interval([0.5]) == (math.exp(0.5), None, None)
+    assert ratio_interval([0.5]) == (math.exp(0.5), None, None)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     random = np.random.default_rng(1)
     covered = 0
     for _ in range(1000):
-        _, low, high = interval(list(random.normal(0.02, 0.01, 5)))
+        _, low, high = ratio_interval(list(random.normal(0.02, 0.01, 5)))
         assert low is not None and high is not None
         covered += low <= math.exp(0.02) <= high
     assert 930 <= covered <= 968  # 950 expected, standard error 7
@@ -54,7 +54,7 @@ def test_a_disturbed_round_does_not_move_a_block() -> None:
 
 
 def test_a_row_has_the_fields_of_the_contract() -> None:
-    document = Row("over_bare", 1.01, 0.99, 1.03, detail={"model": "test_resnet"}).document()
+    document = RatioRow("over_bare", 1.01, 0.99, 1.03, detail={"model": "test_resnet"}).document()
     assert document == {
         "model": "test_resnet",
         "name": "over_bare",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.bench.cases import missing
-from pipeline.bench.intervals import block_log, interval
+from pipeline.bench.intervals import block_log, ratio_interval
 
 STUDY = """
 name: tiny
@@ -77,7 +77,9 @@ def test_json_of_a_small_race(tmp_path: Path) -> None:
     assert case["weights_differ_by"]["bare"] == 0.0 and case["weights_differ_by"]["ablate"] < 1e-3
     assert case["images_per_second"]["ablate"] > 0 and case["flops_per_second"] > 0
     again = [block_log(block["bare"], block["ablate"]) for block in case["seconds"]]
-    assert interval(again) == pytest.approx((row["ratio"], row["low"], row["high"]), rel=1e-2), "from what is published"
+    assert ratio_interval(again) == pytest.approx((row["ratio"], row["low"], row["high"]), rel=1e-2), (
+        "from what is published"
+    )
     if missing("accelerate"):
         assert "over_accelerate" not in rows
         (line,) = document["absent"]

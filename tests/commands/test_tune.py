@@ -11,7 +11,7 @@ import pytest
 from pipeline.design import plan, study
 from pipeline.errors import InputError
 from pipeline.tracking import study_data
-from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.status import status_of
 from tests.support.tuning import ablate, document
 
@@ -98,10 +98,10 @@ def test_the_same_call_again_runs_nothing_and_says_the_same(
 
 def test_the_study_file_is_a_study(tuned: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
     folder, found = tuned
-    made = study.load(str(folder / found["study_file"]))
+    made = study.load_study(str(folder / found["study_file"]))
     recipe = made.recipe_for("test_resnet", "digits")
     assert {name: getattr(recipe, name) for name in found["recommended"]} == found["recommended"]
-    assert len(plan.build(made, "cpu").cells) >= 4
+    assert len(plan.build_plan(made, "cpu").cells) >= 4
     name = Path(found["study_file"]).stem
     done = document(ablate(folder, digits_dir, "grid", "--study", name, "--device", "cpu", "--dry-run", "--json"))
     assert {cell["recipe"]["epochs"] for cell in done["cells"]} == {2}
@@ -123,8 +123,8 @@ def test_reports_pass_trials_over(tuned: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = tuned
     uri = f"sqlite:///{folder}/mlruns/mlflow.db"
     with pytest.raises(InputError, match="no runs"):
-        study_data.load("quickstart", uri, folder / "mlruns", curves=False)
-    tracker = Tracker(uri, "quickstart", folder / "mlruns" / "artifacts")
+        study_data.load_study_data("quickstart", uri, folder / "mlruns", curves=False)
+    tracker = MlflowStore(uri, "quickstart", folder / "mlruns" / "artifacts")
     assert status_of(tracker, folder / "mlruns")["cells"] == 0
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.design import plan as planning
 from pipeline.design import study as studies
-from pipeline.design.plan import Plan, build
+from pipeline.design.plan import Plan, build_plan
 from pipeline.design.spec import Recipe
 from pipeline.design.study import Study
 from pipeline.errors import InputError
@@ -31,7 +31,7 @@ def order(plan: Plan, block: int) -> list[str]:
 
 
 def test_quickstart_has_48_unique_cells() -> None:
-    plan = build(studies.load("quickstart"), "cpu")
+    plan = build_plan(studies.load_study("quickstart"), "cpu")
     assert (
         len(plan.cells) == 48 == len({run.spec.digest for run in plan.cells}) == len({r.spec.name for r in plan.cells})
     )
@@ -45,8 +45,8 @@ def test_quickstart_has_48_unique_cells() -> None:
 @pytest.mark.parametrize("name", ["paper", "quickstart", "heldout", "paper-c1"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_shipped_studies_make_plans(name: str, device: Any) -> None:
-    study = studies.load(name)
-    plan = build(study, device)
+    study = studies.load_study(name)
+    plan = build_plan(study, device)
     expected = len(study.models) * len(study.datasets) * 8 * study.seeds
     assert len(plan.cells) == expected == len({run.spec.digest for run in plan.cells})
     assert {run.spec.device for run in plan.cells} == {device}
@@ -54,7 +54,7 @@ def test_shipped_studies_make_plans(name: str, device: Any) -> None:
 
 def test_blocks_and_paired_seeds() -> None:
     study = make(models=MODELS[:2], techniques=["ga", "amp"], seeds=3, base_seed=40)
-    plan = build(study, "cpu")
+    plan = build_plan(study, "cpu")
     assert len(plan.runs) == 3 * 2 * 4
     assert [run.block for run in plan.runs] == sorted(run.block for run in plan.runs), "one block after the other"
     for block in range(3):
@@ -66,13 +66,13 @@ def test_blocks_and_paired_seeds() -> None:
 
 def test_order_is_decided_by_the_order_seed_alone() -> None:
     fields: dict[str, Any] = {"models": MODELS, "techniques": ["ga", "amp", "pm"], "seeds": 3}
-    plan = build(make(**fields), "cpu")
-    assert build(make(**fields), "cpu").runs == plan.runs
+    plan = build_plan(make(**fields), "cpu")
+    assert build_plan(make(**fields), "cpu").runs == plan.runs
     assert order(plan, 0) != order(plan, 1) != order(plan, 2) != order(plan, 0)
     assert sorted(order(plan, 0)) == sorted(order(plan, 1)) == sorted(order(plan, 2))
-    other = build(make(**fields, order_seed=1), "cpu")
+    other = build_plan(make(**fields, order_seed=1), "cpu")
     assert order(other, 0) != order(plan, 0) and sorted(order(other, 0)) == sorted(order(plan, 0))
-    assert order(build(make(**fields, base_seed=9), "cpu"), 0) == order(plan, 0)
+    assert order(build_plan(make(**fields, base_seed=9), "cpu"), 0) == order(plan, 0)
     assert order(plan, 0) != sorted(order(plan, 0)), "shuffled"
     models = [name.split("/")[0] for name in order(plan, 0)]
     assert any(a != b for a, b in zip(models, sorted(models), strict=True)), "over models, too"
@@ -84,18 +84,18 @@ def test_order_is_the_same_in_another_process() -> None:
         "print('\\n'.join(r.spec.digest for r in plan.build(study.load('quickstart'), 'cpu').runs))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [run.spec.digest for run in build(studies.load("quickstart"), "cpu").runs]
+    assert found.stdout.split() == [run.spec.digest for run in build_plan(studies.load_study("quickstart"), "cpu").runs]
 
 
 def test_more_blocks_keep_the_first_ones() -> None:
-    few, many = (build(make(techniques=["ga", "amp"], seeds=seeds), "cpu") for seeds in (2, 5))
+    few, many = (build_plan(make(techniques=["ga", "amp"], seeds=seeds), "cpu") for seeds in (2, 5))
     assert many.runs[: len(few.runs)] == few.runs
-    later = build(make(techniques=["ga", "amp"], seeds=5), "cpu", blocks=range(2, 5))
+    later = build_plan(make(techniques=["ga", "amp"], seeds=5), "cpu", blocks=range(2, 5))
     assert [r.spec.digest for r in later.runs] == [r.spec.digest for r in many.runs[len(few.runs) :]]
 
 
 def test_sentinels_repeat_the_baselines_at_both_ends() -> None:
-    plan = build(make(models=MODELS[:2], techniques=["amp"], seeds=2, sentinels=True), "cpu")
+    plan = build_plan(make(models=MODELS[:2], techniques=["amp"], seeds=2, sentinels=True), "cpu")
     assert len(plan.cells) == 8 and len(plan.runs) == 8 + 2 * 2 * 2
     for block in range(2):
         runs = [run for run in plan.runs if run.block == block]
@@ -107,7 +107,7 @@ def test_sentinels_repeat_the_baselines_at_both_ends() -> None:
 
 
 def test_several_levels_multiply_the_design() -> None:
-    plan = build(make(techniques={"ga": [2, 4, 8], "amp": []}), "cpu")
+    plan = build_plan(make(techniques={"ga": [2, 4, 8], "amp": []}), "cpu")
     assert sorted(run.spec.label for run in plan.cells) == sorted(
         ["baseline", "ga2", "ga4", "ga8", "amp", "ga2+amp", "ga4+amp", "ga8+amp"]
     )
@@ -117,27 +117,27 @@ def test_several_levels_multiply_the_design() -> None:
 
 def test_the_default_level_has_the_plain_name() -> None:
     for levels in ([], ["2"]):
-        plan = build(make(techniques={"ga": levels}), "cpu")
+        plan = build_plan(make(techniques={"ga": levels}), "cpu")
         assert {run.spec.techniques for run in plan.cells} == {(), ("ga",)}
-    assert {run.spec.label for run in build(make(techniques={"ga": ["4"]}), "cpu").cells} == {"baseline", "ga4"}
+    assert {run.spec.label for run in build_plan(make(techniques={"ga": ["4"]}), "cpu").cells} == {"baseline", "ga4"}
 
 
 def test_a_baseline_that_has_the_technique_is_refused() -> None:
     for fields, technique in (({"precision": "bf16"}, "amp"), ({"pin_memory": True, "non_blocking": True}, "pm")):
         with pytest.raises(InputError, match=f"technique {technique}: .*differs from the baseline"):
-            build(make(techniques=[technique], recipe={"image_size": 16, **fields}), "cpu")
+            build_plan(make(techniques=[technique], recipe={"image_size": 16, **fields}), "cpu")
 
 
 def test_cells_with_equal_recipes_are_refused() -> None:
     with pytest.raises(InputError, match="without duplicates"):
-        build(make(techniques={"ga": ["2", "2"]}), "cpu")
+        build_plan(make(techniques={"ga": ["2", "2"]}), "cpu")
     with pytest.raises(InputError, match="not allowed together"):
-        build(make(techniques={"ga": ["2", "02"]}), "cpu")
+        build_plan(make(techniques={"ga": ["2", "02"]}), "cpu")
 
 
 def test_fraction_of_six_techniques() -> None:
     names = ["ga", "amp", "pm", "channels_last", "fused", "device_data"]
-    plan = build(make(techniques=names, design="fractional", recipe={"image_size": 16, "batch_size": 64}), "cpu")
+    plan = build_plan(make(techniques=names, design="fractional", recipe={"image_size": 16, "batch_size": 64}), "cpu")
     assert len(plan.cells) == 16 == len({run.spec.digest for run in plan.cells}), "a quarter of 64"
     for name in names:
         on = [run for run in plan.cells if any(tag.partition("=")[0] == name for tag in run.spec.techniques)]
@@ -147,19 +147,19 @@ def test_fraction_of_six_techniques() -> None:
     assert {chain[0] for chain in chains} >= set(names), "what cannot be told apart is said"
     # resolution IV: no main effect is aliased with another one or with a pair
     assert all(other.count(":") >= 2 for chain in chains if ":" not in chain[0] for other in chain[1:])
-    full = build(make(techniques=names, recipe={"image_size": 16, "batch_size": 64}), "cpu")
+    full = build_plan(make(techniques=names, recipe={"image_size": 16, "batch_size": 64}), "cpu")
     assert len(full.cells) == 64 and full.alias == ()
 
 
 def test_a_fractions_cells_are_cells_of_the_full_design() -> None:
     fields: dict[str, Any] = {"techniques": ["ga", "amp", "pm", "channels_last", "fused", "device_data"]}
-    fraction, full = (build(make(**fields, design=design), "cpu") for design in ("fractional", "full"))
+    fraction, full = (build_plan(make(**fields, design=design), "cpu") for design in ("fractional", "full"))
     assert {run.spec.digest for run in fraction.cells} < {run.spec.digest for run in full.cells}
 
 
 def test_a_fraction_takes_one_level_each() -> None:
     with pytest.raises(InputError, match="one level in a fractional design"):
-        build(make(techniques={"ga": ["2", "4"], "amp": []}, design="fractional"), "cpu")
+        build_plan(make(techniques={"ga": ["2", "4"], "amp": []}, design="fractional"), "cpu")
 
 
 def test_layers_of_a_recipe() -> None:
@@ -181,9 +181,9 @@ def test_layers_of_a_recipe() -> None:
 
 def test_recipe_fields_are_checked_against_each_other() -> None:
     with pytest.raises(InputError, match=r"recipe.patch_size of test_resnet: 4 .*no vision transformer"):
-        build(make(recipe={"patch_size": 4}), "cpu")
+        build_plan(make(recipe={"patch_size": 4}), "cpu")
     with pytest.raises(InputError, match=r"recipe.patch_size of test_vit: 5 .*divisor of image_size 16"):
-        build(make(models=["test_vit"], recipe={"image_size": 16, "patch_size": 5}), "cpu")
+        build_plan(make(models=["test_vit"], recipe={"image_size": 16, "patch_size": 5}), "cpu")
 
 
 def test_a_weights_file_is_part_of_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,17 +192,17 @@ def test_a_weights_file_is_part_of_the_identity(tmp_path: Path, monkeypatch: pyt
     digests = []
     for content in (b"first", b"second"):
         file.write_bytes(content)
-        digests.append(build(make(), "cpu", {"weights": str(file)}).cells[0].spec.digest)
+        digests.append(build_plan(make(), "cpu", {"weights": str(file)}).cells[0].spec.digest)
     assert digests[0] != digests[1]
     with pytest.raises(InputError, match=r"recipe.weights: .*absent.* not allowed; allowed: a readable file"):
-        build(make(), "cpu", {"weights": "absent"})
+        build_plan(make(), "cpu", {"weights": "absent"})
     with pytest.raises(InputError, match="no weights file together with pretrained"):
-        build(make(), "cpu", {"weights": str(file), "pretrained": True})
+        build_plan(make(), "cpu", {"weights": str(file), "pretrained": True})
 
 
 def test_too_many_cells_are_refused_at_once() -> None:
     with pytest.raises(InputError, match="not allowed; allowed: at most"):
-        build(make(techniques=["ga", "amp", "pm", "fused"], seeds=100_000), "cpu")
+        build_plan(make(techniques=["ga", "amp", "pm", "fused"], seeds=100_000), "cpu")
 
 
 LARGE = """

@@ -13,10 +13,10 @@ from pipeline.bench.orchestration import NoTraining, Quiet, _plan
 from pipeline.design.plan import Plan
 from pipeline.design.records import End, Phase, Record
 from pipeline.design.spec import RunSpec
-from pipeline.execution.controller import Grid
+from pipeline.execution.controller import Controller
 from pipeline.tracking import journal
-from pipeline.tracking.mlflow_store import Tracker
-from pipeline.tracking.recorder import Book
+from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.recorder import Recorder
 
 
 class Ahead(NoTraining):
@@ -25,7 +25,7 @@ class Ahead(NoTraining):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.events: list[tuple[str, str]] = []
-        self.grid: Grid | None = None
+        self.grid: Controller | None = None
         self.stop_at = ""
 
     def prepare(self, spec: RunSpec, after: RunSpec) -> None:
@@ -47,20 +47,20 @@ class Ahead(NoTraining):
         yield end
 
 
-def _grid(folder: Path, plan: Plan) -> tuple[Grid, Ahead, Book]:
-    tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "ahead", folder / "artifacts")
+def _grid(folder: Path, plan: Plan) -> tuple[Controller, Ahead, Recorder]:
+    tracker = MlflowStore(f"sqlite:///{folder}/mlflow.db", "ahead", folder / "artifacts")
     tracker.connect()
-    book = Book(tracker, folder)
+    book = Recorder(tracker, folder)
     book.start()
     launcher = Ahead(folder / "work")
-    grid = Grid(plan, launcher, book, Quiet(), retries=0, state_dir=folder)
+    grid = Controller(plan, launcher, book, Quiet(), retries=0, state_dir=folder)
     launcher.grid = grid
     grid.resume("ahead", {"ablate.command": "grid"}, fresh=True)
     return grid, launcher, book
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [entry for path in (folder / "journal").glob("*.journal") for entry, _ in journal.read(path)]
+    return [entry for path in (folder / "journal").glob("*.journal") for entry, _ in journal.read_entries(path)]
 
 
 def test_the_next_cell_is_prepared_before_the_end_and_launched_after_it(tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ def test_a_prepared_cell_is_closed_when_the_grid_is_stopped(tmp_path: Path) -> N
 
 def test_a_launcher_that_cannot_prepare_works_as_before(tmp_path: Path) -> None:
     plan = replace(_plan(8), runs=_plan(8).runs[:3])
-    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "plain", tmp_path / "artifacts")
+    tracker = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "plain", tmp_path / "artifacts")
     tracker.connect()
-    book = Book(tracker, tmp_path)
+    book = Recorder(tracker, tmp_path)
     book.start()
-    grid = Grid(plan, NoTraining(tmp_path / "work"), book, Quiet(), retries=0, state_dir=tmp_path)
+    grid = Controller(plan, NoTraining(tmp_path / "work"), book, Quiet(), retries=0, state_dir=tmp_path)
     grid.resume("plain", {"ablate.command": "grid"}, fresh=True)
     assert grid.run().complete
 

@@ -15,16 +15,16 @@ import pytest
 from pipeline import nvml
 from pipeline.commands.display import PlainDisplay
 from pipeline.design import study
-from pipeline.design.plan import Plan, build
+from pipeline.design.plan import Plan, build_plan
 from pipeline.design.records import End, Metrics, Record
 from pipeline.design.spec import RunSpec
 from pipeline.errors import OutsideError
-from pipeline.execution.controller import Grid
-from pipeline.execution.listener import Tally
+from pipeline.execution.controller import Controller
+from pipeline.execution.listener import GridOutcome
 from pipeline.execution.local import launcher as local
 from pipeline.execution.local.launcher import LocalLauncher
-from pipeline.tracking.mlflow_store import Tracker
-from pipeline.tracking.recorder import Book
+from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.recorder import Recorder
 from tests.support.processes import STUDY, rows_of
 
 
@@ -82,15 +82,15 @@ class Losing:
 def plan(tmp_path: Path) -> Plan:
     file = tmp_path / "small.yaml"
     file.write_text(STUDY)
-    return build(study.load(str(file)), "cpu")
+    return build_plan(study.load_study(str(file)), "cpu")
 
 
-def outcome_of(plan: Plan, launcher: Any, folder: Path) -> Tally:
-    tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "small", folder / "artifacts")
+def outcome_of(plan: Plan, launcher: Any, folder: Path) -> GridOutcome:
+    tracker = MlflowStore(f"sqlite:///{folder}/mlflow.db", "small", folder / "artifacts")
     tracker.connect()
     with (folder / "shown.txt").open("w") as shown:
-        book = Book(tracker, folder)
-        grid = Grid(plan, launcher, book, PlainDisplay(shown), retries=0, state_dir=folder)
+        book = Recorder(tracker, folder)
+        grid = Controller(plan, launcher, book, PlainDisplay(shown), retries=0, state_dir=folder)
         book.start()
         grid.resume("small", {"ablate.study": "small"}, fresh=False)
         tally = grid.run()

@@ -252,7 +252,7 @@ def journal_entries(folder: Path) -> Iterator[dict[str, Any]]:
     from pipeline.tracking import journal
 
     for path in sorted((folder / "mlruns" / "journal").glob("*.journal")):
-        for entry, _ in journal.read(path):
+        for entry, _ in journal.read_entries(path):
             yield entry
 
 

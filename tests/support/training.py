@@ -49,7 +49,7 @@ def run_in_process(
             watch(record)
 
     job = Job(spec=spec, data_dir=str(data_dir), work_dir=str(work_dir), checkpoint_every=checkpoint_every)
-    worker.run(job, emit)
+    worker.run_job(job, emit)
     return records
 
 

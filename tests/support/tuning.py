@@ -20,12 +20,12 @@ from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Record
 from pipeline.design.spec import Probe, Recipe, RunSpec
 from pipeline.design.study import Study
-from pipeline.tracking.recorder import Opened
+from pipeline.tracking.recorder import OpenRun
 from pipeline.tuning import space as spaces
 from pipeline.tuning.objective import OBJECTIVES
-from pipeline.tuning.search import Search, Task
+from pipeline.tuning.search import Search, TrialTemplate
 from pipeline.tuning.space import Config, Space
-from pipeline.tuning.trials import Ledger
+from pipeline.tuning.trials import SharedStudy
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Surface = Callable[[int, int], float]
@@ -111,17 +111,17 @@ class Shelf:
     def __init__(self) -> None:
         self.rows: list[tuple[PlannedRun, str, dict[str, str]]] = []
 
-    def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> Opened:
+    def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
         """Opens a row."""
         assert plan.study.name
-        return Opened("key", run, work_dir)
+        return OpenRun("key", run, work_dir)
 
-    def record(self, opened: Opened, record: Record) -> None:
+    def record(self, opened: OpenRun, record: Record) -> None:
         """Keeps metrics."""
         if isinstance(record, Metrics):
             opened.values.update(record.values)
 
-    def close(self, opened: Opened, end: End, more: dict[str, str] | None = None) -> None:
+    def close(self, opened: OpenRun, end: End, more: dict[str, str] | None = None) -> None:
         """Closes a row."""
         self.rows.append((opened.run, end.outcome, dict(more or {})))
 
@@ -147,20 +147,20 @@ class Silent:
 def make_space(**changes: Any) -> Space:
     """A device's space, micro-batches up to 2048; 188 configurations unless changed."""
     settings: dict[str, Any] = {"samples": 50_000, "batches": spaces.batch_sizes(2048), **changes}
-    return spaces.build(Recipe(batch_size=64), "cuda", **settings)
+    return spaces.build_space(Recipe(batch_size=64), "cuda", **settings)
 
 
-def make_task(objective: str = "throughput", memory_limit: float | None = None, **recipe: Any) -> Task:
+def make_task(objective: str = "throughput", memory_limit: float | None = None, **recipe: Any) -> TrialTemplate:
     """What is measured, with a probe that the simulated device does not look at."""
     probe = Probe(max_windows=10, validate_epochs=objective != "throughput")
     spec = RunSpec(model="test_resnet", dataset="digits", device="cuda", recipe=Recipe(batch_size=64, **recipe))
     plan = Plan(Study(name="simulated", models={"test_resnet": {}}, datasets=("digits",)), "cuda", ())
-    return Task(spec, probe, OBJECTIVES[objective], memory_limit, plan)
+    return TrialTemplate(spec, probe, OBJECTIVES[objective], memory_limit, plan)
 
 
 def make_ledger(
     space: Space, folder: Path, budget: int, seed: int = 0, objective: str = "throughput", **settings: Any
-) -> Ledger:
+) -> SharedStudy:
     """A ledger on a study in memory, or on the one that is given."""
     study = settings.pop("study", None)
     if study is None:
@@ -170,10 +170,10 @@ def make_ledger(
             directions=list(OBJECTIVES[objective].directions),
             pruner=settings.pop("pruner", None),
         )
-    return Ledger(study, space, budget=budget, retries=settings.get("retries", 2), seed=seed, lock=folder / "lock")
+    return SharedStudy(study, space, budget=budget, retries=settings.get("retries", 2), seed=seed, lock=folder / "lock")
 
 
-def search(device: Device, ledger: Ledger, task: Task | None = None, shelf: Shelf | None = None) -> Shelf:
+def search(device: Device, ledger: SharedStudy, task: TrialTemplate | None = None, shelf: Shelf | None = None) -> Shelf:
     """Runs a search to its end."""
     shelf = shelf or Shelf()
     running = Search(task or make_task(), ledger, device, shelf, Silent())  # type: ignore[arg-type]

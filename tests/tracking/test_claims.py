@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.tracking import liveness as ownership
-from pipeline.tracking.claims import LocalClaims, settle
+from pipeline.tracking.claims import LocalClaims, settle_claim
 from pipeline.tracking.journal import abandoned
-from pipeline.tracking.liveness import ENDED, Liveness, alive, owner
+from pipeline.tracking.liveness import ENDED, Liveness, is_alive, owner
 from pipeline.tracking.locks import exclusive
 
 
@@ -70,7 +70,7 @@ class Simulation:
                 self.store[key] = "held"
 
             local.turn = lambda: self._turn(number)
-            held = settle(key, others, hold, patience=self.patience)
+            held = settle_claim(key, others, hold, patience=self.patience)
             if not held:
                 self._turn(number)
                 del self.store[key]
@@ -102,7 +102,7 @@ local = threading.local()
 
 @pytest.fixture(autouse=True)
 def simulated_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Simulation], None]]:
-    """`settle` sees the simulation's steps as time, and a pause as a step."""
+    """`settle_claim` sees the simulation's steps as time, and a pause as a step."""
     current: list[Simulation] = []
 
     class Time:
@@ -232,7 +232,7 @@ def test_on_this_host_the_process_table_decides() -> None:
     name = f"{host}.{process.pid}.{start}"
     try:
         assert liveness.alive(name)
-        assert alive(name, None)
+        assert is_alive(name, None)
         assert not liveness.alive(f"{host}.{process.pid}.{int(start) + 1}"), "another process with a reused pid"
     finally:
         process.kill()
@@ -265,9 +265,9 @@ def test_a_process_lives_until_its_last_thread_has_let_go_of_its_files(tmp_path:
             time.sleep(0.01)
         with abandoned(path) as free:
             assert not free
-        assert alive(name, None)
+        assert is_alive(name, None)
         process.kill()
-        while alive(name, None):  # nobody has asked for its exit status yet: it stays in the process table
+        while is_alive(name, None):  # nobody has asked for its exit status yet: it stays in the process table
             time.sleep(0.01)
         with abandoned(path) as free:
             assert free and stat.exists()

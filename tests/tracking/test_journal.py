@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline.tracking import delivery, entries, journal
 from pipeline.tracking.delivery import Delivery, delivered_offset, replay
-from pipeline.tracking.journal import MAGIC, Journal, read, valid_end
+from pipeline.tracking.journal import JOURNAL_MAGIC, Journal, read_entries, valid_end
 
 QUICK = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -42,7 +42,7 @@ def write(path: Path, entries: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def contents(path: Path) -> list[dict[str, Any]]:
-    return [entry for entry, _ in read(path)]
+    return [entry for entry, _ in read_entries(path)]
 
 
 @QUICK
@@ -71,23 +71,23 @@ def test_flipped_bytes_leave_every_entry_before_them(tmp_path: Path, entries: li
         raw[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(raw)
     before = [entry for entry, end in zip(entries, ends, strict=True) if end <= min(where)]
-    if min(where) < len(MAGIC):
+    if min(where) < len(JOURNAL_MAGIC):
         before = []
     assert contents(path) == before
     again = Journal(path)
     again.append({"after": 1})
     again.close()
     assert contents(path) == [*before, {"after": 1}]
-    assert path.with_name("a.journal.damaged").exists() or min(where) >= len(MAGIC)
+    assert path.with_name("a.journal.damaged").exists() or min(where) >= len(JOURNAL_MAGIC)
 
 
 @QUICK
 @given(raw=st.binary(max_size=200), head=st.booleans())
 def test_any_bytes_are_read_without_an_exception(tmp_path: Path, raw: bytes, head: bool) -> None:
     path = tmp_path / "a.journal"
-    path.write_bytes((MAGIC if head else b"") + raw)
+    path.write_bytes((JOURNAL_MAGIC if head else b"") + raw)
     contents(path)
-    assert valid_end(path) <= len(MAGIC) + len(raw)
+    assert valid_end(path) <= len(JOURNAL_MAGIC) + len(raw)
 
 
 def test_nesting_that_overflows_the_stack_is_damage(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_ten_thousand_mutations_of_a_journal(tmp_path: Path) -> None:
                 break
         path.write_bytes(raw)
         found = contents(path)
-        sure = sum(end <= first for end in ends) if first >= len(MAGIC) else 0
+        sure = sum(end <= first for end in ends) if first >= len(JOURNAL_MAGIC) else 0
         assert found[:sure] == entries[:sure]
         assert all(entry in entries for entry in found)
 

@@ -13,15 +13,15 @@ import pandas as pd
 import pytest
 
 from pipeline.tracking import mlflow_sqlite
-from pipeline.tracking.mlflow_store import Tracker, artifact_writer
+from pipeline.tracking.mlflow_store import MlflowStore, artifact_writer
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> MlflowStore:
     """A store with what a study has and what it may have: numbers that are none, deleted runs, open ones, others'."""
     folder = tmp_path_factory.mktemp("tables")
     uri = f"sqlite:///{folder}/mlflow.db"
-    found = Tracker(uri, "ours", folder / "artifacts")
+    found = MlflowStore(uri, "ours", folder / "artifacts")
     found.connect()
     client = found.client
     ours = client.get_experiment_by_name("ours").experiment_id
@@ -42,19 +42,19 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     return found
 
 
-def store_of(tracker: Tracker) -> mlflow_sqlite.Store:
-    found = mlflow_sqlite.open_store(Path(tracker.uri.removeprefix("sqlite:///")), "ours")
+def store_of(tracker: MlflowStore) -> mlflow_sqlite.SqliteReader:
+    found = mlflow_sqlite.open_reader(Path(tracker.uri.removeprefix("sqlite:///")), "ours")
     assert found is not None
     return found
 
 
-def test_runs_are_those_of_the_client(tracker: Tracker) -> None:
+def test_runs_are_those_of_the_client(tracker: MlflowStore) -> None:
     direct, through = store_of(tracker).frame(), tracker.frame()
     assert len(through) == 5
     pd.testing.assert_frame_equal(direct[sorted(direct)], through[sorted(through)])
 
 
-def test_histories_are_those_of_the_client(tracker: Tracker) -> None:
+def test_histories_are_those_of_the_client(tracker: MlflowStore) -> None:
     runs = tracker.frame()["run_id"].tolist()
     keys = ["val/accuracy", "last", "absent"]
     direct, through = store_of(tracker).history(runs, keys), tracker.history(runs, keys)
@@ -64,12 +64,12 @@ def test_histories_are_those_of_the_client(tracker: Tracker) -> None:
     pd.testing.assert_frame_equal(empty, tracker.history([], keys))
 
 
-def test_tags_are_those_of_the_client(tracker: Tracker) -> None:
+def test_tags_are_those_of_the_client(tracker: MlflowStore) -> None:
     for run_id in tracker.frame()["run_id"]:
         assert store_of(tracker).tags_of(run_id) == tracker.tags_of(run_id)
 
 
-def test_artifacts_go_where_the_client_puts_them(tracker: Tracker, tmp_path: Path) -> None:
+def test_artifacts_go_where_the_client_puts_them(tracker: MlflowStore, tmp_path: Path) -> None:
     run_id = tracker.frame()["run_id"].iloc[0]
     path = tmp_path / "report.md"
     path.write_text("said")
@@ -79,14 +79,14 @@ def test_artifacts_go_where_the_client_puts_them(tracker: Tracker, tmp_path: Pat
     assert [item.path for item in tracker.client.list_artifacts(run_id, "report")] == ["report/report.md"]
 
 
-def test_what_it_does_not_know_is_left_to_the_client(tracker: Tracker, tmp_path: Path) -> None:
+def test_what_it_does_not_know_is_left_to_the_client(tracker: MlflowStore, tmp_path: Path) -> None:
     file = Path(tracker.uri.removeprefix("sqlite:///"))
-    assert mlflow_sqlite.open_store(None, "ours") is None
-    assert mlflow_sqlite.open_store(tmp_path / "absent.db", "ours") is None
+    assert mlflow_sqlite.open_reader(None, "ours") is None
+    assert mlflow_sqlite.open_reader(tmp_path / "absent.db", "ours") is None
     assert not (tmp_path / "absent.db").exists()
-    assert mlflow_sqlite.open_store(file, "no such study") is None
+    assert mlflow_sqlite.open_reader(file, "no such study") is None
     (tmp_path / "text.db").write_text("no database " * 100)
-    assert mlflow_sqlite.open_store(tmp_path / "text.db", "ours") is None
+    assert mlflow_sqlite.open_reader(tmp_path / "text.db", "ours") is None
     for change in (
         "ALTER TABLE latest_metrics RENAME COLUMN is_nan TO missing",
         "DROP TABLE metrics",
@@ -96,13 +96,13 @@ def test_what_it_does_not_know_is_left_to_the_client(tracker: Tracker, tmp_path:
         copy = tmp_path / f"{abs(hash(change))}.db"
         with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-            assert mlflow_sqlite.open_store(copy, "ours") is not None
+            assert mlflow_sqlite.open_reader(copy, "ours") is not None
             target.execute(change)
             target.commit()
-        assert mlflow_sqlite.open_store(copy, "ours") is None, change
+        assert mlflow_sqlite.open_reader(copy, "ours") is None, change
 
 
-def test_reading_changes_nothing(tracker: Tracker) -> None:
+def test_reading_changes_nothing(tracker: MlflowStore) -> None:
     file = Path(tracker.uri.removeprefix("sqlite:///"))
     with closing(mlflow_sqlite._connect(file)) as connection, pytest.raises(sqlite3.OperationalError, match="readonly"):
         connection.execute("DELETE FROM runs")
@@ -110,7 +110,7 @@ def test_reading_changes_nothing(tracker: Tracker) -> None:
 
 def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) -> None:
     """As with the file of a store whose artifacts are behind its server; the report is written all the same."""
-    found = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "ours", tmp_path / "artifacts")
+    found = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "ours", tmp_path / "artifacts")
     found.connect()
     experiment = found.client.get_experiment_by_name("ours").experiment_id
     parent = found.client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
@@ -127,7 +127,7 @@ def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) ->
     assert (tmp_path / "out" / "report.html").is_file() and "written: out/report.html" in done.stdout
 
 
-def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Tracker, tmp_path: Path) -> None:
+def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: MlflowStore, tmp_path: Path) -> None:
     """The parent imports what writes artifacts, its child what analyses and draws, neither MLflow's SQL store."""
     script = (
         "import os, sys\nfrom pipeline.commands import report as reporting\nbuild = reporting._write\n"

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.design.records import Metrics, Record
 from pipeline.design.spec import RunSpec
 from pipeline.training import trainer, worker
-from pipeline.training.checkpoint import MAGIC, VERSION, Checkpoints
+from pipeline.training.checkpoint import CHECKPOINT_MAGIC, CHECKPOINT_VERSION, Checkpoints
 from tests.support.training import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 
 
@@ -119,9 +119,9 @@ def _flipped(file: Path, _spec: RunSpec) -> None:
     file.write_bytes(content.replace(before, (-weights).numpy().tobytes()))
 
 
-def _framed(file: Path, payload: bytes, version: int = VERSION) -> None:
+def _framed(file: Path, payload: bytes, version: int = CHECKPOINT_VERSION) -> None:
     """As this program writes it, with a checksum that is right."""
-    header = f"{MAGIC} {version} {hashlib.sha256(payload).hexdigest()}\n"
+    header = f"{CHECKPOINT_MAGIC} {version} {hashlib.sha256(payload).hexdigest()}\n"
     file.write_bytes(header.encode() + payload)
 
 
@@ -141,7 +141,7 @@ def _foreign(file: Path, _spec: RunSpec) -> None:
 
 
 def _old_version(file: Path, _spec: RunSpec) -> None:
-    _framed(file, _payload(file), VERSION - 1)
+    _framed(file, _payload(file), CHECKPOINT_VERSION - 1)
 
 
 class Trap:

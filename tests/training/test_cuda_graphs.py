@@ -15,26 +15,26 @@ from torch import nn
 
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import cuda_graphs
-from pipeline.training.cuda_graphs import Graphs, record
+from pipeline.training.cuda_graphs import CapturedGraphs, capture
 from pipeline.training.precision import Precision
-from pipeline.training.warmup import untouched
+from pipeline.training.warmup import preserving_state
 from tests.support.training import ClosureRecorder, end_of, per_epoch, reproducible, run_in_process, small_spec, summary
 
 CPU = torch.device("cpu")
-MADE: list[Graphs] = []
+MADE: list[CapturedGraphs] = []
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Graphs]:
-    """Lets the trainer record closures; every `Graphs` made since."""
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[CapturedGraphs]:
+    """Lets the trainer record closures; every `CapturedGraphs` made since."""
     MADE.clear()
 
-    def spy(*arguments: Any) -> Graphs:
-        MADE.append(record(*arguments))
+    def spy(*arguments: Any) -> CapturedGraphs:
+        MADE.append(capture(*arguments))
         return MADE[-1]
 
     monkeypatch.setattr(cuda_graphs, "CudaRecorder", ClosureRecorder)
-    monkeypatch.setattr(cuda_graphs, "record", spy)
+    monkeypatch.setattr(cuda_graphs, "capture", spy)
     return MADE
 
 
@@ -64,7 +64,7 @@ def twins(name: str, **recipe: Any) -> list[RunSpec]:
     ],
 )
 def test_replayed_training_equals_eager_training(
-    name: str, recipe: dict[str, Any], recorded: list[Graphs], digits_dir: Path, tmp_path: Path
+    name: str, recipe: dict[str, Any], recorded: list[CapturedGraphs], digits_dir: Path, tmp_path: Path
 ) -> None:
     runs = []
     for number, spec in enumerate(twins(name, **recipe)):
@@ -76,14 +76,14 @@ def test_replayed_training_equals_eager_training(
     assert [made.replays for made in recorded] == [2 * 3], "every micro-batch of every epoch is replayed"
 
 
-def setup(sizes: list[int]) -> tuple[nn.Module, ClosureRecorder, Graphs]:
+def setup(sizes: list[int]) -> tuple[nn.Module, ClosureRecorder, CapturedGraphs]:
     torch.manual_seed(4)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3))
     unused = nn.Parameter(torch.ones(2))
     model.register_parameter("unused", unused)
     recipe = Recipe(image_size=8, cuda_graph=True)
     recorder = ClosureRecorder()
-    made = record(model, nn.CrossEntropyLoss(), Precision(recipe, CPU), recipe, sizes, CPU, recorder)
+    made = capture(model, nn.CrossEntropyLoss(), Precision(recipe, CPU), recipe, sizes, CPU, recorder)
     return model, recorder, made
 
 
@@ -129,7 +129,7 @@ def test_the_warm_up_leaves_no_trace() -> None:
     before = [buffer.clone() for buffer in model.buffers()]
     places = [buffer.data_ptr() for buffer in model.buffers()]
     state = torch.get_rng_state()
-    with untouched(model, CPU):
+    with preserving_state(model, CPU):
         model(torch.rand(4, 3, 8, 8))
         model.passing.add_(1)  # type: ignore[operator]
         assert any(not torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))

@@ -20,7 +20,7 @@ from pipeline.design.records import End, Job, Record, parse_record
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import ranks, worker
 from pipeline.training.data import inputs, store
-from pipeline.training.data_parallel import SOLO, Team, accumulating, own_windows, parts_of
+from pipeline.training.data_parallel import SINGLE_PROCESS, ProcessGroup, accumulating, rank_windows, split_batch
 from pipeline.training.precision import Precision
 from pipeline.training.step import Learner, optimizer_step, plan_windows
 from tests.support.processes import Workspace
@@ -40,7 +40,7 @@ COUNTS = st.integers(1, 12)
 
 @given(samples=st.integers(1, 200), size=COUNTS)
 def test_parts_of_a_micro_batch(samples: int, size: int) -> None:
-    parts = parts_of(samples, size)
+    parts = split_batch(samples, size)
     assert len(parts) == size and sum(parts) == samples and list(parts) == sorted(parts, reverse=True)
     assert 1 not in parts or samples == 1, "one sample alone has no batch statistics"
     if samples >= 2 * size:
@@ -50,7 +50,7 @@ def test_parts_of_a_micro_batch(samples: int, size: int) -> None:
 @given(samples=st.integers(1, 120), batch=COUNTS, steps=st.integers(1, 5), size=st.integers(2, 6))
 def test_ranks_share_every_window_exactly(samples: int, batch: int, steps: int, size: int) -> None:
     windows = plan_windows(samples, batch, steps)
-    parts = [own_windows(windows, rank, size) for rank in range(size)]
+    parts = [rank_windows(windows, rank, size) for rank in range(size)]
     for own, positions in parts:
         assert [len(window.sizes) for window in own] == [len(window.sizes) for window in windows]
         assert [window.total for window in own] == [window.total for window in windows]
@@ -79,7 +79,9 @@ class Made:
             yield self.images[rows], self.labels[rows]
 
 
-def train_some(team: Team, *, optimizer: str, clip: float | None, precision: str, samples: int) -> dict[str, Any]:
+def train_some(
+    team: ProcessGroup, *, optimizer: str, clip: float | None, precision: str, samples: int
+) -> dict[str, Any]:
     """Three updates, the last window partial and its last micro-batch short; gradients, weights, exchanges."""
     recipe = Recipe(batch_size=8, accumulation_steps=3, precision=precision, clip_norm=clip, learning_rate=0.1)
     windows = plan_windows(samples, 8, 3)
@@ -122,7 +124,7 @@ def train_some(team: Team, *, optimizer: str, clip: float | None, precision: str
 
 
 def train_in(folder: Path, **settings: Any) -> None:
-    team = Team.join(cuda=False)
+    team = ProcessGroup.join(cuda=False)
     torch.save(train_some(team, **settings), folder / f"found{team.rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -145,8 +147,8 @@ def test_weights_after_three_updates_are_those_of_one_process(
     nproc: int, optimizer: str, clip: float | None, precision: str, samples: int, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"optimizer": optimizer, "clip": clip, "precision": precision, "samples": samples}
-    alone = train_some(SOLO, **settings)
-    end = ranks.run(job(tmp_path, nproc), partial(train_in, tmp_path, **settings), worker.classify)
+    alone = train_some(SINGLE_PROCESS, **settings)
+    end = ranks.run_ranks(job(tmp_path, nproc), partial(train_in, tmp_path, **settings), worker.classify)
     assert end.outcome == "finished", end.error
     close = {"rtol": 1e-12, "atol": 1e-14} if precision == "fp32" else {"rtol": 2e-2, "atol": 2e-3}
     for rank in range(nproc):
@@ -158,7 +160,7 @@ def test_weights_after_three_updates_are_those_of_one_process(
 
 
 def fail(rank: int, how: str) -> None:
-    team = Team.join(cuda=False)
+    team = ProcessGroup.join(cuda=False)
     if team.rank == rank:
         if how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -171,7 +173,7 @@ def fail(rank: int, how: str) -> None:
     [("oom", "oom", "no room"), ("raise", "failed", "bad luck"), ("die", "failed", "")],
 )
 def test_a_failing_rank_ends_the_run_with_its_own_outcome(how: str, outcome: str, words: str, tmp_path: Path) -> None:
-    end: End = ranks.run(job(tmp_path, 2), partial(fail, 1, how), worker.classify)
+    end: End = ranks.run_ranks(job(tmp_path, 2), partial(fail, 1, how), worker.classify)
     assert end.outcome == outcome and end.error and words in end.error
     if how == "die":  # told by the agent, or by the rank that has lost its peer, whichever notices first
         assert "rank 1 ended with signal SIGKILL" in end.error or "peer" in end.error
@@ -180,8 +182,8 @@ def test_a_failing_rank_ends_the_run_with_its_own_outcome(how: str, outcome: str
 @pytest.mark.parametrize("pipeline", ["gather", "device", "loader"])
 def test_an_input_gives_a_rank_its_places(pipeline: str, digits_dir: Path) -> None:
     spec = small_spec("test_vit", augmentation="affine_flip", input_pipeline=pipeline, num_workers=0)
-    source = store.prepare("digits", digits_dir, image_size=16)
-    data = inputs.build(spec, source, torch.device("cpu")).train
+    source = store.prepare_dataset("digits", digits_dir, image_size=16)
+    data = inputs.build_inputs(spec, source, torch.device("cpu")).train
 
     def samples(sizes: list[int], *places: torch.Tensor) -> list[torch.Tensor]:
         found = []
@@ -202,7 +204,7 @@ def run_to_file(spec: RunSpec, data_dir: Path, folder: Path) -> list[Record]:
     file = folder / "records"
     with file.open("ab", buffering=0) as stream:
         given = Job(spec=spec, data_dir=str(data_dir), work_dir=str(folder))
-        worker.run(given, lambda record: stream.write(record.model_dump_json().encode() + b"\n") and None)
+        worker.run_job(given, lambda record: stream.write(record.model_dump_json().encode() + b"\n") and None)
     return [parse_record(line) for line in file.read_bytes().splitlines()]
 
 

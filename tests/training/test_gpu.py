@@ -22,7 +22,7 @@ from pipeline.training.meter import Meter
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import Precision, set_matmul_precision
 from pipeline.training.step import Learner, Window, optimizer_step
-from pipeline.training.warmup import untouched
+from pipeline.training.warmup import preserving_state
 from tests.support.training import end_of, per_epoch, run_in_process, small_spec, summary
 
 pytestmark = [
@@ -161,9 +161,9 @@ def test_replayed_graphs_train_as_eager_calls(
 
     1,100 samples in micro-batches of 64 are 18, the last of 12; in windows of 4 they are 5, the last of 2.
     """
-    made: list[cuda_graphs.Graphs] = []
-    original = cuda_graphs.record
-    monkeypatch.setattr(cuda_graphs, "record", lambda *arguments: made.append(original(*arguments)) or made[-1])
+    made: list[cuda_graphs.CapturedGraphs] = []
+    original = cuda_graphs.capture
+    monkeypatch.setattr(cuda_graphs, "capture", lambda *arguments: made.append(original(*arguments)) or made[-1])
     fields = {
         "max_train_samples": 1100,
         "accumulation_steps": 4,
@@ -188,12 +188,12 @@ def test_replayed_graphs_train_as_eager_calls(
 def test_recording_leaves_weights_statistics_and_generators() -> None:
     device = torch.device("cuda", 0)
     torch.manual_seed(3)
-    model = models.build("test_resnet", Recipe(image_size=16), 10).to(device)
+    model = models.build_model("test_resnet", Recipe(image_size=16), 10).to(device)
     recipe = Recipe(image_size=16, cuda_graph=True, precision="fp16")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.cuda.get_rng_state(device)
-    with untouched(model, device):
-        made = cuda_graphs.record(
+    with preserving_state(model, device):
+        made = cuda_graphs.capture(
             model,
             torch.nn.CrossEntropyLoss(),
             Precision(recipe, device),
@@ -246,7 +246,7 @@ class Ready:
 )
 def test_no_update_waits_for_the_device(precision: str, fused: bool, clip_norm: float | None) -> None:
     recipe = Recipe(precision=precision, fused_optimizer=fused, clip_norm=clip_norm, image_size=32)
-    model = models.build("test_resnet", recipe, 10).to(CUDA)
+    model = models.build_model("test_resnet", recipe, 10).to(CUDA)
     optimizer = build_optimizer(model, "test_resnet", recipe)
     made = Precision(recipe, CUDA)
     made.watch(optimizer)
@@ -323,7 +323,7 @@ os.environ.update(process_environment())
 from pathlib import Path
 from pipeline.training import ranks as distributed, worker
 from pipeline.design.records import Job; from pipeline.design.spec import RunSpec
-from pipeline.training.data_parallel import Team
+from pipeline.training.data_parallel import ProcessGroup
 
 def body():
     import torch

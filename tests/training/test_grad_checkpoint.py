@@ -19,7 +19,7 @@ MODELS = ("test_resnet", "test_vit", "test_efficientnet")
 
 def build(name: str, *, on: bool, size: int = 32) -> nn.Module:
     torch.manual_seed(1)
-    return models.build(name, Recipe(image_size=size, grad_checkpoint=on), 10).double().train()
+    return models.build_model(name, Recipe(image_size=size, grad_checkpoint=on), 10).double().train()
 
 
 def batch(seed: int, count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,4 +131,4 @@ def test_flops_are_the_models() -> None:
 
 def test_a_model_without_it_is_refused() -> None:
     with pytest.raises(InputError, match=r"recipe.grad_checkpoint of timm:.*timm has no gradient checkpointing"):
-        models.build("timm:dla46_c", Recipe(image_size=32, grad_checkpoint=True), 10)
+        models.build_model("timm:dla46_c", Recipe(image_size=32, grad_checkpoint=True), 10)

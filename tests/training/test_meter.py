@@ -17,7 +17,7 @@ from pipeline.design.spec import Recipe
 from pipeline.training import clocks, cuda_graphs, warmup
 from pipeline.training import meter as metering
 from pipeline.training.clocks import CudaClock
-from pipeline.training.cuda_graphs import Graphs, record
+from pipeline.training.cuda_graphs import CapturedGraphs, capture
 from pipeline.training.device_memory import DeviceMemory
 from pipeline.training.meter import Meter
 from pipeline.training.optimizer import build_optimizer
@@ -368,7 +368,7 @@ def test_the_compiler_is_timed_apart() -> None:
     plain = noisy_model()
     made = check_warm_up(Slow(plain, 0.05), plain, Recipe(compile="default", image_size=8))
     assert made.compile_seconds > 0.1 > made.seconds
-    assert warmup.compiled(plain, Recipe()) is plain
+    assert warmup.compile_model(plain, Recipe()) is plain
 
 
 def test_what_the_search_for_algorithms_took_is_given_back() -> None:
@@ -430,7 +430,7 @@ def test_an_update_is_rehearsed_without_a_trace(
 def test_real_compilation_leaves_no_trace() -> None:
     plain = noisy_model()
     recipe = Recipe(compile="default", image_size=8)
-    model = warmup.compiled(plain, recipe)
+    model = warmup.compile_model(plain, recipe)
     seconds = check_warm_up(model, plain, recipe).compile_seconds
     began = time.perf_counter()
     model(torch.zeros(4, 3, 8, 8))
@@ -440,17 +440,17 @@ def test_real_compilation_leaves_no_trace() -> None:
 @pytest.mark.slow
 def test_a_recorded_model_is_compiled_once(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warm-up, the recording and training call it in one and the same context: dynamo would go by a difference."""
-    made: list[Graphs] = []
+    made: list[CapturedGraphs] = []
 
     def recorder(_device: torch.device) -> Any:
         return ClosureRecorder()
 
-    def spy(*arguments: Any) -> Graphs:
-        made.append(record(*arguments))
+    def spy(*arguments: Any) -> CapturedGraphs:
+        made.append(capture(*arguments))
         return made[-1]
 
     monkeypatch.setattr(cuda_graphs, "CudaRecorder", recorder)
-    monkeypatch.setattr(cuda_graphs, "record", spy)
+    monkeypatch.setattr(cuda_graphs, "capture", spy)
     torch._dynamo.reset()
     counters.clear()
     recipe = {"compile": "default", "cuda_graph": True, "precision": "bf16"}

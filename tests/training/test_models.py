@@ -37,7 +37,7 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]
 @pytest.mark.parametrize(("image_size", "cifar"), [(32, True), (95, True), (96, False), (224, False)])
 def test_resnet_has_a_cifar_stem_below_96_px(image_size: int, cifar: bool) -> None:
     with torch.device("meta"):
-        model = models.build("resnet50", Recipe(image_size=image_size), 10)
+        model = models.build_model("resnet50", Recipe(image_size=image_size), 10)
     stem = model.conv1
     assert isinstance(stem, nn.Conv2d)
     assert (stem.kernel_size, stem.stride) == (((3, 3), (1, 1)) if cifar else ((7, 7), (2, 2)))
@@ -50,14 +50,14 @@ def test_resnet_has_a_cifar_stem_below_96_px(image_size: int, cifar: bool) -> No
 
 def test_other_families_keep_their_stem() -> None:
     with torch.device("meta"):
-        model = models.build("efficientnet_b0", Recipe(image_size=32), 10)
+        model = models.build_model("efficientnet_b0", Recipe(image_size=32), 10)
     assert model.conv_stem.stride == (2, 2)
 
 
 def test_only_transformers_get_a_size(created: list[tuple[str, dict[str, Any]]]) -> None:
-    models.build("test_vit", Recipe(image_size=16, patch_size=8), 10)
-    models.build("test_resnet", TINY, 10)
-    models.build("test_efficientnet", TINY, 10)
+    models.build_model("test_vit", Recipe(image_size=16, patch_size=8), 10)
+    models.build_model("test_resnet", TINY, 10)
+    models.build_model("test_efficientnet", TINY, 10)
     assert [set(options) & {"img_size", "patch_size"} for _, options in created] == [
         {"img_size", "patch_size"},
         set(),
@@ -70,22 +70,22 @@ def test_only_transformers_get_a_size(created: list[tuple[str, dict[str, Any]]])
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
 def test_tiny_models_train_on_small_images(name: str) -> None:
     recipe = Recipe(image_size=16, patch_size=8 if name == "test_vit" else None)
-    output = models.build(name, recipe, 100)(torch.zeros(2, 3, 16, 16))
+    output = models.build_model(name, recipe, 100)(torch.zeros(2, 3, 16, 16))
     assert output.shape == (2, 100)
 
 
 def test_any_architecture_of_timm() -> None:
-    model = models.build("timm:mobilenetv3_small_050", Recipe(image_size=32), 7)
+    model = models.build_model("timm:mobilenetv3_small_050", Recipe(image_size=32), 7)
     assert model.default_cfg["architecture"] == "mobilenetv3_small_050"
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
-    sized = models.build("timm:test_vit2", Recipe(image_size=32), 7)
+    sized = models.build_model("timm:test_vit2", Recipe(image_size=32), 7)
     assert sized(torch.zeros(2, 3, 32, 32)).shape == (2, 7), "a transformer gets its size without a row"
 
 
 @pytest.mark.parametrize("name", ["resnet51", "timm:", "timm:resnet51", "", "TEST_RESNET"])
 def test_unknown_models_are_refused(name: str) -> None:
     with pytest.raises(InputError) as caught:
-        models.build(name, TINY, 10)
+        models.build_model(name, TINY, 10)
     assert repr(name) in str(caught.value) and "allowed: " in str(caught.value)
 
 
@@ -97,7 +97,7 @@ def test_architectures_are_known_without_importing_timm() -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_weights_file_is_loaded(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    source = models.build("test_resnet", TINY, 10)
+    source = models.build_model("test_resnet", TINY, 10)
     file = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
         torch.save({"state_dict": source.state_dict()}, file)
@@ -106,19 +106,19 @@ def test_weights_file_is_loaded(suffix: str, tmp_path: Path) -> None:
 
         save_file(source.state_dict(), file)
     torch.manual_seed(2)
-    loaded = models.build("test_resnet", TINY.model_copy(update={"weights": str(file)}), 10)
+    loaded = models.build_model("test_resnet", TINY.model_copy(update={"weights": str(file)}), 10)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in source.state_dict().items())
 
 
 def test_classifier_of_another_width_is_left_as_initialised(tmp_path: Path) -> None:
-    source = models.build("test_resnet", TINY, 10)
+    source = models.build_model("test_resnet", TINY, 10)
     file = tmp_path / "weights.pt"
     torch.save(source.state_dict(), file)
     recipe = TINY.model_copy(update={"weights": str(file)})
     torch.manual_seed(3)
-    expected = models.build("test_resnet", TINY, 100)
+    expected = models.build_model("test_resnet", TINY, 100)
     torch.manual_seed(3)
-    loaded = models.build("test_resnet", recipe, 100)
+    loaded = models.build_model("test_resnet", recipe, 100)
     head = models.classifier_names(loaded)[0]
     for name, value in loaded.state_dict().items():
         reference = expected if name.startswith(head) else source
@@ -136,13 +136,13 @@ class Trap:
 
 
 def _wrong_shapes(file: Path) -> None:
-    state = models.build("test_resnet", TINY, 10).state_dict()
+    state = models.build_model("test_resnet", TINY, 10).state_dict()
     name = next(key for key, value in state.items() if value.ndim == 4)
     torch.save({**state, name: torch.zeros(1, 2, 3, 4)}, file)
 
 
 def _incomplete(file: Path) -> None:
-    state = models.build("test_resnet", TINY, 10).state_dict()
+    state = models.build_model("test_resnet", TINY, 10).state_dict()
     torch.save(dict(list(state.items())[:3]), file)
 
 
@@ -162,7 +162,7 @@ def test_weights_files_that_are_refused(write: Any, allowed: str, tmp_path: Path
     file = tmp_path / "weights.pt"
     write(file)
     with pytest.raises(InputError) as caught:
-        models.build("test_resnet", TINY.model_copy(update={"weights": str(file)}), 10)
+        models.build_model("test_resnet", TINY.model_copy(update={"weights": str(file)}), 10)
     message = str(caught.value)
     assert message.startswith("recipe.weights: ") and allowed in message and "\n" not in message
 
@@ -172,14 +172,14 @@ def test_code_in_a_weights_file_is_not_run(save: Any, tmp_path: Path) -> None:
     file, made = tmp_path / "weights.pt", tmp_path / "made"
     save({"conv1.weight": Trap(made)}, file)
     with pytest.raises(InputError, match=r"recipe\.weights: .*not allowed; allowed: a state dict of tensors"):
-        models.build("test_resnet", TINY.model_copy(update={"weights": str(file)}), 10)
+        models.build_model("test_resnet", TINY.model_copy(update={"weights": str(file)}), 10)
     assert not made.exists()
 
 
 def test_pretrained_weights_offline_say_the_cause() -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     with pytest.raises(OutsideError) as caught:
-        models.build("resnet50", Recipe(image_size=224, pretrained=True), 10)
+        models.build_model("resnet50", Recipe(image_size=224, pretrained=True), 10)
     message = str(caught.value)
     assert caught.value.exit_code == 3 and "\n" not in message
     assert "model resnet50: pretrained weights cannot be fetched (" in message and "weights=FILE" in message
@@ -194,21 +194,21 @@ def test_flops_are_positive_and_cost_no_memory(name: str) -> None:
 
 def test_flops_of_a_known_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10, bias=False))
-    monkeypatch.setattr(models, "build", lambda *_: layer.to("meta"))
+    monkeypatch.setattr(models, "build_model", lambda *_: layer.to("meta"))
     flops = models.training_flops_per_image("test_resnet", Recipe(image_size=8), 10)
     assert flops == pytest.approx(2 * 2 * 192 * 10), "forward and the gradient of the weight; none of the input"
 
 
 def test_batchnorm_is_noticed() -> None:
-    assert models.has_batchnorm(models.build("test_resnet", TINY, 10))
-    assert not models.has_batchnorm(models.build("test_vit", Recipe(image_size=16, patch_size=8), 10))
+    assert models.has_batchnorm(models.build_model("test_resnet", TINY, 10))
+    assert not models.has_batchnorm(models.build_model("test_vit", Recipe(image_size=16, patch_size=8), 10))
 
 
 def test_initial_weights_follow_the_seed() -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        states.append(models.build("test_efficientnet", TINY, 10).state_dict())
+        states.append(models.build_model("test_efficientnet", TINY, 10).state_dict())
     same = [all(torch.equal(states[0][name], other[name]) for name in other) for other in states[1:]]
     assert same == [True, False]
 
@@ -224,8 +224,8 @@ def test_bfloat16_gradients_on_a_cpu_are_of_written_memory(name: str) -> None:
     """At 16 px these models end in strided convolutions over one pixel, whose bfloat16 gradient oneDNN gets wrong."""
     torch.manual_seed(1)
     spec = RunSpec(model=name, dataset="digits", recipe=TINY.model_copy(update={"precision": "bf16"}))
-    plain = models.build(name, spec.recipe, 10)
-    model = models.build(name, spec.recipe, 10)
+    plain = models.build_model(name, spec.recipe, 10)
+    model = models.build_model(name, spec.recipe, 10)
     model.load_state_dict(plain.state_dict())
     state = torch.get_rng_state()
     onednn.avoid_strided_pixels(model, spec)

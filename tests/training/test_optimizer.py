@@ -114,14 +114,14 @@ def settings_of(model: nn.Module, name: str, recipe: Recipe) -> dict[str, tuple[
 
 def test_biases_and_norms_have_no_decay() -> None:
     recipe = Recipe(image_size=16, weight_decay=0.3)
-    model = models.build("test_resnet", recipe, 10)
+    model = models.build_model("test_resnet", recipe, 10)
     for name, (_rate, decay) in settings_of(model, "test_resnet", recipe).items():
         assert decay == (0.0 if model.get_parameter(name).ndim <= 1 else 0.3), name
 
 
 def test_what_a_transformer_exempts_has_no_decay() -> None:
     recipe = Recipe(image_size=16, patch_size=8, weight_decay=0.3)
-    model = models.build("test_vit", recipe, 10)
+    model = models.build_model("test_vit", recipe, 10)
     decays = {name: decay for name, (_, decay) in settings_of(model, "test_vit", recipe).items()}
     exempt = {"pos_embed", "cls_token"} & set(decays)
     assert "pos_embed" in exempt and all(model.get_parameter(name).ndim > 1 for name in exempt)
@@ -131,7 +131,7 @@ def test_what_a_transformer_exempts_has_no_decay() -> None:
 
 def test_layered_rates() -> None:
     recipe = Recipe(image_size=16, learning_rate=1.0, backbone_lr_scale=0.1, neck_lr_scale=0.2)
-    model = models.build("test_efficientnet", recipe, 10)
+    model = models.build_model("test_efficientnet", recipe, 10)
     rates = {name: rate for name, (rate, _) in settings_of(model, "test_efficientnet", recipe).items()}
     for name, rate in rates.items():
         part = name.split(".")[0]

@@ -16,7 +16,7 @@ from pipeline.design.spec import Probe, Recipe, RunSpec, content_digest
 from pipeline.training import throughput, worker
 from pipeline.training.data import inputs
 from pipeline.training.meter import Meter
-from pipeline.training.stop_rule import Length
+from pipeline.training.stop_rule import StopRule
 
 
 def spec(probe: Probe | None, **recipe: Any) -> RunSpec:
@@ -27,7 +27,7 @@ def spec(probe: Probe | None, **recipe: Any) -> RunSpec:
 def run(found: RunSpec, data_dir: Path, work_dir: Path) -> list[Record]:
     work_dir.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
-    worker.run(Job(spec=found, data_dir=str(data_dir), work_dir=str(work_dir)), records.append)
+    worker.run_job(Job(spec=found, data_dir=str(data_dir), work_dir=str(work_dir)), records.append)
     last = records[-1]
     assert isinstance(last, End) and last.outcome == "finished", last
     return records
@@ -60,7 +60,7 @@ class Forbidden:
 
 
 def test_a_trial_never_reads_the_test_set(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = inputs.build
+    built = inputs.build_inputs
 
     def guarded(*arguments: Any) -> inputs.Inputs:
         found = built(*arguments)
@@ -72,7 +72,7 @@ def test_a_trial_never_reads_the_test_set(digits_dir: Path, tmp_path: Path, monk
     assert not (tmp_path / "trial" / "confusion.png").exists()
     full: list[Record] = []
     (tmp_path / "full").mkdir()
-    worker.run(Job(spec=spec(None), data_dir=str(digits_dir), work_dir=str(tmp_path / "full")), full.append)
+    worker.run_job(Job(spec=spec(None), data_dir=str(digits_dir), work_dir=str(tmp_path / "full")), full.append)
     assert isinstance(full[-1], End) and full[-1].outcome == "failed", "the guard must catch a run that reads it"
 
 
@@ -124,7 +124,7 @@ class Clock(Meter):
 @given(st.integers(1, 40), st.integers(1, 500), st.integers(1, 64))
 @settings(max_examples=60, deadline=None)
 def test_a_sample_budget_is_met_by_the_first_window_that_can(windows: int, budget: int, size: int) -> None:
-    length = Length(Recipe(), Probe(max_samples=budget), windows * size)
+    length = StopRule(Recipe(), Probe(max_samples=budget), windows * size)
     seen = 0
     for _ in range(length.epochs * windows):
         seen += size
@@ -134,7 +134,7 @@ def test_a_sample_budget_is_met_by_the_first_window_that_can(windows: int, budge
 
 
 def test_seconds_end_a_trial_at_the_first_window_past_them() -> None:
-    length, clock = Length(Recipe(), Probe(max_seconds=1.0), 100), Clock(0.3)
+    length, clock = StopRule(Recipe(), Probe(max_seconds=1.0), 100), Clock(0.3)
     for count in range(1, 10):
         clock.count = count
         if length.after_window(8, clock):

@@ -39,7 +39,7 @@ def wrap_inputs(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets a test put wrappers around a run's inputs."""
 
     def install(change: Any) -> None:
-        original = inputs.build
+        original = inputs.build_inputs
         monkeypatch.setattr(worker.inputs, "build", lambda *args: change(original(*args)))
 
     return install
@@ -103,7 +103,7 @@ def test_paired_cells_start_alike_and_see_the_same_data(watched: Any) -> None:
         }
     )
     wanted = {"baseline", "ga", "amp", "pm", "fused", "channels_last", "ga+amp+pm+channels_last+fused"}
-    runs = plan.build(study, "cpu").runs
+    runs = plan.build_plan(study, "cpu").runs
     first = {run.spec.label: run.spec for run in runs if run.block == 0 and run.spec.label in wanted}
     other = next(run.spec for run in runs if run.block == 1 and run.spec.label == "baseline")
     base = watched(first.pop("baseline"))
@@ -273,7 +273,7 @@ def test_skipped_fp16_updates_are_counted(digits_dir: Path, tmp_path: Path, monk
 
 QUICKSTART = {
     run.spec.model: run.spec
-    for run in plan.build(studies.load("quickstart"), "cpu").cells
+    for run in plan.build_plan(studies.load_study("quickstart"), "cpu").cells
     if run.spec.dataset == "digits" and run.spec.label == "baseline"
 }
 
@@ -389,14 +389,14 @@ def test_a_device_is_opened_when_the_run_before_has_left_it(
         order.append("open")
         return original(spec.model_copy(update={"device": "cpu"}), index)
 
-    build = models.build
+    build = models.build_model
     monkeypatch.setattr(environment, "open_device", opened)
-    monkeypatch.setattr(models, "build", lambda *words: order.append("model") or build(*words))
+    monkeypatch.setattr(models, "build_model", lambda *words: order.append("model") or build(*words))
     monkeypatch.setattr(worker, "train", lambda *_: raised(KeyError("far enough")))
     monkeypatch.setattr(environment, "run_provenance", lambda *_: {})
     spec = small_spec().model_copy(update={"device": device})
     job = Job(spec=spec, data_dir=str(digits_dir), work_dir=str(tmp_path), flops_per_image=1.0)
-    worker.run(job, lambda _record: None, gate=lambda: order.append("gate"))
+    worker.run_job(job, lambda _record: None, gate=lambda: order.append("gate"))
     assert order == (["model", "gate", "open"] if device == "cuda" else ["model", "open", "gate"])
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.tuning import confirmation, result, study_file
 from pipeline.tuning import text as tables
-from pipeline.tuning.confirmation import Contrast, Measured
-from pipeline.tuning.objective import ACCURACY, OBJECTIVES, THROUGHPUT, TIME
+from pipeline.tuning.confirmation import Measurement, PairedRatio
+from pipeline.tuning.objective import OBJECTIVES, THROUGHPUT, TIME_TO_TARGET, VALIDATION_ACCURACY
 from pipeline.tuning.space import Config
-from pipeline.tuning.trials import Finding
+from pipeline.tuning.trials import TrialResult
 from tests.support.tuning import make_space
 
 RATE = "throughput/images_per_second"
@@ -33,8 +33,10 @@ def values(**by_name: list[float | None]) -> confirmation.Values:
     return made
 
 
-def conclude(found: confirmation.Values, searched: dict[Config, float], name: str = "throughput") -> result.Outcome:
-    findings = [Finding(n, c, "finished", True, (v,), {}) for n, (c, v) in enumerate(searched.items())]
+def conclude(
+    found: confirmation.Values, searched: dict[Config, float], name: str = "throughput"
+) -> result.TuningResult:
+    findings = [TrialResult(n, c, "finished", True, (v,), {}) for n, (c, v) in enumerate(searched.items())]
     chosen = confirmation.candidates(OBJECTIVES[name], SPACE, result.measured(findings), 3)
     return result.conclude("m", "d", OBJECTIVES[name], SPACE, findings, chosen, found, {})
 
@@ -54,7 +56,7 @@ def test_the_ratio_is_the_mean_of_paired_logarithms_with_students_t() -> None:
 
 def test_only_common_blocks_are_compared_and_one_has_no_interval() -> None:
     found = confirmation.contrast(values(A=[100, None, 120], B=[200, 500, None]), B, A, THROUGHPUT, 1)
-    assert found == Contrast(2.0, None, None, 1) and not found.known
+    assert found == PairedRatio(2.0, None, None, 1) and not found.known
     assert confirmation.contrast(values(A=[None, 1.0], B=[1.0, None]), B, A, THROUGHPUT, 1) is None
 
 
@@ -125,10 +127,10 @@ def test_what_accumulation_does_is_said_plainly(with_steps: list[float], sentenc
 def test_accumulation_gets_its_counterpart_in_the_confirmation() -> None:
     space = make_space(batches=[64, 128, 256], accumulations=[1, 2])
     searched = [
-        Measured(D, 0, (9.0,)),
-        Measured(B, 1, (8.0,)),
-        Measured(Config(256, 2), 2, (1.0,)),
-        Measured(A, 3, (2.0,)),
+        Measurement(D, 0, (9.0,)),
+        Measurement(B, 1, (8.0,)),
+        Measurement(Config(256, 2), 2, (1.0,)),
+        Measurement(A, 3, (2.0,)),
     ]
     chosen = confirmation.candidates(OBJECTIVES["throughput"], space, searched, 2)
     assert [one.config for one in chosen] == [D, B, Config(256, 2)]
@@ -146,8 +148,10 @@ def test_blocks_are_shuffled_and_whole(seed: int, blocks: int) -> None:
 
 
 def test_directions_are_those_of_the_objective() -> None:
-    assert Contrast(0.5, 0.4, 0.6, 4).better(TIME) and not Contrast(0.5, 0.4, 0.6, 4).better(THROUGHPUT)
-    assert Contrast(1.5, 1.2, 1.6, 4).better(ACCURACY) and not Contrast(1.5, 0.9, 1.6, 4).better(ACCURACY)
+    assert PairedRatio(0.5, 0.4, 0.6, 4).better(TIME_TO_TARGET) and not PairedRatio(0.5, 0.4, 0.6, 4).better(THROUGHPUT)
+    assert PairedRatio(1.5, 1.2, 1.6, 4).better(VALIDATION_ACCURACY) and not PairedRatio(1.5, 0.9, 1.6, 4).better(
+        VALIDATION_ACCURACY
+    )
 
 
 def test_a_front_is_confirmed_along_its_length_and_accuracy_is_not_given_away() -> None:
@@ -158,7 +162,9 @@ def test_a_front_is_confirmed_along_its_length_and_accuracy_is_not_given_away() 
         Config(256, 1): {RATE: 200.0, "memory/gpu_peak_allocated_mib": 200.0, "val/accuracy": 0.5},
     }
     objective = OBJECTIVES["pareto"]
-    findings = [Finding(n, c, "finished", True, objective.values(m), {}) for n, (c, m) in enumerate(metrics.items())]
+    findings = [
+        TrialResult(n, c, "finished", True, objective.values(m), {}) for n, (c, m) in enumerate(metrics.items())
+    ]
     chosen = confirmation.candidates(objective, space, result.measured(findings), 3)
     jitter = [0.99, 1.0, 1.01, 1.0]
     measured = {c: {b: {k: v * jitter[b] for k, v in m.items()} for b in range(4)} for c, m in metrics.items()}
@@ -173,13 +179,15 @@ def test_a_study_file_holds_the_recipe_and_leaves_out_what_it_contains(
     from pipeline.design import plan, study
 
     monkeypatch.chdir(tmp_path)
-    base = study.load("quickstart")
+    base = study.load_study("quickstart")
     recipe = base.recipe_for("test_resnet", "digits", {"batch_size": 96, "accumulation_steps": 3, "precision": "bf16"})
-    path = study_file.write("tuned-x", "test_resnet", "digits", recipe, base, "cpu", ["a note\nover two lines"])
-    again = study.load(str(path))
-    assert again.recipe_for("test_resnet", "digits") == recipe and study.load("tuned-x") == again
+    path = study_file.write_study_file(
+        "tuned-x", "test_resnet", "digits", recipe, base, "cpu", ["a note\nover two lines"]
+    )
+    again = study.load_study(str(path))
+    assert again.recipe_for("test_resnet", "digits") == recipe and study.load_study("tuned-x") == again
     assert list(again.techniques) == ["ga", "pm"], "amp is on already"
-    cells = plan.build(again, "cpu").cells
+    cells = plan.build_plan(again, "cpu").cells
     assert len(cells) == 4 and {cell.spec.recipe.accumulation_steps for cell in cells} == {3, 6}
     assert path.read_text().startswith("# a note over two lines\n")
 
@@ -192,7 +200,7 @@ def test_a_study_file_that_cannot_be_written_is_told_in_one_line(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").write_text("a file")
-    base = study.load("quickstart")
+    base = study.load_study("quickstart")
     arguments: Any = ("x", "test_resnet", "digits", base.recipe_for("test_resnet", "digits"), base, "cpu", [])
     with pytest.raises(OutsideError, match="study file"):
-        study_file.write(*arguments)
+        study_file.write_study_file(*arguments)

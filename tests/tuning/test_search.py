@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.spec import RunSpec
-from pipeline.tracking.recorder import Opened
+from pipeline.tracking.recorder import OpenRun
 from pipeline.tuning.confirmation import ranked
 from pipeline.tuning.objective import OBJECTIVES
 from pipeline.tuning.result import measured
@@ -111,7 +111,7 @@ def test_a_trial_names_its_run_when_the_run_has_a_row(tmp_path: Path) -> None:
     named: list[bool] = []
 
     class Watching(Shelf):
-        def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> Opened:
+        def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
             (trial,) = ledger.study.get_trials(states=(TrialState.RUNNING,))
             named.append("ablate.digest" in trial.user_attrs)
             return super().open(run, plan, work_dir)

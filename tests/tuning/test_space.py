@@ -14,7 +14,7 @@ from pipeline.design.spec import Recipe, RunSpec
 from pipeline.errors import InputError
 from pipeline.training.data import split, store
 from pipeline.tuning import space as spaces
-from pipeline.tuning.setup import TuneFlags, prepare, train_samples
+from pipeline.tuning.setup import TuneOptions, prepare_tuning, train_samples
 from pipeline.tuning.space import Config
 
 
@@ -31,7 +31,7 @@ def test_batch_sizes_are_powers_of_two_and_multiples_of_eight(largest: int) -> N
 def test_no_effective_batch_is_larger_than_the_training_set(samples: int, batch: int, steps: int) -> None:
     recipe = Recipe(batch_size=batch, accumulation_steps=steps)
     try:
-        space = spaces.build(recipe, "cpu", samples=samples)
+        space = spaces.build_space(recipe, "cpu", samples=samples)
     except InputError:
         assert samples < 8
         return
@@ -43,14 +43,14 @@ def test_no_effective_batch_is_larger_than_the_training_set(samples: int, batch:
 @given(st.integers(1, 512))
 @settings(max_examples=60, deadline=None)
 def test_an_effective_batch_fixes_the_product(product: int) -> None:
-    space = spaces.build(Recipe(batch_size=64), "cpu", samples=50_000, effective_batch=product)
+    space = spaces.build_space(Recipe(batch_size=64), "cpu", samples=50_000, effective_batch=product)
     assert space.configs and all(config.effective_batch == product for config in space.configs)
     assert all(space.recipe_of(config).effective_batch == product for config in space.configs)
 
 
 def test_levels_are_crossed_and_named_as_in_a_grid() -> None:
     levels = {"amp": ("fp16", "bf16"), "pm": ("on",)}
-    space = spaces.build(Recipe(), "cuda", samples=4096, levels=levels, batches=[64], accumulations=[1, 2])
+    space = spaces.build_space(Recipe(), "cuda", samples=4096, levels=levels, batches=[64], accumulations=[1, 2])
     assert len(space.configs) == 2 * 3 * 2
     config = Config(64, 2, (("amp", "bf16"), ("pm", "on")))
     assert config in space.configs and space.setting(config) == ("amp=bf16", "pm")
@@ -73,7 +73,7 @@ def test_levels_are_crossed_and_named_as_in_a_grid() -> None:
 )
 def test_a_space_that_makes_no_sense_is_refused(settings_: dict[str, Any], names: str) -> None:
     with pytest.raises(InputError, match="allowed") as caught:
-        spaces.build(Recipe(), "cpu", samples=4096, **settings_)
+        spaces.build_space(Recipe(), "cpu", samples=4096, **settings_)
     assert names in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -95,11 +95,11 @@ def test_distance_is_a_metric_and_memory_order_is_partial(a: Config, b: Config, 
 
 def test_the_digest_tells_spaces_apart() -> None:
     made = [
-        spaces.build(Recipe(), "cpu", samples=4096),
-        spaces.build(Recipe(), "cuda", samples=4096),
-        spaces.build(Recipe(epochs=2), "cpu", samples=4096),
-        spaces.build(Recipe(), "cpu", samples=4095),
-        spaces.build(Recipe(), "cpu", samples=4096, levels={"channels_last": ("on",)}),
+        spaces.build_space(Recipe(), "cpu", samples=4096),
+        spaces.build_space(Recipe(), "cuda", samples=4096),
+        spaces.build_space(Recipe(epochs=2), "cpu", samples=4096),
+        spaces.build_space(Recipe(), "cpu", samples=4095),
+        spaces.build_space(Recipe(), "cpu", samples=4096, levels={"channels_last": ("on",)}),
     ]
     assert len({space.digest for space in made}) == len(made)
 
@@ -110,7 +110,7 @@ def test_the_digest_tells_spaces_apart() -> None:
 def test_the_parent_knows_how_many_images_a_run_trains_on(
     dataset: str, fraction: float, most: int | None, digits_dir: Path
 ) -> None:
-    labels = store.prepare(dataset, digits_dir, image_size=16).train_labels
+    labels = store.prepare_dataset(dataset, digits_dir, image_size=16).train_labels
     assert len(labels) == catalog.dataset(dataset).train_images
     train, _ = split.train_validation(labels, fraction, 3, most)
     recipe = Recipe(validation_fraction=fraction, max_train_samples=most)
@@ -119,8 +119,8 @@ def test_the_parent_knows_how_many_images_a_run_trains_on(
 
 def test_the_name_of_a_study_follows_from_what_is_tuned() -> None:
     flags = {"model": "test_resnet", "dataset": "digits", "study": "quickstart", "device": "cpu"}
-    base = prepare(TuneFlags(**flags))  # type: ignore[arg-type]
-    same = prepare(TuneFlags(**flags, trials=99, jobs=2, top=5))  # type: ignore[arg-type]
+    base = prepare_tuning(TuneOptions(**flags))  # type: ignore[arg-type]
+    same = prepare_tuning(TuneOptions(**flags, trials=99, jobs=2, top=5))  # type: ignore[arg-type]
     assert base.name == same.name and base.name.startswith("test_resnet-digits-throughput-")
     changes: list[dict[str, Any]] = [
         {"seed": 1},
@@ -131,4 +131,4 @@ def test_the_name_of_a_study_follows_from_what_is_tuned() -> None:
         {"batch_sizes": "8,16"},
         {"model": "test_vit"},
     ]
-    assert len({prepare(TuneFlags(**{**flags, **change})).name for change in changes} | {base.name}) == 8
+    assert len({prepare_tuning(TuneOptions(**{**flags, **change})).name for change in changes} | {base.name}) == 8

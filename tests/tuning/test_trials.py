@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from pipeline.errors import OutsideError
 from pipeline.tuning import trials
 from pipeline.tuning.storage import existing, open_study
-from pipeline.tuning.trials import Ledger
+from pipeline.tuning.trials import SharedStudy
 from tests.support.tuning import Device, make_ledger, make_space, search
 
 SPACE = make_space(batches=[16, 32, 64, 128], accumulations=[1, 2, 4])
@@ -100,7 +100,7 @@ def test_no_budget_is_exceeded_by_trials_that_start_together(tmp_path: Path) -> 
     ledgers_ = [make_ledger(SPACE, tmp_path / str(n), 3, study=shared(tmp_path)) for n in range(4)]
     asked: list[optuna.Trial | None] = []
 
-    def work(ledger: Ledger) -> None:
+    def work(ledger: SharedStudy) -> None:
         asked.append(ledger.ask())
         asked.append(ledger.ask())
 

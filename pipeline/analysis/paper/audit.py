@@ -29,7 +29,7 @@ NOT_MEASURED = "not measured in this study"
 
 
 @dataclass(frozen=True)
-class Finding:
+class ClaimCheck:
     """A claim beside our measurement: ``measured`` in words, ``ours`` as numbers (empty if not measured)."""
 
     key: str
@@ -54,7 +54,7 @@ class Question:
 class Audit:
     """The audit: findings claim by claim, the confounds, the open questions."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ClaimCheck, ...]
     confounds: tuple[str, ...]
     questions: tuple[Question, ...]
 
@@ -82,9 +82,9 @@ class Audit:
 
     def drawings(self) -> list[Drawing]:
         """One figure per question that the study answers."""
-        from pipeline.analysis.paper.figures import draw
+        from pipeline.analysis.paper.figures import draw_question
 
-        found = [draw(question) for question in self.questions]
+        found = [draw_question(question) for question in self.questions]
         return [drawing for drawing in found if drawing is not None]
 
 
@@ -139,7 +139,7 @@ def _cell_numbers(effects: Effects, claim: Claim) -> list[dict[str, Any]]:
     return found
 
 
-def _finding(effects: Effects, claim: Claim) -> Finding:
+def _finding(effects: Effects, claim: Claim) -> ClaimCheck:
     """Put one claim beside what the study measured."""
     table = effects.table
     if claim.quantity in ("accuracy", "hours"):
@@ -152,7 +152,7 @@ def _finding(effects: Effects, claim: Claim) -> Finding:
         pooled = rows[rows["model"].eq(ALL) & rows["dataset"].eq(ALL)]
         ours = [_number(row) for row in (pooled if len(pooled) else rows).itertuples()]
         words = [_ratio_words(o) for o in ours]
-    return Finding(claim.key, claim.claim, claim.caveat, "; ".join(words) or NOT_MEASURED, ours)
+    return ClaimCheck(claim.key, claim.claim, claim.caveat, "; ".join(words) or NOT_MEASURED, ours)
 
 
 def _ratio_words(row: dict[str, Any]) -> str:
@@ -301,7 +301,7 @@ def audit(study: StudyData, effects: Effects) -> Audit:
         tables.
     """
     findings = tuple(_finding(effects, claim) for claim in CLAIMS) if len(effects.table) else tuple(
-        Finding(c.key, c.claim, c.caveat, NOT_MEASURED) for c in CLAIMS
+        ClaimCheck(c.key, c.claim, c.caveat, NOT_MEASURED) for c in CLAIMS
     )  # fmt: skip
     questions = []
     for key, question, command, compute in _OPEN:

@@ -30,7 +30,7 @@ def _axis(rows: list[dict[str, Any]], response: str) -> tuple[str, float | None]
     return (f"{known.title}, points", 0.0) if known.unit == POINTS else (f"{known.title}, on / off", 1.0)
 
 
-def draw(question: Question) -> Drawing | None:
+def draw_question(question: Question) -> Drawing | None:
     """Draw a question's table: estimates with intervals, one panel per response; None for an empty table."""
     responses = list(dict.fromkeys(row["response"] for row in question.table))[:3]
     if not responses:

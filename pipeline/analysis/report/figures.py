@@ -344,7 +344,7 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
     return Drawing("curves", "Learning curves", drawing.render(fig, "curves", "Learning curves", alt), alt, caption)
 
 
-def run_order(trust: Trust) -> Drawing | None:
+def run_order_figure(trust: Trust) -> Drawing | None:
     """Draw each run's deviation from what its cell and block predict, in run order."""
     order = trust.order
     if order.empty:

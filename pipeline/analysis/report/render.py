@@ -28,19 +28,19 @@ def markdown_text(value: object) -> str:
     return _MARKDOWN.sub(r"\\\1", str(value).replace("\r", " ").replace("\n", " "))
 
 
-def number(value: Any, digits: int = 3) -> str:
+def number_text(value: Any, digits: int = 3) -> str:
     """Write a number; an unknown one is a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.{digits}f}"
 
 
-def percent(value: float | None) -> str:
+def percent_text(value: float | None) -> str:
     """Write a fraction in percent; an unknown one is a dash."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def measure(value: Any) -> str:
+def measure_text(value: Any) -> str:
     """Write a measured quantity with four significant digits; an unknown one is a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
@@ -54,7 +54,7 @@ def effect(row: dict[str, Any]) -> str:
     return f"{row['estimate']:.3f}" if row["unit"] == "ratio" else f"{row['estimate']:+.2f}"
 
 
-def interval(row: dict[str, Any]) -> str:
+def interval_text(row: dict[str, Any]) -> str:
     """Write an interval in its unit."""
     if row.get("low") is None:
         return "–"
@@ -78,12 +78,12 @@ def _environment(autoescape: bool) -> Environment:
         lstrip_blocks=True,
     )
     env.filters |= {
-        "number": number,
-        "measure": measure,
-        "percent": percent,
+        "number": number_text,
+        "measure": measure_text,
+        "percent": percent_text,
         "tera": lambda value: "–" if value is None else tera(value),
         "effect": effect,
-        "interval": interval,
+        "interval": interval_text,
         "p": p_text,
         "verdict": VERDICT_WORDS.__getitem__,
         "response": lambda name: BY_NAME[name].title,
@@ -158,7 +158,7 @@ def _drawn(report: Report) -> list[dict[str, Any]]:
     return [{"title": d.title, "svg": Markup(d.svg), "caption": d.caption} for d in drawings]
 
 
-def html(report: Report) -> str:
+def report_html(report: Report) -> str:
     """Render report.html: one file, no script, no outside reference."""
     extra = context(report) | {"figures": _drawn(report), "audit_figures": []}
     if report.audit is not None:
@@ -168,7 +168,7 @@ def html(report: Report) -> str:
     return _environment(True).get_template("report.html.j2").render(extra)
 
 
-def markdown(report: Report) -> str:
+def report_markdown(report: Report) -> str:
     """Render report.md."""
     body = _environment(False).get_template("report.md.j2").render(context(report))
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"

@@ -68,7 +68,7 @@ class Report:
             figures.budget_bars(self.budgets, self.effects),
             figures.pareto(self.effects),
             figures.curves(self.effects, self.study.history),
-            figures.run_order(self.trust),
+            figures.run_order_figure(self.trust),
         ]
         return [drawing for drawing in found if drawing is not None]
 
@@ -89,8 +89,8 @@ class Report:
 
         out.mkdir(parents=True, exist_ok=True)
         files = {
-            "report.html": render.html(self),
-            "report.md": render.markdown(self),
+            "report.html": render.report_html(self),
+            "report.md": render.report_markdown(self),
             "report.json": json.dumps(self.data, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
             "runs.csv": self.study.runs.to_csv(index=False),
             "effects.csv": self.effects.table.to_csv(index=False),
@@ -105,7 +105,7 @@ class Report:
         return written
 
 
-def build(
+def build_report(
     study: StudyData,
     *,
     memory_limit_mib: float | None = None,

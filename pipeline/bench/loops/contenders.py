@@ -18,7 +18,7 @@ from pipeline.design.records import Metrics
 from pipeline.training.data import inputs
 from pipeline.training.data.batch import HostBatch
 from pipeline.training.data.inputs import TrainInput
-from pipeline.training.data.store import Store
+from pipeline.training.data.store import ImageStore
 from pipeline.training.trainer import train
 
 
@@ -108,8 +108,8 @@ class Ablate:
         names = tuple(str(number) for number in range(work.case.classes))
         # nothing is tested: one image of each class keeps the split happy
         test = np.arange(work.case.classes, dtype=np.int64)
-        store = Store(DATASET, names, pixels, labels, pixels[: len(test)], test, digest="")
-        made = inputs.build(work.spec, store, work.device)
+        store = ImageStore(DATASET, names, pixels, labels, pixels[: len(test)], test, digest="")
+        made = inputs.build_inputs(work.spec, store, work.device)
         self._inputs = replace(made, train=Polite(made.train))
         self._records: Generator[Any, None, Any] = train(work.spec, self.model, self._inputs, work.device)
         self._done = 0

@@ -11,7 +11,7 @@ import torch
 from pipeline.design.spec import Device, Recipe, RunSpec
 from pipeline.training import environment
 from pipeline.training.data import inputs
-from pipeline.training.data.store import Store
+from pipeline.training.data.store import ImageStore
 
 Pipeline = Literal["loader", "gather"]
 Augmentation = Literal["none", "crop_flip", "affine_flip"]
@@ -59,16 +59,16 @@ def _pipeline(name: Pipeline, device: Device, augmentation: Augmentation) -> inp
         validation_fraction=0.0,
     )
     spec = RunSpec(model="test_resnet", dataset="cifar10", device=device, recipe=recipe)
-    environment.prepare(spec)
-    return inputs.build(spec, _store(), environment.open_device(spec))
+    environment.prepare_process(spec)
+    return inputs.build_inputs(spec, _store(), environment.open_device(spec))
 
 
-def _store() -> Store:
+def _store() -> ImageStore:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
     labels = random.integers(0, CLASSES, IMAGES, dtype=np.int64)
     names = tuple(str(number) for number in range(CLASSES))
-    return Store("cifar10", names, pixels, labels, pixels[:CLASSES], np.arange(CLASSES, dtype=np.int64), digest="")
+    return ImageStore("cifar10", names, pixels, labels, pixels[:CLASSES], np.arange(CLASSES, dtype=np.int64), digest="")
 
 
 def _seconds(train: inputs.TrainInput, epoch: int, sizes: list[int], device: str) -> float:

@@ -15,7 +15,7 @@ from pipeline.bench.cases import SELF, Case
 from pipeline.bench.loops.contenders import BUILT_IN, Contender, weights
 from pipeline.bench.loops.interleave import take_turns
 from pipeline.bench.loops.libraries import PEERS, silence
-from pipeline.bench.loops.workload import Work, build
+from pipeline.bench.loops.workload import Work, build_workload
 
 # Of the distance that the weights have moved. On a CPU: far above what another order of the same sums makes, far below
 # what another learning rate, loss or batch would.
@@ -56,7 +56,7 @@ def run_block(case: Case, names: Sequence[str], number: int) -> Block:
     """
     silence()
     difference = _compared(case, names) if case.device == "cuda" else {}
-    work = build(case)
+    work = build_workload(case)
     with _contenders(work, names) as contenders:
         for contender in contenders.values():  # the first epoch allocates, plans convolutions, and is thrown away
             contender.epoch(1)
@@ -79,7 +79,7 @@ def _contenders(work: Work, names: Sequence[str]) -> Iterator[dict[str, Contende
 
 def _compared(case: Case, names: Sequence[str]) -> dict[str, float]:
     """Has contenders of their own do a few steps of the case; see `differences`."""
-    work = build(replace(case, windows=min(case.windows, COMPARED_WINDOWS)))
+    work = build_workload(replace(case, windows=min(case.windows, COMPARED_WINDOWS)))
     with _contenders(work, names) as contenders:
         for epoch in range(1, COMPARED_EPOCHS + 1):  # a second one: momentum is carried over, the order is another
             for contender in contenders.values():

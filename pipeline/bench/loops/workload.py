@@ -84,10 +84,10 @@ class Work:
         return now() - began
 
 
-def build(case: Case) -> Work:
+def build_workload(case: Case) -> Work:
     """Makes the work of a case, and sets threads and arithmetic as a run of ablate does."""
     spec = run_spec(case)
-    environment.prepare(spec)
+    environment.prepare_process(spec)
     device = environment.open_device(spec)
     set_matmul_precision(tf32=False)
     random = np.random.default_rng(case.seed)
@@ -96,7 +96,7 @@ def build(case: Case) -> Work:
     labels = random.integers(0, case.classes, case.images, dtype=np.int64)
     mean, std = moments(spec.recipe, DATASET)
     environment.seed_all(case.seed)
-    initial = models.build(case.model, spec.recipe, case.classes)
+    initial = models.build_model(case.model, spec.recipe, case.classes)
     onednn.avoid_strided_pixels(initial, spec)
     return Work(
         case,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.design.records import Record
 
 
-def main(
+def run_child(
     payload: str, began: float, gate: Connection, records: Connection, lifeline: Connection, log_path: str
 ) -> None:
     """Runs one job in this process and streams its records.
@@ -38,7 +38,7 @@ def main(
     job = Job.model_validate_json(payload)
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
-    worker.run(job, sender(records), began, lambda: _pass(gate))
+    worker.run_job(job, sender(records), began, lambda: _pass(gate))
     _leave(records)
 
 
@@ -51,7 +51,7 @@ def sender(records: Connection) -> Callable[[Record], None]:
     return send
 
 
-def check(payloads: list[str], records: Connection, lifeline: Connection, log_path: str) -> None:
+def check_child(payloads: list[str], records: Connection, lifeline: Connection, log_path: str) -> None:
     """Runs the preflight; sends ("note", text) while it works, then ("ok", "") or (exit code, message)."""
     _enter(lifeline, log_path)
     from pipeline.design.records import Job

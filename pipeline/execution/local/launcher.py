@@ -110,7 +110,7 @@ class LocalLauncher:
         log = self._work_dir / "preflight.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         payloads = [self.job(spec).model_dump_json() for spec in specs]
-        with self._closing(Child(self._context, child.check, (payloads,), log)) as started:
+        with self._closing(Child(self._context, child.check_child, (payloads,), log)) as started:
             try:
                 while True:
                     code, text = started.records.recv()
@@ -190,7 +190,7 @@ class LocalLauncher:
         log = folder / "log.txt"
         log.unlink(missing_ok=True)
         kills = oom_kills()
-        started = Child(self._context, child.main, (job.model_dump_json(), time.time()), log, gated=True)
+        started = Child(self._context, child.run_child, (job.model_dump_json(), time.time()), log, gated=True)
         self._running.add(started.pid)
         return _Ahead(job.gpu, started, kills, _present(job.gpu))
 

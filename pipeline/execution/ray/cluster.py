@@ -19,7 +19,7 @@ CONNECT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Machine:
+class ClusterNode:
     """A living node as Ray describes it; `gpus` and `cpus` are all it has, used or not."""
 
     id: str
@@ -126,14 +126,14 @@ def _own_gpus() -> int:
     return len(nvml.gpus())
 
 
-def machines(ray: Any) -> dict[str, Machine]:
+def machines(ray: Any) -> dict[str, ClusterNode]:
     """The nodes that live, by identifier."""
     found = {}
     for node in ray.nodes():
         if node["Alive"]:
             resources = node["Resources"]
             name = node.get("NodeManagerHostname") or node.get("NodeManagerAddress", "?")
-            machine = Machine(node["NodeID"], name, int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
+            machine = ClusterNode(node["NodeID"], name, int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
             found[machine.id] = machine
     return found
 
@@ -143,7 +143,7 @@ def has_gpus(address: str) -> bool:
     return any(machine.gpus for machine in machines(connect(address)).values())
 
 
-class SharedPins:
+class SharedAssignments:
     """The table of blocks in the cluster's key-value store; the first controller that writes a line wins.
 
     Args:

@@ -20,7 +20,7 @@ from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.ray import cluster
 from pipeline.execution.ray import node as ray_node
-from pipeline.execution.ray.placement import Node, Place, Places
+from pipeline.execution.ray.placement import Node, NodeSlots, Slot
 
 LOOK_SECONDS = 2.0  # between looks at the cluster's nodes
 NODE_PATIENCE = 300.0  # without any node
@@ -80,7 +80,7 @@ class RayLauncher:
         self._per_node = jobs
         self._work_dir = work_dir
         self._note = note
-        self._places = Places(cluster.SharedPins(scope))
+        self._places = NodeSlots(cluster.SharedAssignments(scope))
         kept = tuple((name, os.environ.get(name)) for name in ("OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"))
         folder = str(data_dir.resolve()) if data_dir else None
         self._request = ray_node.Request(device, folder, timeout, checkpoint_every, kept)
@@ -89,7 +89,7 @@ class RayLauncher:
         self._specs: list[RunSpec] = []
         self._model = ""
         self._known: set[str] = set()
-        self._held: dict[str, Place] = {}
+        self._held: dict[str, Slot] = {}
         self._watched: set[tuple[str, int]] = set()
         self._streams: set[Any] = set()
         self._looking = threading.Lock()
@@ -140,7 +140,7 @@ class RayLauncher:
         self.jobs = self._places.slots
 
     def _of_each(
-        self, function: Callable[[cluster.Machine], Any], machines: Iterable[cluster.Machine]
+        self, function: Callable[[cluster.ClusterNode], Any], machines: Iterable[cluster.ClusterNode]
     ) -> dict[str, Any]:
         """Asks all nodes at once; one that is lost meanwhile is left out, as it would be a moment later.
 
@@ -164,13 +164,13 @@ class RayLauncher:
         """GPUs or CPUs that a run takes."""
         return spec.nproc if self._device == "cuda" else spec.recipe.num_threads * spec.nproc
 
-    def _slots(self, machine: cluster.Machine) -> int:
+    def _slots(self, machine: cluster.ClusterNode) -> int:
         """Runs at once on a node: on the CPU one, unless asked for more, since they would disturb each other."""
         room = (machine.gpus if self._device == "cuda" else machine.cpus) // self._need
         wanted = self._per_node or (room if self._device == "cuda" else 1)
         return min(room, wanted)
 
-    def _facts(self, machine: cluster.Machine) -> dict[str, str]:
+    def _facts(self, machine: cluster.ClusterNode) -> dict[str, str]:
         """What a node is; raises where its versions are not those of this process."""
         found: dict[str, str] = self._ask(machine, ray_node.facts, self._device)
         mine = ray_node.facts("cpu")
@@ -182,13 +182,13 @@ class RayLauncher:
                 )
         return found
 
-    def _check(self, machine: cluster.Machine) -> None:
+    def _check(self, machine: cluster.ClusterNode) -> None:
         specs = [spec.model_dump_json() for spec in self._specs]
-        code, text = self._ask(machine, ray_node.check, self._request, specs)
+        code, text = self._ask(machine, ray_node.check_node, self._request, specs)
         if code:
             raise (InputError if code == 2 else OutsideError)(f"Ray node {machine.name}: {text}")
 
-    def _ask(self, machine: cluster.Machine, function: Any, *arguments: Any) -> Any:
+    def _ask(self, machine: cluster.ClusterNode, function: Any, *arguments: Any) -> Any:
         """Calls a function of `ray_node` on a node."""
         errors = self._ray.exceptions
         task = self._ray.remote(num_cpus=0, max_retries=0, max_calls=0)(function)
@@ -221,7 +221,7 @@ class RayLauncher:
 
         return NodeAffinitySchedulingStrategy(node, soft=False)
 
-    def _leave_out(self, machine: cluster.Machine, why: str) -> None:
+    def _leave_out(self, machine: cluster.ClusterNode, why: str) -> None:
         self._places.refuse(machine.id)
         self._note(f"Ray node {machine.name} is left out: {why}")
 
@@ -280,7 +280,7 @@ class RayLauncher:
         self._peopled = self._peopled or now
         return set(found)
 
-    def _recruit(self, machine: cluster.Machine) -> None:
+    def _recruit(self, machine: cluster.ClusterNode) -> None:
         """Takes a node that has joined, if it is like the others."""
         try:
             facts = self._facts(machine)
@@ -320,7 +320,7 @@ class RayLauncher:
             with suppress(Exception):  # the stream may just have ended; whatever is left dies with the driver
                 self._ray.cancel(stream, force=force)
 
-    def _any_place(self) -> Place | None:
+    def _any_place(self) -> Slot | None:
         while not self._cancelled:
             self._look_around()
             place = self._places.take(None)
@@ -329,13 +329,13 @@ class RayLauncher:
             time.sleep(0.2)
         return None
 
-    def _launch(self, spec: RunSpec, place: Place) -> Iterator[Record]:
+    def _launch(self, spec: RunSpec, place: Slot) -> Iterator[Record]:
         end = yield from self._follow(spec, self._submit(spec, place), place)
         if end.outcome == "finished":
             (self.work_dir(spec) / ray_node.CHECKPOINT).unlink(missing_ok=True)
         yield end
 
-    def _submit(self, spec: RunSpec, place: Place) -> Any:
+    def _submit(self, spec: RunSpec, place: Slot) -> Any:
         folder = self.work_dir(spec)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.txt").unlink(missing_ok=True)
@@ -353,7 +353,7 @@ class RayLauncher:
             self._request, spec.model_dump_json(), place.node, place.moved, watch, checkpoint
         )
 
-    def _follow(self, spec: RunSpec, stream: Any, place: Place) -> Generator[Record, None, End]:
+    def _follow(self, spec: RunSpec, stream: Any, place: Slot) -> Generator[Record, None, End]:
         """Yields the run's records up to its `End`, which is returned; files are put into the run's folder."""
         errors = self._ray.exceptions
         self._streams.add(stream)
@@ -383,7 +383,7 @@ class RayLauncher:
             self._streams.discard(stream)
         return _interrupted("cancelled") if self._cancelled else _failed("its stream ended without a last record")
 
-    def _lost(self, place: Place, error: Exception) -> End:
+    def _lost(self, place: Slot, error: Exception) -> End:
         """The last record of a run whose worker or node is gone; waits until Ray knows which."""
         deadline = time.monotonic() + LOSS_SECONDS
         while not self._cancelled and time.monotonic() < deadline:

@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.design.records import Artifact, End, Job, Record, Tags
 from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError
-from pipeline.execution.interference import cpu_reasons, gpu_reasons
+from pipeline.execution.interference import cpu_interference, gpu_interference
 from pipeline.execution.local.launcher import LocalLauncher
 from pipeline.tracking.provenance import host_provenance, source_digest
 
@@ -72,7 +72,7 @@ def facts(device: Device) -> dict[str, str]:
     return {**found, "hostname": provenance["hostname"], "model": "+".join(gpus) or provenance["cpu"]}
 
 
-def check(request: Request, specs: list[str]) -> tuple[int, str]:
+def check_node(request: Request, specs: list[str]) -> tuple[int, str]:
     """Prepares data and checks models and weights on this node; returns (exit code, message), (0, "") if all is well.
 
     Args:
@@ -108,7 +108,7 @@ def run_cell(request: Request, spec_json: str, node: str, moved: str, watch: boo
         if checkpoint is not None:
             (folder / CHECKPOINT).write_bytes(checkpoint)
         gpu = _assigned_gpus() if request.device == "cuda" else None
-        yield _provenance(node, moved, [*(cpu_reasons() if watch else []), *gpu_reasons(_uuids(gpu))])
+        yield _provenance(node, moved, [*(cpu_interference() if watch else []), *gpu_interference(_uuids(gpu))])
         yield from _stream(launcher, launcher.job(spec, gpu), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,8 @@
 """Which node a block runs on, and which slots are free: bookkeeping of the Ray launcher, without Ray.
 
 All runs of a block belong on one node, so that a contrast is never across machines. Several controllers agree on
-the node through a shared table (`Pins`); a block that has lost its node moves on to another one, and is marked.
+the node through a shared table (`BlockAssignments`); a block that has lost its node moves on to another one, and is
+marked.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ MAX_MOVES = 100
 _LOOKS = 2  # looks at the cluster after which a node that is not in it is taken for lost
 
 
-class Pins(Protocol):
+class BlockAssignments(Protocol):
     """Table that all controllers share: the nodes of a block, one after the other."""
 
     def pin(self, block: int, turn: int, node: str) -> str:
@@ -23,14 +24,14 @@ class Pins(Protocol):
         ...
 
 
-class LocalPins:
+class LocalAssignments:
     """A table of one controller alone."""
 
     def __init__(self) -> None:
         self._table: dict[tuple[int, int], str] = {}
 
     def pin(self, block: int, turn: int, node: str) -> str:
-        """See `Pins.pin`."""
+        """See `BlockAssignments.pin`."""
         return self._table.setdefault((block, turn), node)
 
 
@@ -52,7 +53,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """A slot for one run; `moved` says why the run's block is on more than one node, empty when it is not."""
 
     node: str
@@ -60,14 +61,14 @@ class Place:
     moved: str = ""
 
 
-class Places:
+class NodeSlots:
     """Slots of the nodes that live; thread-safe.
 
     Args:
         pins: where blocks are pinned to nodes.
     """
 
-    def __init__(self, pins: Pins) -> None:
+    def __init__(self, pins: BlockAssignments) -> None:
         self._pins = pins
         self._nodes: dict[str, Node] = {}
         self._names: dict[str, str] = {}
@@ -118,7 +119,7 @@ class Places:
         with self._lock:
             return self._nodes[node].used if node in self._nodes else 0
 
-    def take(self, block: int | None) -> Place | None:
+    def take(self, block: int | None) -> Slot | None:
         """Takes a slot for a run of `block`, or on any node where it is None; None when there is no slot now."""
         with self._lock:
             if block is None:
@@ -130,16 +131,16 @@ class Places:
                 return None
             return self._occupy(node, self._story(block, nodes))
 
-    def give_back(self, place: Place) -> None:
+    def give_back(self, place: Slot) -> None:
         """Frees a slot; one of a lost node is gone with it."""
         with self._lock:
             node = self._nodes.get(place.node)
             if node is not None:
                 node.used -= 1
 
-    def _occupy(self, node: Node, moved: str) -> Place:
+    def _occupy(self, node: Node, moved: str) -> Slot:
         node.used += 1
-        return Place(node.id, node.name, moved)
+        return Slot(node.id, node.name, moved)
 
     def _node_of(self, block: int, nodes: list[str]) -> Node | None:
         """The living node of a block; pins it to one if it has none, or has lost it."""

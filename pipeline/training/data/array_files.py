@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Report = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _CHUNK = 1 << 20
 
@@ -53,7 +53,7 @@ def locked(place: Path) -> Iterator[None]:
         yield
 
 
-def build(place: Path, builder: Callable[[Path], Built]) -> None:
+def build_arrays(place: Path, builder: Callable[[Path], Built]) -> None:
     """Builds a store with `builder` in a temporary folder and moves it to `place` in one step.
 
     Whatever is at `place` is replaced: the caller has found it unusable.
@@ -191,7 +191,7 @@ def open_arrays(place: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return meta, maps
 
 
-def verify(place: Path) -> list[str]:
+def verify_arrays(place: Path) -> list[str]:
     """Compares a store's files with their SHA-256; one line per problem."""
     meta = read_meta(place)
     if meta is None:

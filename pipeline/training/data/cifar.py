@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from pipeline.design import catalog
 from pipeline.errors import InputError, OutsideError
-from pipeline.training.data.array_files import Built, Report, file_digest, write_arrays
+from pipeline.training.data.array_files import Built, ReportProgress, file_digest, write_arrays
 from pipeline.training.data.restricted_pickle import load_restricted
 
 _SETS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -30,7 +30,7 @@ _CHUNK = 1 << 18
 _MAX_MEMBER = 1 << 30
 
 
-def build(dataset: str, data_dir: Path, work: Path, *, download: bool, report: Report) -> Built:
+def build_cifar(dataset: str, data_dir: Path, work: Path, *, download: bool, report: ReportProgress) -> Built:
     """Reads a CIFAR archive and writes its arrays into `work`.
 
     Args:
@@ -86,7 +86,7 @@ def _check_archive(kind: type[CIFAR10], archive: Path) -> None:
         )
 
 
-def _download(dataset: str, kind: type[CIFAR10], archive: Path, work: Path, report: Report) -> None:
+def _download(dataset: str, kind: type[CIFAR10], archive: Path, work: Path, report: ReportProgress) -> None:
     """Fetches an archive into `work`, checks it, and renames it into place.
 
     Not torchvision's `download_url`: that one has no time limit, falls back from https to http, and leaves
@@ -111,7 +111,7 @@ def _remedy(kind: type[CIFAR10], archive: Path) -> str:
     return f"put the archive at {str(archive)!r} (from {kind.url})"
 
 
-def _fetch(url: str, target: Path, message: str, report: Report) -> None:
+def _fetch(url: str, target: Path, message: str, report: ReportProgress) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "ablate"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response, target.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0)

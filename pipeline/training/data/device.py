@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from pipeline.training.data.batch import HostBatch
-from pipeline.training.data.ordered import _Prepared
+from pipeline.training.data.ordered import OrderedInput
 
 
-class DeviceTrain(_Prepared):
+class DeviceTrain(OrderedInput):
     """`device`: the training images lie on the device as uint8; batches are indexed there, without a copy."""
 
     def __post_init__(self) -> None:

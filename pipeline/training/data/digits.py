@@ -16,7 +16,7 @@ _TEST_SHARE = 0.25
 _PAIRS = {"train": 40, "test": 10}
 
 
-def build(dataset: str, work: Path) -> Built:
+def build_digits(dataset: str, work: Path) -> Built:
     """Writes `digits` (8x8 px, 10 classes) or `digits100` (16x16 px, 100 classes) into `work`."""
     values, names = digits() if dataset == "digits" else digits100()
     return write_arrays(work, names, values)

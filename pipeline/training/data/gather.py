@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from pipeline.training.data.batch import HostBatch
-from pipeline.training.data.ordered import Images, _Prepared
-from pipeline.training.data.prefetch import Ahead
+from pipeline.training.data.ordered import Images, OrderedInput
+from pipeline.training.data.prefetch import Prefetcher
 from pipeline.training.data.split import Indices
 from pipeline.training.data.transforms import Draws
 
@@ -25,7 +25,7 @@ RING = 4
 TOGETHER_BYTES = 4 << 20
 
 
-class HostTrain(_Prepared):
+class HostTrain(OrderedInput):
     """`gather` where the host trains: no copy, so no ring and no thread (it would take its time from training).
 
     Between two steps of a model the caches hold nothing of the input pipeline, which makes its many small calls
@@ -79,7 +79,7 @@ def grouped(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         yield group
 
 
-class GatherTrain(_Prepared):
+class GatherTrain(OrderedInput):
     """`gather` for a device of its own memory: rows of a memory-mapped array, gathered into a ring of host buffers.
 
     A thread gathers ahead, and copies run on a stream of their own, so that they overlap with training; the training
@@ -125,7 +125,7 @@ class GatherTrain(_Prepared):
             slot, size, stop = number % RING, sizes[number], stops[number]
             return HostBatch(self._ring[slot][:size], labels[stop - size : stop], slot)
 
-        with Ahead(fill, len(sizes), RING) as ahead:
+        with Prefetcher(fill, len(sizes), RING) as ahead:
             for number in range(len(sizes)):
                 ahead.wait()
                 yield batch(number)

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
 from pipeline.design.imagefolder import FolderListing, SplitFiles
-from pipeline.training.data.array_files import Built, Report, write_array
+from pipeline.training.data.array_files import Built, ReportProgress, write_array
 from pipeline.training.data.decode import decode, header_size
 
 # no store above this many bytes: memory maps of that size would push everything else out of memory
@@ -56,11 +56,11 @@ def _fits(count: int, side: int) -> bool:
     return count * side * side * 3 <= MAX_STORE_BYTES
 
 
-def _tell(report: Report, before: int, total: int, done: int) -> None:
+def _tell(report: ReportProgress, before: int, total: int, done: int) -> None:
     report("decoding images", before + done, total)
 
 
-def build(listing: FolderListing, form: Form, work: Path, report: Report) -> Built:
+def build_image_folder(listing: FolderListing, form: Form, work: Path, report: ReportProgress) -> Built:
     """Decodes every image of a folder; writes the arrays into `work` unless the form is `files`.
 
     Raises:
@@ -95,7 +95,7 @@ def _decoded(
             return None
         if form.kind == "native" and image.shape[-2:] != (form.side, form.side):
             raise MixedSizesError
-        fitted = fit(image, form.side, InterpolationMode.BICUBIC)
+        fitted = fit_image(image, form.side, InterpolationMode.BICUBIC)
         return np.asarray(fitted.permute(1, 2, 0))
 
     with _threads() as pool:
@@ -105,7 +105,7 @@ def _decoded(
             tell(start + len(images))
 
 
-def fit(image: torch.Tensor, side: int, interpolation: InterpolationMode) -> torch.Tensor:
+def fit_image(image: torch.Tensor, side: int, interpolation: InterpolationMode) -> torch.Tensor:
     """Resizes the shorter side to `side` px, antialiased, and cuts out the central square.
 
     Args:

@@ -28,7 +28,7 @@ from pipeline.training.data.device import DeviceTrain
 from pipeline.training.data.evaluation import StoreEval
 from pipeline.training.data.gather import GatherTrain, HostTrain
 from pipeline.training.data.loader import LoaderEval, LoaderTrain, Samples
-from pipeline.training.data.store import FolderSource, Store
+from pipeline.training.data.store import FolderSource, ImageStore
 
 # Where a thread gathers ahead. On a CPU the batch is needed by the same cores that would gather it.
 AHEAD_ON = frozenset(("cuda",))
@@ -121,7 +121,7 @@ class Inputs:
             self.validation.close()
 
 
-def build(spec: RunSpec, source: Store | FolderSource, device: torch.device) -> Inputs:
+def build_inputs(spec: RunSpec, source: ImageStore | FolderSource, device: torch.device) -> Inputs:
     """Builds a run's inputs.
 
     Raises:
@@ -140,7 +140,7 @@ def build(spec: RunSpec, source: Store | FolderSource, device: torch.device) -> 
     )
 
 
-def _train(spec: RunSpec, source: Store | FolderSource, rows: split.Indices, device: torch.device) -> TrainInput:
+def _train(spec: RunSpec, source: ImageStore | FolderSource, rows: split.Indices, device: torch.device) -> TrainInput:
     recipe = spec.recipe
     if recipe.input_pipeline == "loader":
         samples = Samples.of(source, "train", recipe, augment=True, seed=spec.seed)
@@ -158,7 +158,7 @@ def _train(spec: RunSpec, source: Store | FolderSource, rows: split.Indices, dev
 
 
 def _evaluation(
-    recipe: Recipe, source: Store | FolderSource, part: str, rows: split.Indices, device: torch.device
+    recipe: Recipe, source: ImageStore | FolderSource, part: str, rows: split.Indices, device: torch.device
 ) -> EvalInput:
     if isinstance(source, FolderSource):
         samples = Samples.of(source, part, recipe, augment=False, seed=0)

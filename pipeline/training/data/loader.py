@@ -24,7 +24,7 @@ from pipeline.errors import InputError
 from pipeline.training.data.batch import HostBatch, check_sizes
 from pipeline.training.data.decode import decode
 from pipeline.training.data.split import Indices, Labels, derive, epoch_order
-from pipeline.training.data.store import FolderSource, Store
+from pipeline.training.data.store import FolderSource, ImageStore
 from pipeline.training.data.transforms import memory_format, per_sample
 
 _SAMPLE = 5  # stream of random numbers, see `split`
@@ -45,16 +45,16 @@ class Samples(Dataset[tuple[torch.Tensor, int]]):
         self._seed = seed
 
     @classmethod
-    def of(cls, source: Store | FolderSource, part: str, recipe: Recipe, *, augment: bool, seed: int) -> Samples:
+    def of(cls, source: ImageStore | FolderSource, part: str, recipe: Recipe, *, augment: bool, seed: int) -> Samples:
         """Builds the samples of `part`, `train` or `test`."""
         labels: Labels = np.asarray(source.train_labels if part == "train" else source.test_labels)
-        native = source.train_images.shape[1] if isinstance(source, Store) and source.native else 0
+        native = source.train_images.shape[1] if isinstance(source, ImageStore) and source.native else 0
         transform = per_sample(recipe, source.name, augment, native)
         random = seed if augment and recipe.augmentation != "none" else None
         if source.listing is not None:
             listed = source.listing.train if part == "train" else source.listing.test
             return cls(_FileReader(source.listing.root, listed.names), labels, transform, random)
-        assert isinstance(source, Store)
+        assert isinstance(source, ImageStore)
         return cls(
             _ArrayReader(source.train_images if part == "train" else source.test_images),
             labels,

@@ -20,7 +20,7 @@ Images = npt.NDArray[np.uint8]
 
 
 @dataclass(eq=False, repr=False)
-class _Prepared:
+class OrderedInput:
     """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`.
 
     Attributes:

@@ -13,7 +13,7 @@ NAME = "gather-ahead"
 HELD = 1
 
 
-class Ahead:
+class Prefetcher:
     """Calls `fill(0)`, `fill(1)`, ... in a thread, at most as far ahead as there are buffers.
 
     A context manager: the thread starts on entering and has ended on leaving, whatever happened in between. An error

@@ -20,14 +20,14 @@ from pipeline.design import catalog
 from pipeline.design.imagefolder import FolderListing, scan_folder
 from pipeline.errors import OutsideError
 from pipeline.training.data import array_files, cifar, digits, imagefolder
-from pipeline.training.data.array_files import Built, Report
+from pipeline.training.data.array_files import Built, ReportProgress
 
 # a change of how arrays are made must change this: prepared stores of another version are not used
-VERSION = 1
+STORE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Store:
+class ImageStore:
     """A prepared data set; all arrays are read-only memory maps.
 
     Attributes:
@@ -83,15 +83,15 @@ class FolderSource:
         return np.asarray(self.listing.test.labels, dtype=np.int64)
 
 
-def prepare(
+def prepare_dataset(
     dataset: str,
     data_dir: Path,
     *,
     image_size: int,
     download: bool = True,
     check: bool = False,
-    report: Report | None = None,
-) -> Store | FolderSource:
+    report: ReportProgress | None = None,
+) -> ImageStore | FolderSource:
     """Opens a data set, building its store first where there is none. Safe to call in several processes.
 
     Args:
@@ -112,7 +112,7 @@ def prepare(
     try:
         if dataset.startswith(catalog.IMAGEFOLDER):
             return _prepare_folder(dataset, data_dir, image_size, check, tell)
-        place = data_dir / "stores" / f"{dataset}-v{VERSION}"
+        place = data_dir / "stores" / f"{dataset}-v{STORE_VERSION}"
         if check:
             _drop_damaged([place], place, tell)
         store = _open(dataset, place, None)
@@ -121,7 +121,7 @@ def prepare(
                 # another process may have built it while this one waited
                 store = _open(dataset, place, None)
                 if store is None:
-                    array_files.build(place, lambda work: _build_fixed(dataset, data_dir, work, download, tell))
+                    array_files.build_arrays(place, lambda work: _build_fixed(dataset, data_dir, work, download, tell))
                     store = _open(dataset, place, None)
     except OSError as error:
         raise OutsideError(f"data directory {str(data_dir)!r}: {error.strerror or error}") from error
@@ -130,7 +130,7 @@ def prepare(
     return store
 
 
-def verify(dataset: str, data_dir: Path) -> list[str]:
+def verify_dataset(dataset: str, data_dir: Path) -> list[str]:
     """Compares a prepared data set with the checksums written when it was built.
 
     Returns:
@@ -144,23 +144,27 @@ def verify(dataset: str, data_dir: Path) -> list[str]:
     problems: list[str] = []
     if dataset.startswith(catalog.IMAGEFOLDER):
         listing = _scan(dataset)
-        places = sorted(stores.glob(f"imagefolder-{listing.digest}-*-v{VERSION}"))
+        places = sorted(stores.glob(f"imagefolder-{listing.digest}-*-v{STORE_VERSION}"))
     else:
-        places = [place for place in [stores / f"{dataset}-v{VERSION}"] if place.is_dir()]
+        places = [place for place in [stores / f"{dataset}-v{STORE_VERSION}"] if place.is_dir()]
         problems += cifar.verify_archive(dataset, data_dir)
     if not places:
         return [*problems, f"{dataset}: not prepared, or changed since (run: ablate data prepare {dataset})"]
     for place in places:
-        problems += array_files.verify(place)
+        problems += array_files.verify_arrays(place)
     return problems
 
 
-def _prepare_folder(dataset: str, data_dir: Path, image_size: int, check: bool, report: Report) -> Store | FolderSource:
+def _prepare_folder(
+    dataset: str, data_dir: Path, image_size: int, check: bool, report: ReportProgress
+) -> ImageStore | FolderSource:
     listing = _scan(dataset)
     stores = data_dir / "stores"
     # the form depends on the images, so look for each that this folder may have been given
     suffixes = {"native": "native", "resized": f"{image_size}px", "files": f"{image_size}px-files"}
-    places = {kind: stores / f"imagefolder-{listing.digest}-{suffix}-v{VERSION}" for kind, suffix in suffixes.items()}
+    places = {
+        kind: stores / f"imagefolder-{listing.digest}-{suffix}-v{STORE_VERSION}" for kind, suffix in suffixes.items()
+    }
     lock = stores / f"imagefolder-{listing.digest}"
     if check:
         _drop_damaged([*places.values()], lock, report)
@@ -169,7 +173,9 @@ def _prepare_folder(dataset: str, data_dir: Path, image_size: int, check: bool, 
             return found
         for form in imagefolder.forms(listing, image_size):
             with suppress(imagefolder.MixedSizesError):
-                array_files.build(places[form.kind], partial(imagefolder.build, listing, form, report=report))
+                array_files.build_arrays(
+                    places[form.kind], partial(imagefolder.build_image_folder, listing, form, report=report)
+                )
                 break
         made = _open_any(dataset, [*places.values()], listing)
     if made is None:
@@ -177,14 +183,14 @@ def _prepare_folder(dataset: str, data_dir: Path, image_size: int, check: bool, 
     return made
 
 
-def _drop_damaged(places: list[Path], lock: Path, report: Report) -> None:
+def _drop_damaged(places: list[Path], lock: Path, report: ReportProgress) -> None:
     """Removes stores whose content is not what was written, so that they are built anew."""
     for place in places:
-        if array_files.read_meta(place) is None or not array_files.verify(place):
+        if array_files.read_meta(place) is None or not array_files.verify_arrays(place):
             continue
         with array_files.locked(lock):
             # another process may have replaced it while this one waited
-            if array_files.verify(place):
+            if array_files.verify_arrays(place):
                 report("checksum of a prepared data set is wrong, building it anew", 0, 1)
                 array_files.discard(place)
 
@@ -192,7 +198,7 @@ def _drop_damaged(places: list[Path], lock: Path, report: Report) -> None:
 @contextmanager
 def _lock_unless_ready(
     dataset: str, places: list[Path], listing: FolderListing, lock: Path
-) -> Iterator[Store | FolderSource | None]:
+) -> Iterator[ImageStore | FolderSource | None]:
     found = _open_any(dataset, places, listing)
     if found is not None:
         yield found
@@ -201,9 +207,9 @@ def _lock_unless_ready(
         yield _open_any(dataset, places, listing)
 
 
-def _open_any(dataset: str, places: list[Path], listing: FolderListing) -> Store | FolderSource | None:
+def _open_any(dataset: str, places: list[Path], listing: FolderListing) -> ImageStore | FolderSource | None:
     for place in places:
-        if place.name.endswith(f"-files-v{VERSION}") and array_files.read_meta(place) is not None:
+        if place.name.endswith(f"-files-v{STORE_VERSION}") and array_files.read_meta(place) is not None:
             return FolderSource(dataset, listing.classes, listing)
         store = _open(dataset, place, listing)
         if store is not None:
@@ -211,13 +217,13 @@ def _open_any(dataset: str, places: list[Path], listing: FolderListing) -> Store
     return None
 
 
-def _open(dataset: str, place: Path, listing: FolderListing | None) -> Store | None:
+def _open(dataset: str, place: Path, listing: FolderListing | None) -> ImageStore | None:
     """Opens the store at `place`; None when there is none or its files are not what its meta.json says."""
     opened = array_files.open_arrays(place)
     if opened is None:
         return None
     meta, maps = opened
-    return Store(
+    return ImageStore(
         dataset,
         tuple(meta["class_names"]),
         **maps,
@@ -227,10 +233,10 @@ def _open(dataset: str, place: Path, listing: FolderListing | None) -> Store | N
     )
 
 
-def _build_fixed(dataset: str, data_dir: Path, work: Path, download: bool, report: Report) -> Built:
+def _build_fixed(dataset: str, data_dir: Path, work: Path, download: bool, report: ReportProgress) -> Built:
     if catalog.DATASETS[dataset].embedded:
-        return digits.build(dataset, work)
-    return cifar.build(dataset, data_dir, work, download=download, report=report)
+        return digits.build_digits(dataset, work)
+    return cifar.build_cifar(dataset, data_dir, work, download=download, report=report)
 
 
 def _scan(dataset: str) -> FolderListing:

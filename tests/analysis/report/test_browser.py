@@ -37,7 +37,7 @@ def browse(profile: Path, *flags: str, url: str) -> subprocess.CompletedProcess:
 def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
     study = planted(models=("m1", "m2"), datasets=("d1", "d2"), blocks=3)
-    report.build(study, paper=True).write(out)
+    report.build_report(study, paper=True).write(out)
     return out / "report.html"
 
 

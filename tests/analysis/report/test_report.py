@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis import recommendation
-from pipeline.analysis.comparison import compare
+from pipeline.analysis.comparison import compare_studies
 from pipeline.analysis.effects import COLUMNS, estimate
 from pipeline.analysis.report import figures, headlines, report
 from pipeline.tracking.study_data import StudyData
@@ -28,7 +28,7 @@ def written(tmp_path_factory):
     study.runs.loc[0, "tags.ablate.error"] = HOSTILE
     study.runs.loc[1, "tags.ablate.tainted"] = HOSTILE
     study.runs["tags.env.hostname"] = HOSTILE
-    built = report.build(study, paper=True)
+    built = report.build_report(study, paper=True)
     out = tmp_path_factory.mktemp("report")
     return built, out, built.write(out)
 
@@ -150,19 +150,19 @@ def test_the_curve_of_a_diverged_run_has_no_point(value):
     study = planted(models=("m1",), blocks=2)
     for hit in (study.history.index == 0, study.history.index >= 0):  # one point, and all
         history = study.history.assign(value=study.history["value"].where(~hit, value))
-        drawings = report.build(replace(study, history=history)).drawings()
+        drawings = report.build_report(replace(study, history=history)).drawings()
         assert ("curves" in [d.key for d in drawings]) == (not hit.all())
 
 
 def test_equal_data_give_equal_bytes(written, tmp_path):
     built, out, _ = written
-    again = report.build(built.study, paper=True)
+    again = report.build_report(built.study, paper=True)
     for path in again.write(tmp_path):
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
 
 def test_a_cpu_report_labels_the_control(tmp_path):
-    built = report.build(planted(device="cpu", gpu=False, blocks=3))
+    built = report.build_report(planted(device="cpu", gpu=False, blocks=3))
     built.write(tmp_path)
     assert "A/A control" in (tmp_path / "report.html").read_text()
     assert "A/A control" in (tmp_path / "report.md").read_text()
@@ -175,7 +175,7 @@ def test_a_study_without_energy_has_no_effect_on_it(joules, tmp_path, recwarn):
     """A device's counter moves every 20 to 100 ms: a short epoch may have 0 J, which has no logarithm."""
     study = planted(blocks=2)
     study.runs["metrics.energy/gpu_joules"] = joules
-    built = report.build(study)
+    built = report.build_report(study)
     assert "gpu_joules" not in set(built.effects.table["response"]) | set(built.effects.cells["response"])
     built.write(tmp_path)
     assert "GPU energy" not in (tmp_path / "report.html").read_text()
@@ -185,7 +185,7 @@ def test_a_study_without_energy_has_no_effect_on_it(joules, tmp_path, recwarn):
 def test_a_cell_without_energy_has_no_effect_on_it(recwarn):
     study = planted(blocks=2)
     study.runs.loc[study.runs["params.techniques"].eq("amp"), "metrics.energy/gpu_joules"] = 0.0
-    built = report.build(study)
+    built = report.build_report(study)
     rows = built.effects.table.query("response == 'gpu_joules'")
     assert rows.query("term == 'amp' and kind == 'simple'")["estimate"].isna().all()
     assert rows.query("term == 'pm' and kind == 'simple'")["estimate"].notna().all()
@@ -198,7 +198,7 @@ def test_a_report_without_a_finished_run_still_renders(study, tmp_path):
     if study is None:
         study = planted(blocks=1)
         study.runs["tags.ablate.outcome"] = "oom"
-    built = report.build(study, paper=True)
+    built = report.build_report(study, paper=True)
     built.write(tmp_path)
     assert "nothing to estimate" in (tmp_path / "report.html").read_text()
     assert headlines.summary_lines(built)
@@ -211,13 +211,13 @@ def test_a_fraction_prints_its_aliases(tmp_path):
     cells = [tuple(r.values()) for r in fractional(names)]
     study = planted(blocks=2, techniques=names, truth={})
     keep = [s in cells for s in study.runs[[f"params.{n}" for n in names]].eq("on").itertuples(index=False, name=None)]
-    report.build(replace(study, runs=study.runs[keep])).write(tmp_path)
+    report.build_report(replace(study, runs=study.runs[keep])).write(tmp_path)
     assert "a:b = c:e = d:f" in (tmp_path / "report.html").read_text()
     assert "a:b = c:e = d:f" in (tmp_path / "report.md").read_text()
 
 
 def test_lenth_is_said_in_the_report(tmp_path):
-    report.build(planted(blocks=1)).write(tmp_path)
+    report.build_report(planted(blocks=1)).write(tmp_path)
     assert "Lenth" in (tmp_path / "report.html").read_text()
 
 
@@ -264,7 +264,7 @@ def test_the_audit_sets_every_claim_beside_a_measurement():
         datasets=("cifar10",),
         blocks=5,
     )
-    data = report.build(study, paper=True).data["audit"]
+    data = report.build_report(study, paper=True).data["audit"]
     found = {f["key"]: f for f in data["findings"]}
     assert found["E10"]["measured"].startswith("efficientnet_b0 baseline: 0.")
     assert found["E100"]["measured"] == "not measured in this study"
@@ -282,7 +282,7 @@ def test_the_audit_sets_every_claim_beside_a_measurement():
 
 def test_comparing_a_study_with_itself_shows_no_change():
     study = planted(blocks=3)
-    same = compare(study, study)
+    same = compare_studies(study, study)
     assert same.cells["ratio"].where(
         same.cells["unit"].eq("ratio"), 1 + same.cells["ratio"]
     ).to_numpy() == pytest.approx(1)
@@ -296,7 +296,7 @@ def test_comparing_finds_what_changed_and_where_it_ran():
     fast.runs["metrics.time/train_seconds"] *= 0.5
     fast.runs["tags.env.hostname"] = "other"
     lost = fast.runs["params.techniques"].eq("ga")
-    found = compare(slow, replace(fast, runs=fast.runs[~lost]))
+    found = compare_studies(slow, replace(fast, runs=fast.runs[~lost]))
     main = found.effects.query("term == 'amp' and kind == 'main' and response == 'train_seconds'").iloc[0]
     assert main["low"] < 0.6 / 0.9 < main["high"]
     base = found.cells.query("cell == 'baseline' and response == 'train_seconds'").iloc[0]

@@ -22,7 +22,7 @@ from pipeline.bench.cases import CONTENDERS, Case, missing
 from pipeline.bench.loops import workload
 from pipeline.bench.loops.contenders import BUILT_IN
 from pipeline.bench.loops.libraries import PEERS
-from pipeline.bench.loops.workload import InMemory, Work, build
+from pipeline.bench.loops.workload import InMemory, Work, build_workload
 from pipeline.training import environment, models
 
 MADE = {**BUILT_IN, **PEERS}
@@ -63,11 +63,11 @@ def imaginary_gpu(seen: list[str]) -> Iterator[None]:
 
     def model(work: Work) -> nn.Module:
         with work.device:
-            return models.build(work.case.model, work.spec.recipe, work.case.classes)
+            return models.build_model(work.case.model, work.spec.recipe, work.case.classes)
 
     item, truth = Tensor.item, Tensor.__bool__
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True):
-        patch.setattr(environment, "prepare", lambda _spec: None)
+        patch.setattr(environment, "prepare_process", lambda _spec: None)
         patch.setattr(environment, "open_device", lambda _spec: torch.device("cuda", 0))
         patch.setattr(Work, "model", model)
         patch.setattr(Tensor, "backward", lambda *_args, **_options: None)
@@ -98,7 +98,7 @@ def traffic(name: str, windows: int) -> list[str]:
     """What an epoch of a contender asks for, with what a library does before and after the clock runs."""
     seen: list[str] = []
     with imaginary_gpu(seen):
-        contender = MADE[name](build(case_of(windows, "cuda")))
+        contender = MADE[name](build_workload(case_of(windows, "cuda")))
         seen.clear()
         with Traffic(seen):
             assert contender.epoch(1) >= 0
@@ -146,7 +146,7 @@ def test_every_library_hands_the_slices_of_one_order_through(name: str, monkeypa
         return plain(data, rows)
 
     monkeypatch.setattr(workload.InMemory, "__getitems__", seen)
-    work = build(case_of(5, "cpu"))
+    work = build_workload(case_of(5, "cpu"))
     contender = MADE[name](work)
     for epoch in (1, 2, 7):  # the race says which epoch it is, not the library's own count
         asked.clear()

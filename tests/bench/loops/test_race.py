@@ -16,7 +16,7 @@ from pipeline.bench.cases import CONTENDERS, Case, missing
 from pipeline.bench.loops import contenders, interleave, race, workload
 from pipeline.bench.loops.contenders import BUILT_IN, Ablate, Bare, weights
 from pipeline.bench.loops.libraries import PEERS
-from pipeline.bench.loops.workload import Work, build
+from pipeline.bench.loops.workload import Work, build_workload
 from pipeline.training import environment
 
 CASE = Case("test_resnet", batch=8, windows=3, rounds=2, threads=1, image_size=16)
@@ -33,7 +33,7 @@ def _torch_settings() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def work() -> Work:
-    return build(CASE)
+    return build_workload(CASE)
 
 
 def test_every_contender_is_made_somewhere() -> None:
@@ -49,7 +49,7 @@ def test_all_end_with_the_same_weights(model: str) -> None:
 
 
 def test_the_same_weights_after_several_epochs_in_bfloat16() -> None:
-    made = build(replace(CASE, precision="bf16"))
+    made = build_workload(replace(CASE, precision="bf16"))
     found = {name: BUILT_IN[name](made) for name in BUILT_IN}
     for epoch in (1, 2, 3):
         for contender in found.values():
@@ -125,7 +125,7 @@ class Forgetful(Inexact):
 @pytest.fixture
 def gpu_case(monkeypatch: pytest.MonkeyPatch) -> Case:
     """A race that takes the CPU for a GPU, with epochs long enough for rounding to grow into other weights."""
-    monkeypatch.setattr(environment, "prepare", lambda _spec: None)
+    monkeypatch.setattr(environment, "prepare_process", lambda _spec: None)
     monkeypatch.setattr(environment, "open_device", lambda _spec: torch.device("cpu"))
     monkeypatch.setitem(race.BUILT_IN, "bare", Inexact)
     monkeypatch.setattr(Inexact, "made", 0)
@@ -136,7 +136,7 @@ def test_a_gpus_own_noise_is_not_taken_for_other_work(gpu_case: Case, monkeypatc
     monkeypatch.setitem(race.BUILT_IN, "timm", Inexact)
     block = race.run_block(gpu_case, ("bare", "timm"), 0)
     assert block.difference["timm"] < 0.005, "far from what is allowed"
-    work = build(gpu_case)
+    work = build_workload(gpu_case)
     long = {"bare": Inexact(work), "timm": Inexact(work)}
     for contender in long.values():
         contender.epoch(1)

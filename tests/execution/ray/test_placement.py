@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.ray.placement import LocalPins, Node, Place, Places
+from pipeline.execution.ray.placement import LocalAssignments, Node, NodeSlots, Slot
 
 
-def places(*slots: int, pins: LocalPins | None = None) -> Places:
+def places(*slots: int, pins: LocalAssignments | None = None) -> NodeSlots:
     """Nodes n0, n1, .. with these slots."""
-    found = Places(pins or LocalPins())
+    found = NodeSlots(pins or LocalAssignments())
     found.look([f"n{index}" for index in range(len(slots))])
     for index, count in enumerate(slots):
         found.add(Node(f"n{index}", f"host{index}", count))
     return found
 
 
-def taken(found: Places, block: int | None) -> Place:
+def taken(found: NodeSlots, block: int | None) -> Slot:
     place = found.take(block)
     assert place is not None
     return place
@@ -48,7 +48,7 @@ def test_a_lost_node_s_block_moves_and_says_so() -> None:
     assert taken_later_blocks_are_not_marked(found, moved)
 
 
-def taken_later_blocks_are_not_marked(found: Places, moved: Place) -> bool:
+def taken_later_blocks_are_not_marked(found: NodeSlots, moved: Slot) -> bool:
     found.give_back(moved)
     return taken(found, 1).moved == ""
 
@@ -64,7 +64,7 @@ def test_without_any_node_a_block_waits() -> None:
 
 
 def test_a_node_that_only_another_controller_knows_is_waited_for() -> None:
-    pins = LocalPins()
+    pins = LocalAssignments()
     pins.pin(0, 0, "new")
     found = places(1, pins=pins)
     assert found.take(0) is None
@@ -75,7 +75,7 @@ def test_a_node_that_only_another_controller_knows_is_waited_for() -> None:
 
 
 def test_a_pin_to_a_node_that_no_look_finds_is_given_up() -> None:
-    pins = LocalPins()
+    pins = LocalAssignments()
     pins.pin(0, 0, "gone")
     found = places(1, pins=pins)
     assert found.take(0) is None
@@ -85,7 +85,7 @@ def test_a_pin_to_a_node_that_no_look_finds_is_given_up() -> None:
 
 
 def test_a_refused_node_counts_as_lost() -> None:
-    pins = LocalPins()
+    pins = LocalAssignments()
     pins.pin(0, 0, "other-model")
     found = places(1, pins=pins)
     found.look(["n0", "other-model"])
@@ -111,10 +111,10 @@ class Ran:
 def test_two_controllers_never_split_a_block_over_living_nodes(
     slots: list[int], steps: list[tuple[int, str, int]]
 ) -> None:
-    pins = LocalPins()
+    pins = LocalAssignments()
     both = [places(*slots, pins=pins), places(*slots, pins=pins)]
     alive = [f"n{index}" for index in range(len(slots))]
-    open_places: list[list[Place]] = [[], []]
+    open_places: list[list[Slot]] = [[], []]
     ran: list[Ran] = []
     for who, action, number in steps:
         if action == "lose" and len(alive) > 1:

@@ -32,7 +32,7 @@ import stages as stage_table  # isort: skip
 import studies  # isort: skip
 from host import Host, LateError, LeftOutError, StageError  # isort: skip
 
-from pipeline.design.plan import build
+from pipeline.design.plan import build_plan
 from pipeline.design.spec import Device
 from pipeline.design.study import Study, validated
 from pipeline.training.step import plan_windows
@@ -440,11 +440,11 @@ def test_every_study_can_be_planned_and_later_passes_hold_the_earlier(
     for make in (studies.launch, studies.paper32, studies.layout32, studies.paper224):
         before: set[str] = set()
         for fields in make(device, scale):
-            plan = build(validated(Study, fields, "test"), device)
+            plan = build_plan(validated(Study, fields, "test"), device)
             digests = {planned.spec.digest for planned in plan.runs}
             assert before < digests
             before = digests
-    assert build(validated(Study, studies.oom(device), "test"), device).runs
+    assert build_plan(validated(Study, studies.oom(device), "test"), device).runs
 
 
 def test_lengths_follow_the_budget_and_leave_a_rest() -> None:

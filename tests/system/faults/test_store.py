@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.design.study import load
+from pipeline.design.study import load_study
 from pipeline.errors import InputError
 from pipeline.tracking.credentials import scrubbed, without_credentials
 from tests.support.processes import (
@@ -177,7 +177,7 @@ def test_a_study_name_that_is_no_name_is_refused(tmp_path: Path, name: str) -> N
     path = tmp_path / "a.yaml"
     path.write_text(STUDY + f"name: {name!r}\n")
     with pytest.raises(InputError, match="name"):
-        load(str(path))
+        load_study(str(path))
 
 
 BOMB = "a: &a [x, x]\n" + "".join(

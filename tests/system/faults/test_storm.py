@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.design.study import Study, load
+from pipeline.design.study import Study, load_study
 from pipeline.errors import InputError
 from tests.support.processes import Row, Workspace, assert_once, ended, kill, lines_of, rows_of, until, working_in
 from tests.support.servers import Proxy, Server
@@ -210,7 +210,7 @@ def test_ten_thousand_mutations_of_study_files(tmp_path: Path) -> None:
                     raw[match.start(1) : match.end(1)] = rng.choice(words)
         path.write_bytes(raw)
         try:
-            assert isinstance(load(str(path)), Study)
+            assert isinstance(load_study(str(path)), Study)
         except InputError as error:
             refused += 1
             assert str(error).strip(), number

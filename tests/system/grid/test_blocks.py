@@ -17,10 +17,10 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import nvml
-from pipeline.design.plan import build
-from pipeline.design.selection import _with_reruns
+from pipeline.design.plan import build_plan
+from pipeline.design.selection import with_reruns
 from pipeline.design.spec import RERUNS_FROM
-from pipeline.design.study import load
+from pipeline.design.study import load_study
 from pipeline.errors import InputError
 from pipeline.execution import interference
 from tests.support.grids import FinishedGrid
@@ -37,7 +37,7 @@ def _study(folder: Path, text: str, name: str = "mine") -> Path:
 
 def test_a_study_extends_another(tmp_path: Path) -> None:
     path = _study(tmp_path, "extends: quickstart\ndatasets: [digits]\noverrides: []\nseeds: 2\n")
-    study, base = load(str(path)), load("quickstart")
+    study, base = load_study(str(path)), load_study("quickstart")
     assert study.name == "mine"
     assert study.models == base.models
     assert study.techniques == base.techniques
@@ -47,7 +47,7 @@ def test_a_study_extends_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize("base", ["nowhere", "[1]", "{a: b}"])
 def test_a_study_that_extends_nothing_known_is_refused(tmp_path: Path, base: str) -> None:
     with pytest.raises(InputError):
-        load(str(_study(tmp_path, f"extends: {base}\nmodels: [test_resnet]\ndatasets: [digits]\n")))
+        load_study(str(_study(tmp_path, f"extends: {base}\nmodels: [test_resnet]\ndatasets: [digits]\n")))
 
 
 def test_extending_oneself_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,13 +55,13 @@ def test_extending_oneself_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "experiments").mkdir()
     _study(tmp_path / "experiments", "extends: loop\n", "loop")
     with pytest.raises(InputError, match="at most four"):
-        load("loop")
+        load_study("loop")
 
 
 def test_variants_are_crossed_with_every_cell(tmp_path: Path) -> None:
     text = "extends: quickstart\nmodels: [test_resnet]\ndatasets: [digits]\noverrides: []\n"
     text += "techniques: [ga]\nvariants: {batch_size: [16, 32], num_threads: [1, 2]}\n"
-    plan = build(load(str(_study(tmp_path, text))), "cpu")
+    plan = build_plan(load_study(str(_study(tmp_path, text))), "cpu")
     seen = {(r.spec.recipe.batch_size, r.spec.recipe.num_threads, r.spec.label) for r in plan.runs}
     assert len(plan.runs) == len(seen) == 2 * 2 * 2
 
@@ -69,12 +69,12 @@ def test_variants_are_crossed_with_every_cell(tmp_path: Path) -> None:
 def test_variants_of_an_unknown_field_are_refused(tmp_path: Path) -> None:
     text = "extends: quickstart\nvariants: {batch: [16]}\n"
     with pytest.raises(InputError, match=r"variants: field: 'batch' is not allowed"):
-        load(str(_study(tmp_path, text)))
+        load_study(str(_study(tmp_path, text)))
 
 
 @pytest.mark.parametrize("name", ["paper", "paper-q1", "paper-q2", "paper-q3", "paper-c1", "paper-c2", "heldout"])
 def test_every_published_study_makes_a_plan(name: str) -> None:
-    plan = build(load(name), "cpu")
+    plan = build_plan(load_study(name), "cpu")
     assert len({run.spec.digest for run in plan.runs}) == len(plan.runs)
     assert {run.block for run in plan.runs} == set(range(plan.study.seeds))
 
@@ -84,27 +84,27 @@ def test_commands_of_the_audit_name_studies_that_exist() -> None:
 
     for key, _, command, _ in audit._OPEN:
         words = command.split()
-        assert load(words[words.index("--study") + 1]), key
+        assert load_study(words[words.index("--study") + 1]), key
 
 
 def test_a_further_block_keeps_the_order_of_the_ones_before() -> None:
-    study = load("quickstart")
-    both = build(study.model_copy(update={"seeds": 2}), "cpu")
-    second = build(study, "cpu", blocks=range(1, 2))
+    study = load_study("quickstart")
+    both = build_plan(study.model_copy(update={"seeds": 2}), "cpu")
+    second = build_plan(study, "cpu", blocks=range(1, 2))
     assert [r.spec.digest for r in both.runs[48:]] == [r.spec.digest for r in second.runs]
     assert [r.spec.label for r in both.runs[:48]] != [r.spec.label for r in second.runs], "blocks differ in order"
 
 
 def test_tainted_cells_are_measured_again_under_their_own_digest() -> None:
-    plan = build(load("quickstart"), "cpu")
+    plan = build_plan(load_study("quickstart"), "cpu")
     bad = plan.runs[3].spec
-    again = _with_reruns(plan, {bad.digest})
+    again = with_reruns(plan, {bad.digest})
     changed = [(a.spec, b.spec) for a, b in zip(plan.runs, again.runs, strict=True) if a != b]
     assert len(changed) == 1
     old, new = changed[0]
     assert (old, new.repeat, new.name) == (bad, RERUNS_FROM, old.name)
     assert new.recipe == old.recipe
-    third = _with_reruns(plan, {bad.digest, new.digest})
+    third = with_reruns(plan, {bad.digest, new.digest})
     assert third.runs[3].spec.repeat == RERUNS_FROM + 1, "a rerun that was disturbed too is not taken for good"
 
 
@@ -123,7 +123,7 @@ def burner() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.usefixtures("burner")
 def test_the_gate_sees_other_processes() -> None:
-    (reason,) = interference.cpu_reasons(0.5)
+    (reason,) = interference.cpu_interference(0.5)
     assert "other processes used" in reason
 
 
@@ -131,7 +131,7 @@ def test_the_gate_lets_a_quiet_machine_pass(monkeypatch: pytest.MonkeyPatch) -> 
     times = iter([SimpleNamespace(idle=100.0, iowait=0.0), SimpleNamespace(idle=100.0 + 10, iowait=0.0)])
     monkeypatch.setattr(psutil, "cpu_times", lambda: next(times))
     monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
-    assert interference.cpu_reasons(0.1) == []
+    assert interference.cpu_interference(0.1) == []
 
 
 def test_the_gate_sees_throttled_and_shared_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_the_gate_sees_throttled_and_shared_gpus(monkeypatch: pytest.MonkeyPatch
         ({"temperature": 95}, ["95 degrees"]),
     ):
         monkeypatch.setattr(nvml, "gpus", lambda changes=changes: [replace(gpu, **changes)])
-        found = interference.gpu_reasons()
+        found = interference.gpu_interference()
         assert len(found) == len(words)
         assert all(word in reason for word, reason in zip(words, found, strict=True))
 
@@ -155,8 +155,8 @@ def test_own_workers_are_no_co_tenants_in_a_container(monkeypatch: pytest.Monkey
     gpu = nvml.Gpu(0, "GPU-a", "H100", "580", 80000, 0, 40, 1980, 0, ())
     tenants: list[int] = [other_host_process]
     monkeypatch.setattr(nvml, "gpus", lambda: [replace(gpu, tenants=tuple(tenants))])
-    monkeypatch.setattr(interference, "cpu_reasons", list)
-    gate = interference.Gate("cuda")
+    monkeypatch.setattr(interference, "cpu_interference", list)
+    gate = interference.InterferenceCheck("cuda")
     assert gate.look(0, alone=True) == [f"GPU 0 is also used by process {other_host_process}"]
     tenants.append(nobody)  # the first run's worker
     assert gate.look(0, alone=False) == [f"GPU 0 is also used by process {other_host_process}"]
@@ -221,8 +221,8 @@ def test_parts_of_a_gpu_are_found_by_name(
 
 def test_the_cpu_is_watched_once_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    monkeypatch.setattr(interference, "cpu_reasons", lambda: looks.append(time.time()) or ["busy"])
-    gate = interference.Gate("cpu")
+    monkeypatch.setattr(interference, "cpu_interference", lambda: looks.append(time.time()) or ["busy"])
+    gate = interference.InterferenceCheck("cpu")
     assert [gate.look(0, alone=True), gate.look(0, alone=True), gate.look(1, alone=True)] == [["busy"]] * 3
     assert len(looks) == 2
     assert gate.look(2, alone=False) == [], "own runs are not other processes"

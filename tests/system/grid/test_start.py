@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import mlflow_database
-from pipeline.tracking.mlflow_store import Tracker
+from pipeline.tracking.mlflow_store import MlflowStore
 
 
-def _tracker(folder: Path) -> Tracker:
-    return Tracker(f"sqlite:///{folder}/store/mlflow.db", "study", folder / "artifacts")
+def _tracker(folder: Path) -> MlflowStore:
+    return MlflowStore(f"sqlite:///{folder}/store/mlflow.db", "study", folder / "artifacts")
 
 
 def test_tables_are_made_once_and_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    migrate = mlflow_database._migrate
+    migrate = mlflow_database.migrate
 
     def counted(database: Path, uri: str) -> None:
         made.append(database)
         migrate(database, uri)
 
-    monkeypatch.setattr(mlflow_database, "_migrate", counted)
+    monkeypatch.setattr(mlflow_database, "migrate", counted)
     found = _tracker(tmp_path)
     found.load_library()
     assert len(made) == 1 and not list(tmp_path.iterdir()), "bad input still leaves no store behind"
@@ -39,14 +39,14 @@ def test_tables_are_made_once_and_aside(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_room_for_them_tables_are_made_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate = mlflow_database._migrate
+    migrate = mlflow_database.migrate
 
     def no_room_aside(database: Path, uri: str) -> None:
         if "ablate-tables-" in str(database):
             raise OSError("no space left on device")
         migrate(database, uri)
 
-    monkeypatch.setattr(mlflow_database, "_migrate", no_room_aside)
+    monkeypatch.setattr(mlflow_database, "migrate", no_room_aside)
     found = _tracker(tmp_path)
     found.load_library()
     found.connect()

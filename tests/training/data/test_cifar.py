@@ -16,7 +16,7 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from pipeline.errors import InputError, OutsideError
-from pipeline.training.data.store import Store, prepare, verify
+from pipeline.training.data.store import ImageStore, prepare_dataset, verify_dataset
 from tests.support.data import batch_dict, cifar_files, trust, write_archive
 
 KINDS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -43,8 +43,8 @@ def test_archive_becomes_what_torchvision_reads(
     name: str, protocol: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     archive = make(monkeypatch, tmp_path, name, protocol=protocol)
-    store = prepare(name, tmp_path, image_size=32, download=False)
-    assert isinstance(store, Store)
+    store = prepare_dataset(name, tmp_path, image_size=32, download=False)
+    assert isinstance(store, ImageStore)
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "unpacked", filter="data")
     for split in ("train", "test"):
@@ -54,7 +54,7 @@ def test_archive_becomes_what_torchvision_reads(
     assert store.class_names == tuple(reference.classes)
     assert store.train_images.dtype == np.uint8 and store.train_labels.dtype == np.int64
     assert not store.train_images.flags.writeable
-    assert verify(name, tmp_path) == []
+    assert verify_dataset(name, tmp_path) == []
 
 
 def test_python_2_pickle_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,15 +62,15 @@ def test_python_2_pickle_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     content = cifar_files(CIFAR10)["data_batch_1"]
     old = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
     make(monkeypatch, tmp_path, changes={"data_batch_1": old})
-    store = prepare("cifar10", tmp_path, image_size=32, download=False)
+    store = prepare_dataset("cifar10", tmp_path, image_size=32, download=False)
     assert len(store.train_labels) == 100
 
 
 def test_second_open_reads_no_archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     archive = make(monkeypatch, tmp_path)
-    first = prepare("cifar10", tmp_path, image_size=32)
+    first = prepare_dataset("cifar10", tmp_path, image_size=32)
     archive.unlink()
-    again = prepare("cifar10", tmp_path, image_size=32, download=False)
+    again = prepare_dataset("cifar10", tmp_path, image_size=32, download=False)
     assert again.digest == first.digest
 
 
@@ -80,11 +80,11 @@ def test_wrong_archive_names_file_and_both_sums(monkeypatch: pytest.MonkeyPatch,
     with archive.open("ab") as file:
         file.write(b"x")
     with pytest.raises(InputError) as caught:
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
     message = str(caught.value)
     assert str(archive) in message and good in message and message.count("\n") == 0
     assert archive.exists(), "the user's file is left alone"
-    assert len(verify("cifar10", tmp_path)) == 2  # the archive, and no store
+    assert len(verify_dataset("cifar10", tmp_path)) == 2  # the archive, and no store
 
 
 def test_wrong_file_inside_is_never_unpickled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_wrong_file_inside_is_never_unpickled(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(CIFAR10, "train_list", entries)
     monkeypatch.setattr("pipeline.training.data.cifar.load_restricted", lambda *_: pytest.fail("unpickled"))
     with pytest.raises(InputError, match=r"data_batch_1 .*MD5") as caught:
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
     assert str(archive) in str(caught.value)
 
 
@@ -123,7 +123,7 @@ def test_malicious_pickle_does_nothing(
     bad = pickle.dumps({**batch_dict(2, 10, "labels", 0), "x": attack}, protocol=protocol)
     make(monkeypatch, tmp_path, changes={"data_batch_2": bad})
     with pytest.raises(InputError, match=r"data_batch_2.*it names"):
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
     assert not (tmp_path / "pwned").exists()
 
 
@@ -132,7 +132,7 @@ def test_codec_calls_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     bad = b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R."
     make(monkeypatch, tmp_path, changes={"data_batch_1": bad})
     with pytest.raises(InputError, match=r"codec 'rot13'"):
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_codec_calls_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_damaged_batch_is_one_line(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make(monkeypatch, tmp_path, changes={"data_batch_1": content})
     with pytest.raises(InputError, match=r"data_batch_1") as caught:
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
     assert "\n" not in str(caught.value)
 
 
 def test_wrong_class_names_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make(monkeypatch, tmp_path, changes={"batches.meta": pickle.dumps({"label_names": ["only one"]})})
     with pytest.raises(InputError, match=r"10 class names"):
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
 
 
 def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
@@ -188,7 +188,7 @@ def test_hostile_member_is_refused(member: tarfile.TarInfo, monkeypatch: pytest.
     write_archive(archive, CIFAR10, files, [member])
     trust(monkeypatch, CIFAR10, files, archive)
     with pytest.raises(InputError, match=r"link or a device|outside"):
-        prepare("cifar10", data_dir, image_size=32)
+        prepare_dataset("cifar10", data_dir, image_size=32)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     assert not list(data_dir.rglob("escaped"))
 
@@ -199,11 +199,11 @@ def test_missing_member_and_broken_archive(monkeypatch: pytest.MonkeyPatch, tmp_
     write_archive(archive, CIFAR10, {name: body for name, body in files.items() if name != "data_batch_3"})
     trust(monkeypatch, CIFAR10, files, archive)
     with pytest.raises(InputError, match=r"lacks .*data_batch_3"):
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
     archive.write_bytes(archive.read_bytes()[:2000])
     trust(monkeypatch, CIFAR10, files, archive)
     with pytest.raises(InputError, match=r"no readable archive"):
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_download_reports_progress_and_checks(
     monkeypatch.setattr(CIFAR10, "url", f"{address}/{CIFAR10.filename}")
     seen: list[tuple[str, int, int]] = []
     data_dir = tmp_path / "data"
-    store = prepare("cifar10", data_dir, image_size=32, report=lambda *line: seen.append(line))
+    store = prepare_dataset("cifar10", data_dir, image_size=32, report=lambda *line: seen.append(line))
     assert len(store.test_labels) == 20
     size = archive.stat().st_size
     downloads = [line[1:] for line in seen if line[0].startswith("downloading")]
@@ -250,14 +250,14 @@ def test_corrupt_download_leaves_nothing(
     monkeypatch.setattr(CIFAR10, "url", f"{address}/{CIFAR10.filename}")
     data_dir = tmp_path / "data"
     with pytest.raises(OutsideError, match=r"MD5"):
-        prepare("cifar10", data_dir, image_size=32)
+        prepare_dataset("cifar10", data_dir, image_size=32)
     assert [path.name for path in data_dir.rglob("*") if path.is_file()] == ["cifar10-v1.lock"]
 
 
 def test_offline_says_cause_and_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     with pytest.raises(OutsideError) as caught:
-        prepare("cifar10", tmp_path, image_size=32)
+        prepare_dataset("cifar10", tmp_path, image_size=32)
     message = str(caught.value)
     assert "refused" in message and str(tmp_path / "cifar-10-python.tar.gz") in message
     assert "\n" not in message and caught.value.exit_code == 3
@@ -265,4 +265,4 @@ def test_offline_says_cause_and_place(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_download_off_needs_the_archive(tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match=r"downloading is off.*cifar-100-python.tar.gz"):
-        prepare("cifar100", tmp_path, image_size=32, download=False)
+        prepare_dataset("cifar100", tmp_path, image_size=32, download=False)

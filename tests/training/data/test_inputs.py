@@ -24,9 +24,9 @@ from PIL import Image
 from pipeline.design.spec import RunSpec
 from pipeline.errors import InputError
 from pipeline.training.data import gather, imagefolder, transforms
-from pipeline.training.data.inputs import Inputs, build
+from pipeline.training.data.inputs import Inputs, build_inputs
 from pipeline.training.data.split import epoch_order
-from pipeline.training.data.store import FolderSource, Store, prepare
+from pipeline.training.data.store import FolderSource, ImageStore, prepare_dataset
 from tests.support.data import even, spec, whole, write_folder
 
 CPU = torch.device("cpu")
@@ -39,28 +39,28 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def digits(data_dir: Path) -> Store:
-    store = prepare("digits", data_dir, image_size=16)
-    assert isinstance(store, Store)
+def digits(data_dir: Path) -> ImageStore:
+    store = prepare_dataset("digits", data_dir, image_size=16)
+    assert isinstance(store, ImageStore)
     return store
 
 
 @pytest.fixture(scope="module")
-def pictures(data_dir: Path) -> Store:
+def pictures(data_dir: Path) -> ImageStore:
     """A folder of equal squares, as JPEG and PNG."""
     root = write_folder(data_dir / "pictures", train=12, test=4)
-    store = prepare(f"imagefolder:{root}", data_dir, image_size=32)
-    assert isinstance(store, Store)
+    store = prepare_dataset(f"imagefolder:{root}", data_dir, image_size=32)
+    assert isinstance(store, ImageStore)
     return store
 
 
 @pytest.fixture
 def building() -> Iterator[Any]:
-    """`build` on the CPU, closed at the end of the test."""
+    """`build_inputs` on the CPU, closed at the end of the test."""
     made: list[Inputs] = []
 
-    def make(run: RunSpec, source: Store | FolderSource) -> Inputs:
-        made.append(build(run, source, CPU))
+    def make(run: RunSpec, source: ImageStore | FolderSource) -> Inputs:
+        made.append(build_inputs(run, source, CPU))
         return made[-1]
 
     yield make
@@ -107,7 +107,7 @@ def test_pipelines_give_equal_tensors(
 
 
 @pytest.mark.parametrize("normalization", ["dataset", "imagenet"])
-def test_normalised_pixels_are_the_formula(normalization: str, digits: Store, building: Any) -> None:
+def test_normalised_pixels_are_the_formula(normalization: str, digits: ImageStore, building: Any) -> None:
     inputs = building(spec(image_size=8, normalization=normalization), digits)
     images, labels = whole(inputs)
     order = epoch_order(1347, 3, 1).numpy()
@@ -119,7 +119,7 @@ def test_normalised_pixels_are_the_formula(normalization: str, digits: Store, bu
         assert abs(images.mean().item()) < 1e-2 and abs(images.std().item() - 1) < 1e-2
 
 
-def test_evaluation_is_everything_in_order_unaugmented(pictures: Store, building: Any) -> None:
+def test_evaluation_is_everything_in_order_unaugmented(pictures: ImageStore, building: Any) -> None:
     run = spec(pictures.name, image_size=32, augmentation="crop_flip", eval_batch_size=3, validation_fraction=0.25)
     inputs = building(run, pictures)
     passes = [[(images.clone(), labels) for images, labels in inputs.test] for _ in range(2)]
@@ -135,7 +135,7 @@ def test_evaluation_is_everything_in_order_unaugmented(pictures: Store, building
     assert inputs.train.num_samples == 18 and inputs.num_classes == 2 and inputs.class_names == ("cat", "dog")
 
 
-def test_evaluation_does_not_depend_on_the_pipeline(pictures: Store, building: Any) -> None:
+def test_evaluation_does_not_depend_on_the_pipeline(pictures: ImageStore, building: Any) -> None:
     batches = [
         [images for images, _labels in building(spec(pictures.name, input_pipeline=pipeline), pictures).test]
         for pipeline in PIPELINES
@@ -143,11 +143,11 @@ def test_evaluation_does_not_depend_on_the_pipeline(pictures: Store, building: A
     assert all(torch.equal(a, b) for other in batches[1:] for a, b in zip(batches[0], other, strict=True))
 
 
-def test_no_validation_without_a_fraction(digits: Store, building: Any) -> None:
+def test_no_validation_without_a_fraction(digits: ImageStore, building: Any) -> None:
     assert building(spec(), digits).validation is None
 
 
-def test_test_images_are_the_same_for_every_seed(digits: Store, building: Any) -> None:
+def test_test_images_are_the_same_for_every_seed(digits: ImageStore, building: Any) -> None:
     labels = [building(spec(seed=seed, max_test_samples=50), digits).test.labels for seed in (1, 2)]
     images = [next(iter(building(spec(seed=seed, max_test_samples=50), digits).test))[0] for seed in (1, 2)]
     assert len(labels[0]) == 50 and np.array_equal(*labels) and torch.equal(*images)
@@ -155,10 +155,10 @@ def test_test_images_are_the_same_for_every_seed(digits: Store, building: Any) -
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_any_sizes_give_the_same_samples(digits: Store, data: st.DataObject) -> None:
+def test_any_sizes_give_the_same_samples(digits: ImageStore, data: st.DataObject) -> None:
     pipeline = data.draw(st.sampled_from(PIPELINES))
     augmentation = data.draw(st.sampled_from(["none", "crop_flip", "affine_flip"]))
-    inputs = build(spec(input_pipeline=pipeline, augmentation=augmentation, max_train_samples=40), digits, CPU)
+    inputs = build_inputs(spec(input_pipeline=pipeline, augmentation=augmentation, max_train_samples=40), digits, CPU)
     sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) <= 40))
     reference, reference_labels = whole(inputs, 1, [40])
     assert [len(batch.labels) for batch in inputs.train.epoch(1, sizes)] == sizes
@@ -168,7 +168,7 @@ def test_any_sizes_give_the_same_samples(digits: Store, data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_order_follows_seed_and_epoch(pipeline: str, digits: Store, building: Any) -> None:
+def test_order_follows_seed_and_epoch(pipeline: str, digits: ImageStore, building: Any) -> None:
     inputs = building(spec(input_pipeline=pipeline, augmentation="crop_flip"), digits)
     other = building(spec(seed=4, input_pipeline=pipeline, augmentation="crop_flip"), digits)
     first, again = whole(inputs, 1), whole(inputs, 1)
@@ -178,7 +178,7 @@ def test_order_follows_seed_and_epoch(pipeline: str, digits: Store, building: An
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_impossible_sizes_are_refused(pipeline: str, digits: Store, building: Any) -> None:
+def test_impossible_sizes_are_refused(pipeline: str, digits: ImageStore, building: Any) -> None:
     train = building(spec(input_pipeline=pipeline, max_train_samples=20), digits).train
     for sizes in ([21], [10, 0], [-1], [10, 11]):
         with pytest.raises(ValueError, match="micro-batches"):
@@ -186,7 +186,7 @@ def test_impossible_sizes_are_refused(pipeline: str, digits: Store, building: An
 
 
 @pytest.mark.parametrize("pipeline", ["gather", "device"])
-def test_prepare_out_of_step_is_an_error(pipeline: str, digits: Store, building: Any) -> None:
+def test_prepare_out_of_step_is_an_error(pipeline: str, digits: ImageStore, building: Any) -> None:
     train = building(spec(input_pipeline=pipeline, max_train_samples=20), digits).train
     with pytest.raises(RuntimeError, match="in order"):
         train.prepare(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
@@ -196,20 +196,20 @@ def test_prepare_out_of_step_is_an_error(pipeline: str, digits: Store, building:
         train.prepare(batch.images)
 
 
-def test_batches_of_gather_on_a_cpu_are_never_overwritten(digits: Store, building: Any) -> None:
+def test_batches_of_gather_on_a_cpu_are_never_overwritten(digits: ImageStore, building: Any) -> None:
     train = building(spec(), digits).train
     held = [(batch.images, batch.images.clone(), batch.labels) for batch in train.epoch(1, [16] * 20)]
     assert all(torch.equal(images, copy) for images, copy, _labels in held)
     assert torch.cat([labels for _images, _copy, labels in held]).tolist() == whole_labels(digits, 320)
 
 
-def whole_labels(source: Store, count: int) -> list[int]:
+def whole_labels(source: ImageStore, count: int) -> list[int]:
     """The first labels of epoch 1, by the definition of the order."""
     return [int(label) for label in source.train_labels[epoch_order(1347, 3, 1).numpy()[:count]]]
 
 
 def test_gather_on_a_cpu_prepares_several_batches_in_one_pass(
-    digits: Store, building: Any, monkeypatch: pytest.MonkeyPatch
+    digits: ImageStore, building: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # as many as the limit holds: 10 of 16 images of 16 px
     monkeypatch.setattr(gather, "TOGETHER_BYTES", 10 * 16 * 3 * 16 * 16 * 4)
@@ -239,7 +239,7 @@ def test_batches_are_grouped_in_order_and_as_full_as_allowed(sizes: list[int], m
     assert all(sum(group) + following[0] > most for group, following in itertools.pairwise(groups))
 
 
-def test_labels_and_prepared_images_outlive_the_ring(digits: Store, building: Any) -> None:
+def test_labels_and_prepared_images_outlive_the_ring(digits: ImageStore, building: Any) -> None:
     train = building(spec(image_size=8), digits).train
     kept = []
     for batch in train.epoch(1, [16] * 20):
@@ -249,7 +249,7 @@ def test_labels_and_prepared_images_outlive_the_ring(digits: Store, building: An
     assert all(torch.equal(a, b) and torch.equal(c, d) for a, b, c, d in kept)
 
 
-def test_bigger_batches_in_a_later_epoch(digits: Store, building: Any) -> None:
+def test_bigger_batches_in_a_later_epoch(digits: ImageStore, building: Any) -> None:
     inputs = building(spec(), digits)
     small = whole(inputs, 1, even(1347, 50))
     large = whole(inputs, 1, even(1347, 500))
@@ -260,7 +260,7 @@ def test_bigger_batches_in_a_later_epoch(digits: Store, building: Any) -> None:
 @pytest.mark.parametrize("non_blocking", [False, True])
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_pinning_on_a_cpu_changes_nothing_and_warns_not(
-    pipeline: str, pin_memory: bool, non_blocking: bool, digits: Store, building: Any
+    pipeline: str, pin_memory: bool, non_blocking: bool, digits: ImageStore, building: Any
 ) -> None:
     plain = whole(building(spec(input_pipeline=pipeline, max_train_samples=64), digits), 1, [64])
     with warnings.catch_warnings():
@@ -276,7 +276,7 @@ def test_pinning_on_a_cpu_changes_nothing_and_warns_not(
 
 
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip", "affine_flip"])
-def test_workers_do_not_change_the_batches(augmentation: str, pictures: Store, building: Any) -> None:
+def test_workers_do_not_change_the_batches(augmentation: str, pictures: ImageStore, building: Any) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     runs = [
@@ -299,8 +299,8 @@ def test_workers_do_not_change_the_batches(augmentation: str, pictures: Store, b
     assert torch.equal(drawn, torch.get_rng_state())
 
 
-def test_workers_persist_and_end_with_close(pictures: Store) -> None:
-    inputs = build(spec(pictures.name, input_pipeline="loader", num_workers=2), pictures, CPU)
+def test_workers_persist_and_end_with_close(pictures: ImageStore) -> None:
+    inputs = build_inputs(spec(pictures.name, input_pipeline="loader", num_workers=2), pictures, CPU)
 
     def children() -> set[int]:
         return {child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE}
@@ -323,8 +323,8 @@ _PARENT = """
 import sys, torch
 from pathlib import Path
 from tests.support.data import spec
-from pipeline.training.data.inputs import build
-from pipeline.training.data.store import prepare
+from pipeline.training.data.inputs import build_inputs
+from pipeline.training.data.store import prepare_dataset
 if __name__ == "__main__":
     source = prepare("digits", Path(sys.argv[1]), image_size=16)
     inputs = build(spec(input_pipeline="loader", num_workers=2), source, torch.device("cpu"))
@@ -356,7 +356,7 @@ def test_workers_die_with_their_parent(data_dir: Path) -> None:
 
 def test_image_that_breaks_later_is_one_line(data_dir: Path, tmp_path: Path, building: Any) -> None:
     root = write_folder(tmp_path / "set")
-    source = prepare(f"imagefolder:{root}", data_dir, image_size=32)
+    source = prepare_dataset(f"imagefolder:{root}", data_dir, image_size=32)
     (root / "train" / "cat" / "001.png").write_bytes(b"broken since")
     for workers in (0, 1):
         inputs = building(spec(source.name, input_pipeline="loader", num_workers=workers), source)
@@ -367,7 +367,7 @@ def test_image_that_breaks_later_is_one_line(data_dir: Path, tmp_path: Path, bui
 
 def test_loader_decodes_files_and_gather_does_not(data_dir: Path, tmp_path: Path, building: Any) -> None:
     root = write_folder(tmp_path / "set", endings=(".png",))
-    source = prepare(f"imagefolder:{root}", data_dir, image_size=32)
+    source = prepare_dataset(f"imagefolder:{root}", data_dir, image_size=32)
     runs = {p: building(spec(source.name, input_pipeline=p, image_size=32), source) for p in ("loader", "gather")}
     before = {name: whole(inputs)[0] for name, inputs in runs.items()}
     for path in root.glob("train/*/*.png"):
@@ -378,7 +378,7 @@ def test_loader_decodes_files_and_gather_does_not(data_dir: Path, tmp_path: Path
 
 def test_mixed_sizes_give_equal_tensors_with_bicubic(data_dir: Path, tmp_path: Path, building: Any) -> None:
     root = write_folder(tmp_path / "set", sizes=((40, 30), (24, 48), (32, 32)))
-    source = prepare(f"imagefolder:{root}", data_dir, image_size=20)
+    source = prepare_dataset(f"imagefolder:{root}", data_dir, image_size=20)
     made = [
         whole(building(spec(source.name, input_pipeline=p, image_size=20, interpolation="bicubic"), source))[0]
         for p in ("loader", "gather")
@@ -391,9 +391,9 @@ def test_large_folder_trains_and_evaluates_from_files(
 ) -> None:
     root = write_folder(tmp_path / "set")
     name = f"imagefolder:{root}"
-    stored = prepare(name, data_dir, image_size=32)
+    stored = prepare_dataset(name, data_dir, image_size=32)
     monkeypatch.setattr(imagefolder, "MAX_STORE_BYTES", 1)
-    source = prepare(name, tmp_path / "other", image_size=32)
+    source = prepare_dataset(name, tmp_path / "other", image_size=32)
     assert isinstance(source, FolderSource)
     run = spec(
         name,

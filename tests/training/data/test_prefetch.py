@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.training.data import gather, inputs, prefetch
-from pipeline.training.data.inputs import TrainInput, build
-from pipeline.training.data.prefetch import Ahead
-from pipeline.training.data.store import Store
+from pipeline.training.data.inputs import TrainInput, build_inputs
+from pipeline.training.data.prefetch import Prefetcher
+from pipeline.training.data.store import ImageStore
 from tests.support.data import even, spec, whole
 
 CPU = torch.device("cpu")
 
 
-def store(count: int = 200) -> Store:
+def store(count: int = 200) -> ImageStore:
     images = np.random.RandomState(1).randint(0, 256, (count, 8, 8, 3)).astype(np.uint8)
     labels = np.arange(count, dtype=np.int64) % 10
-    return Store("digits", tuple("0123456789"), images, labels, images[:2], labels[:2], "")
+    return ImageStore("digits", tuple("0123456789"), images, labels, images[:2], labels[:2], "")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def threads() -> list[threading.Thread]:
 
 
 def training(**recipe: Any) -> TrainInput:
-    return build(spec(image_size=8, **recipe), store(), CPU).train
+    return build_inputs(spec(image_size=8, **recipe), store(), CPU).train
 
 
 def settle(filled: list[int]) -> list[int]:
@@ -65,10 +65,10 @@ def test_the_cpu_gathers_in_line() -> None:
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) <= 200))
 def test_batches_are_those_without_a_thread(sizes: list[int]) -> None:
     run = spec(image_size=8, augmentation="crop_flip")
-    expected = whole(build(run, store(), CPU), 2, sizes)
+    expected = whole(build_inputs(run, store(), CPU), 2, sizes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inputs, "AHEAD_ON", frozenset(("cpu",)))
-        images, labels = whole(build(run, store(), CPU), 2, sizes)
+        images, labels = whole(build_inputs(run, store(), CPU), 2, sizes)
     assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
     assert not threads()
 
@@ -87,7 +87,7 @@ def test_buffers_are_not_overwritten_too_early() -> None:
 
 def test_it_runs_ahead_by_the_free_buffers_and_no_further() -> None:
     filled: list[int] = []
-    with Ahead(filled.append, 100, 4) as made:
+    with Prefetcher(filled.append, 100, 4) as made:
         assert settle(filled) == list(range(4))
         made.wait()
         made.wait()  # holds the first still
@@ -164,6 +164,6 @@ def test_a_run_fails_with_the_threads_error(digits_dir: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(np, "take", breaks)
     records: list[Any] = []
-    worker.run(Job(spec=run, data_dir=str(digits_dir), work_dir=str(tmp_path)), records.append)
+    worker.run_job(Job(spec=run, data_dir=str(digits_dir), work_dir=str(tmp_path)), records.append)
     assert isinstance(records[-1], End) and records[-1].outcome == "oom"
     assert "in the thread" in str(records[-1].error)

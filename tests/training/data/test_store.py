@@ -25,13 +25,13 @@ from pipeline.design.records import End, Job
 from pipeline.errors import InputError, OutsideError
 from pipeline.training import worker
 from pipeline.training.data import array_files, decode, digits, imagefolder
-from pipeline.training.data.store import FolderSource, Store, prepare, verify
+from pipeline.training.data.store import FolderSource, ImageStore, prepare_dataset, verify_dataset
 from tests.support.data import spec, write_folder
 
 
-def open_store(name: str, data_dir: Path, **options: Any) -> Store:
-    store = prepare(name, data_dir, image_size=options.pop("image_size", 32), **options)
-    assert isinstance(store, Store)
+def open_store(name: str, data_dir: Path, **options: Any) -> ImageStore:
+    store = prepare_dataset(name, data_dir, image_size=options.pop("image_size", 32), **options)
+    assert isinstance(store, ImageStore)
     return store
 
 
@@ -73,14 +73,14 @@ def test_catalog_has_the_moments_of_the_training_part(name: str, tmp_path: Path)
 
 
 def test_unknown_data_set(tmp_path: Path) -> None:
-    for function in (lambda: open_store("digitz", tmp_path), lambda: verify("digitz", tmp_path)):
+    for function in (lambda: open_store("digitz", tmp_path), lambda: verify_dataset("digitz", tmp_path)):
         with pytest.raises(InputError, match="digits"):
             function()
 
 
 def test_second_preparation_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_store("digits", tmp_path)
-    monkeypatch.setattr(digits, "build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(digits, "build_digits", lambda *_: pytest.fail("built again"))
     again = open_store("digits", tmp_path)
     assert again.digest == first.digest and isinstance(again.train_images, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
@@ -123,43 +123,43 @@ def _other_shape(place: Path) -> None:
 def test_damaged_store_is_reported_and_rebuilt(damage: Any, tmp_path: Path) -> None:
     digest = open_store("digits", tmp_path).digest
     damage(_place(tmp_path))
-    assert verify("digits", tmp_path)
+    assert verify_dataset("digits", tmp_path)
     store = open_store("digits", tmp_path)
     assert store.digest == digest and store.train_images.shape == (1347, 8, 8, 3)
-    assert verify("digits", tmp_path) == []
+    assert verify_dataset("digits", tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["fixed", "folder"])
 def test_a_changed_content_is_rebuilt_when_checked(kind: str, tmp_path: Path) -> None:
     name = "digits" if kind == "fixed" else f"imagefolder:{write_folder(tmp_path / 'set')}"
     data = tmp_path / "data"
-    first = prepare(name, data, image_size=32)
-    assert isinstance(first, Store)
+    first = prepare_dataset(name, data, image_size=32)
+    assert isinstance(first, ImageStore)
     [file] = (data / "stores").glob("*/train_images.npy")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     seen: list[str] = []
-    again = prepare(name, data, image_size=32)
-    assert isinstance(again, Store) and again.train_images[-1, -1, -1, -1] == content[-1], "opening does not check"
-    checked = prepare(name, data, image_size=32, check=True, report=lambda text, *_: seen.append(text))
-    assert isinstance(checked, Store) and any("checksum" in text for text in seen)
-    assert checked.digest == first.digest and verify(name, data) == []
+    again = prepare_dataset(name, data, image_size=32)
+    assert isinstance(again, ImageStore) and again.train_images[-1, -1, -1, -1] == content[-1], "opening does not check"
+    checked = prepare_dataset(name, data, image_size=32, check=True, report=lambda text, *_: seen.append(text))
+    assert isinstance(checked, ImageStore) and any("checksum" in text for text in seen)
+    assert checked.digest == first.digest and verify_dataset(name, data) == []
     assert checked.train_images[-1, -1, -1, -1] == content[-1] ^ 1
     assert not [path for path in (data / "stores").iterdir() if path.name.startswith(".")]
-    prepare(name, data, image_size=32, check=True, report=lambda *_: seen.append("again"))
+    prepare_dataset(name, data, image_size=32, check=True, report=lambda *_: seen.append("again"))
     assert "again" not in seen, "nothing to do"
 
 
 def test_verify_finds_one_flipped_bit(tmp_path: Path) -> None:
-    assert "not prepared" in verify("digits", tmp_path)[0]
+    assert "not prepared" in verify_dataset("digits", tmp_path)[0]
     open_store("digits", tmp_path)
-    assert verify("digits", tmp_path) == []
+    assert verify_dataset("digits", tmp_path) == []
     path = _place(tmp_path) / "train_images.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    problems = verify("digits", tmp_path)
+    problems = verify_dataset("digits", tmp_path)
     assert len(problems) == 1 and str(path) in problems[0] and "SHA-256" in problems[0]
 
 
@@ -232,7 +232,7 @@ def test_killed_preparation_is_redone_and_swept(tmp_path: Path) -> None:
     assert child.exitcode == -signal.SIGKILL
     left = [path.name for path in (tmp_path / "stores").iterdir() if path.is_dir()]
     assert len(left) == 1 and left[0].startswith(".digits-v1-"), "half a store, under no store's name"
-    assert "not prepared" in verify("digits", tmp_path)[0]
+    assert "not prepared" in verify_dataset("digits", tmp_path)[0]
     assert open_store("digits", tmp_path).digest == "6a3e29e654909f532033bcc994ca7c99"
     assert sorted(path.name for path in (tmp_path / "stores").iterdir()) == ["digits-v1", "digits-v1.lock"]
 
@@ -248,7 +248,7 @@ def test_folder_of_equal_squares_is_stored_as_it_is(tmp_path: Path) -> None:
     for row, file in enumerate(store.listing.train.names):
         pixels = decode.decode(root / file).permute(1, 2, 0).numpy()
         assert np.array_equal(store.train_images[row], pixels), file
-    assert seen[-1] == ("decoding images", 14, 14) and verify(name, tmp_path / "data") == []
+    assert seen[-1] == ("decoding images", 14, 14) and verify_dataset(name, tmp_path / "data") == []
     # one native store serves every size
     assert open_store(name, tmp_path / "data", image_size=64).digest == store.digest
     assert len(list((tmp_path / "data" / "stores").glob("imagefolder-*-v1"))) == 1
@@ -267,7 +267,7 @@ def test_folder_of_mixed_sizes_is_resized_once_per_size(tmp_path: Path) -> None:
     expected = np.asarray(small)[:, left : left + 16].astype(int)
     assert np.abs(store.train_images[0].astype(int) - expected).max() <= 3
     assert open_store(name, tmp_path / "data", image_size=24).train_images.shape == (12, 24, 24, 3)
-    assert verify(name, tmp_path / "data") == []
+    assert verify_dataset(name, tmp_path / "data") == []
 
 
 def test_one_odd_image_at_the_end_makes_a_resized_store(tmp_path: Path) -> None:
@@ -289,21 +289,21 @@ def test_changed_folder_gets_a_new_store(tmp_path: Path) -> None:
     name = f"imagefolder:{root}"
     first = open_store(name, tmp_path / "data")
     Image.new("RGB", (32, 32), (255, 0, 0)).save(root / "train" / "cat" / "000.png")
-    assert "not prepared, or changed since" in verify(name, tmp_path / "data")[0]
+    assert "not prepared, or changed since" in verify_dataset(name, tmp_path / "data")[0]
     assert open_store(name, tmp_path / "data").digest != first.digest
 
 
 def test_large_folder_stays_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_folder(tmp_path / "set")
     monkeypatch.setattr(imagefolder, "MAX_STORE_BYTES", 18 * 32 * 32 * 3 - 1)
-    source = prepare(f"imagefolder:{root}", tmp_path / "data", image_size=32)
+    source = prepare_dataset(f"imagefolder:{root}", tmp_path / "data", image_size=32)
     assert isinstance(source, FolderSource) and source.train_labels.tolist() == [0] * 6 + [1] * 6
-    monkeypatch.setattr(imagefolder, "build", lambda *_: pytest.fail("decoded again"))
-    again = prepare(f"imagefolder:{root}", tmp_path / "data", image_size=32)
-    assert again == source and verify(source.name, tmp_path / "data") == []
+    monkeypatch.setattr(imagefolder, "build_image_folder", lambda *_: pytest.fail("decoded again"))
+    again = prepare_dataset(f"imagefolder:{root}", tmp_path / "data", image_size=32)
+    assert again == source and verify_dataset(source.name, tmp_path / "data") == []
     monkeypatch.undo()
-    smaller = prepare(f"imagefolder:{root}", tmp_path / "data", image_size=16)
-    assert isinstance(smaller, Store)
+    smaller = prepare_dataset(f"imagefolder:{root}", tmp_path / "data", image_size=16)
+    assert isinstance(smaller, ImageStore)
 
 
 def _truncated(path: Path) -> None:
@@ -386,7 +386,7 @@ def test_a_folder_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None
 
     def end() -> End:
         records: list[Any] = []
-        worker.run(Job(spec=planned, data_dir=str(tmp_path / "data"), work_dir=str(tmp_path)), records.append)
+        worker.run_job(Job(spec=planned, data_dir=str(tmp_path / "data"), work_dir=str(tmp_path)), records.append)
         assert isinstance(records[-1], End)
         return records[-1]
 

@@ -13,9 +13,9 @@ from torchvision.transforms.v2 import functional as vision
 
 from pipeline.design.spec import Recipe
 from pipeline.training.data import transforms
-from pipeline.training.data.inputs import build
+from pipeline.training.data.inputs import build_inputs
 from pipeline.training.data.split import epoch_order
-from pipeline.training.data.store import Store
+from pipeline.training.data.store import ImageStore
 from pipeline.training.data.transforms import BatchTransform, crop_flip, padding, per_sample, resize
 from tests.support.data import even, spec, whole
 
@@ -26,14 +26,14 @@ def batch(count: int, side: int) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def marked(side: int, count: int) -> Store:
+def marked(side: int, count: int) -> ImageStore:
     """Images that tell where each pixel came from: channel 0 its column, channel 1 its row, both from 1."""
     image = np.zeros((side, side, 3), np.uint8)
     image[..., 0] = np.arange(1, side + 1)
     image[..., 1] = np.arange(1, side + 1)[:, None]
     images = np.repeat(image[None], count, axis=0)
     labels = np.arange(count, dtype=np.int64) % 2
-    return Store("digits", ("a", "b"), images, labels, images[:2], labels[:2], "")
+    return ImageStore("digits", ("a", "b"), images, labels, images[:2], labels[:2], "")
 
 
 @pytest.mark.parametrize("side", [8, 16, 32, 33])
@@ -87,7 +87,7 @@ def offsets_and_flips(pipeline: str, count: int, number: int = 1) -> tuple[np.nd
     """Where crop_flip cut each of `count` marked images, and whether it mirrored it, by sample."""
     side = 32
     run = spec(input_pipeline=pipeline, image_size=side, augmentation="crop_flip")
-    inputs = build(run, marked(side, count), CPU)
+    inputs = build_inputs(run, marked(side, count), CPU)
     images = whole(inputs, number)[0]
     pixels = torch.round((images * 0.37574 + 0.30547) * 255)
     columns, rows = pixels[:, 0, side // 2], pixels[:, 1, :, side // 2]
@@ -162,7 +162,7 @@ def test_draws_differ_across_epochs_seeds_and_samples(pipeline: str) -> None:
 
 
 def test_batched_draws_do_not_depend_on_batches() -> None:
-    inputs = build(spec(image_size=32, augmentation="affine_flip"), marked(32, 200), CPU)
+    inputs = build_inputs(spec(image_size=32, augmentation="affine_flip"), marked(32, 200), CPU)
     reference = whole(inputs, 1, [200])[0]
     for size in (1, 7, 64):
         torch.testing.assert_close(whole(inputs, 1, even(200, size))[0], reference, atol=1e-6, rtol=0)
