@@ -6,6 +6,8 @@ never ends the grid.
 
 from __future__ import annotations
 
+import re
+
 
 class AblateError(Exception):
     """Base of the errors that end a command with one line on stderr."""
@@ -40,3 +42,19 @@ def suggest(name: str, known: list[str], shown: int = 12) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     listed = ", ".join(known[:shown]) + (", ..." if len(known) > shown else "")
     return f"{listed} (did you mean {near[0]}?)" if near else listed
+
+
+def scrubbed(text: str) -> str:
+    """A message without the user and password of any URI in it (errors of HTTP and database libraries quote them)."""
+    return re.sub(r"(?<=://)[^\s/]*@", "", text)
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of an error's text without credentials, or its class where it has no text.
+
+    Args:
+        error: any exception.
+        limit: the most characters.
+    """
+    lines = str(error).strip().splitlines()
+    return scrubbed(lines[0] if lines else type(error).__name__)[:limit]

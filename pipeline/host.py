@@ -1,8 +1,12 @@
-"""TODO(charter)."""
+"""What the operating system is asked and told: environment of workers, death with the parent, out-of-memory kills."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import signal
+import sys
 from pathlib import Path
 
 
@@ -52,3 +56,16 @@ def oom_kills() -> int:
         except OSError:
             continue
     return 0
+
+
+def die_with_parent() -> None:
+    """Asks the kernel for SIGKILL when the thread that made this process ends (Linux; elsewhere nothing happens).
+
+    A process that hangs in native code with the interpreter's lock held cannot watch for its parent's end itself. One
+    whose parent has died before this call gets no signal: whoever knows the parent's pid should compare.
+    """
+    if sys.platform != "linux":
+        return
+    pr_set_pdeathsig = 1
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)

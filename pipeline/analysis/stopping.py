@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Whether enough blocks have been measured, and how many more would do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""`ablate compare`."""
 
 from __future__ import annotations
 

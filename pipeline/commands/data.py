@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""`ablate data`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""What commands share: defaults, and how an interrupted one ends."""
 
 from __future__ import annotations
 

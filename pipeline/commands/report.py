@@ -13,10 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import AblateError, InputError, OutsideError
+from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_sqlite
-from pipeline.tracking.credentials import first_line
 from pipeline.tracking.mlflow_store import artifact_writer
 from pipeline.tracking.study_data import client_of, read_study_data
 from pipeline.tracking.uri import resolve_uri, sqlite_file

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""`ablate status`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""`ablate sync`."""
 
 from __future__ import annotations
 

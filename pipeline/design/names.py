@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""The names of the public contract: MLflow tags, params and metrics, phases and outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""What a run tells while it trains: jobs go in as JSON, these records come out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""From options to a plan: the study file, what the command line changes, the cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""The device that runs train on."""
 
 from __future__ import annotations
 

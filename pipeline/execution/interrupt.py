@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Signals: the first one closes what runs, the second one leaves at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
+from pipeline.errors import scrubbed
 from pipeline.execution.listener import Listener
-from pipeline.tracking.credentials import scrubbed
 
 
 class Background:

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""What a launcher is: the protocol that every place of execution fulfils."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""The launcher that the options ask for."""
 
 from __future__ import annotations
 

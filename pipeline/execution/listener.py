@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Who is told what happens in a grid, and what came of it."""
 
 from __future__ import annotations
 

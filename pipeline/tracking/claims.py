@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Who holds a cell: claims of controllers on one host and through the store."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""TODO(charter)."""
+"""Addresses as they may be shown."""
 
 from __future__ import annotations
 
-import re
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -12,19 +11,3 @@ def without_credentials(uri: str) -> str:
     if not parts.scheme or not parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-
-
-def scrubbed(text: str) -> str:
-    """A message without the user and password of any URI in it (errors of HTTP and database libraries quote them)."""
-    return re.sub(r"(?<=://)[^\s/]*@", "", text)
-
-
-def shown(uri: str) -> str:
-
-    return without_credentials(uri)
-
-
-def first_line(error: BaseException) -> str:
-
-    lines = str(error).strip().splitlines()
-    return scrubbed(lines[0] if lines else type(error).__name__)[:300]

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.errors import scrubbed
 from pipeline.tracking import journal
-from pipeline.tracking.credentials import scrubbed
 from pipeline.tracking.entries import Entry, note_row, orphan_entries
 
 BATCH = 500

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""What a journal's entries say: one per thing that is to happen in the store."""
 
 from __future__ import annotations
 

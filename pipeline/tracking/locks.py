@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""A lock file that one process holds at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Makes and migrates the SQLite files of MLflow's store, whole or not at all."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.design.names import KEY_TAG, OUTCOME_TAG
-from pipeline.errors import InputError, OutsideError
+from pipeline.errors import InputError, OutsideError, first_line
 from pipeline.tracking.attempts import Attempt, attempt_of
-from pipeline.tracking.credentials import first_line, shown
+from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.mlflow_database import filled, initialising, make_tables, migrate, set_environment, use_wal
 from pipeline.tracking.uri import sqlite_file
 
@@ -85,7 +85,7 @@ class MlflowStore:
         except (InputError, OutsideError):
             raise
         except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
-            raise OutsideError(f"tracking store {shown(self.uri)}: {first_line(error)}") from error
+            raise OutsideError(f"tracking store {without_credentials(self.uri)}: {first_line(error)}") from error
 
     def _open(self, create: bool) -> MlflowClient:
         set_environment()
@@ -94,7 +94,9 @@ class MlflowStore:
         database = sqlite_file(self.uri)
         if database is not None:
             if not create and not database.is_file():
-                raise InputError(f"tracking store {shown(self.uri)}: no such file; allowed: a store with a study in it")
+                raise InputError(
+                    f"tracking store {without_credentials(self.uri)}: no such file; allowed: a store with a study in it"
+                )
             database.parent.mkdir(parents=True, exist_ok=True)
         with initialising(database):
             if database is not None and not filled(database):

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Where a run came from: host, versions, commit and sources of the program."""
 
 from __future__ import annotations
 

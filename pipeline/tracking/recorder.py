@@ -16,11 +16,11 @@ from pathlib import Path
 from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OUTCOME_TAG, OWNER_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import Artifact, End, Metrics, Outcome, Record, Tags
-from pipeline.errors import OutsideError
+from pipeline.errors import OutsideError, scrubbed
 from pipeline.tracking import entries, journal
 from pipeline.tracking.attempts import FINAL, PARENTS, Attempt, History, heartbeats_of
 from pipeline.tracking.claims import LocalClaims, settle_claim
-from pipeline.tracking.credentials import scrubbed, without_credentials
+from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.delivery import Delivery, replay
 from pipeline.tracking.entries import close_entry, interrupted_entry, now_ms, open_entry
 from pipeline.tracking.liveness import ENDED, Liveness, owner

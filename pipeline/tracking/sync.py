@@ -1,12 +1,12 @@
-"""TODO(charter)."""
+"""Delivers what journals hold and the store has not got."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import OutsideError
+from pipeline.errors import OutsideError, scrubbed
 from pipeline.tracking import journal
-from pipeline.tracking.credentials import scrubbed, without_credentials
+from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.delivery import delivered_offset, replay
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import first_line
 from pipeline.tracking.attempts import heartbeats_of
-from pipeline.tracking.credentials import first_line
 from pipeline.tracking.entries import Entry, well_formed
 from pipeline.tracking.liveness import ENDED, is_alive
 from pipeline.tracking.mlflow_store import MlflowStore, UndeliverableError, permanent

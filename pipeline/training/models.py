@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.design import catalog
 from pipeline.design.spec import Recipe
-from pipeline.errors import InputError, OutsideError, not_allowed
+from pipeline.errors import InputError, OutsideError, first_line, not_allowed
 from pipeline.training import grad_checkpoint
 
 CIFAR_STEM_BELOW = 96
@@ -65,9 +65,9 @@ def _create(architecture: str, row: catalog.ModelRow, recipe: Recipe, classes: i
         except (RuntimeError, OSError) as error:
             if not recipe.pretrained:
                 raise
-            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise OutsideError(
-                f"model {name}: pretrained weights cannot be fetched ({cause}); go online once, or give a local "
+                f"model {name}: pretrained weights cannot be fetched ({first_line(error)}); "
+                "go online once, or give a local "
                 "file with --set pretrained=false --set weights=FILE"
             ) from None
     raise AssertionError("unreachable: the last candidate returns or raises")
@@ -94,8 +94,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every loader has its own errors; all mean that the file is no weights file
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise not_allowed("recipe.weights", str(path), f"a state dict of tensors ({cause[:120]})") from None
+        raise not_allowed("recipe.weights", str(path), f"a state dict of tensors ({first_line(error, 120)})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     own = model.state_dict()

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Finds what is wrong with runs before the first of them: data, models, weights, requirements."""
 
 from __future__ import annotations
 

@@ -6,19 +6,17 @@ the others, which would wait for it for ever.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.design.records import End, Job, Outcome
-from pipeline.host import oom_kills
+from pipeline.host import die_with_parent, oom_kills
 
 Classify = Callable[[BaseException], tuple[Outcome, str]]
 
@@ -66,9 +64,7 @@ def run_ranks(job: Job, body: Callable[[], None], classify: Classify) -> End:
 
 def _rank(body: Callable[[], None], classify: Classify, folder: str) -> None:
     """One rank: dies with the agent, and leaves a message where it fails."""
-    pr_set_pdeathsig = 1
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+    die_with_parent()
     try:
         body()
     except BaseException as error:

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.design.records import Artifact, End, Job, Metrics, Outcome, Phase, Record, Tags
 from pipeline.design.spec import RunSpec
-from pipeline.errors import AblateError, not_allowed
+from pipeline.errors import AblateError, first_line, not_allowed
 from pipeline.training import environment, models, onednn, ranks
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.confusion_plot import draw_confusion
@@ -79,8 +79,8 @@ def classify(error: BaseException) -> tuple[Outcome, str]:
     """
     exhausted = next(filter(_is_exhaustion, _with_causes(error)), None)
     if exhausted is not None:
-        return "oom", _first_line(exhausted)[:500]
-    text = _first_line(error)
+        return "oom", first_line(exhausted, 500)
+    text = first_line(error, 10_000)
     if isinstance(error, DivergedError | AblateError):
         return "failed", text[:500]
     return "failed", f"{type(error).__name__}: {text}"[:500]
@@ -102,11 +102,6 @@ def _is_exhaustion(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _EXHAUSTED)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _rank(job: Job, emit: Emit, began: float) -> None:

@@ -14,8 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.pruners import BasePruner
 
-from pipeline.errors import OutsideError
-from pipeline.tracking.credentials import scrubbed
+from pipeline.errors import OutsideError, first_line, scrubbed
 from pipeline.tracking.locks import exclusive
 
 LOCK_PATIENCE = 60.0
@@ -46,7 +45,7 @@ def open_study(
                 return _open(url, name, directions, pruner, fresh)
             except Exception as error:  # SQLAlchemy and each driver have their own
                 if attempt + 1 == TRIES or url.startswith("sqlite") or isinstance(error, ImportError):
-                    raise OutsideError(f"Optuna storage {scrubbed(url)}: {_first_line(error)}") from error
+                    raise OutsideError(f"Optuna storage {scrubbed(url)}: {first_line(error)}") from error
                 time.sleep(0.5)  # a process of another host may be making the same tables
     raise AssertionError("unreachable")
 
@@ -80,7 +79,7 @@ def existing(url: str, name: str) -> optuna.Study | None:
     except KeyError:
         return None
     except Exception as error:
-        raise OutsideError(f"Optuna storage {scrubbed(url)}: {_first_line(error)}") from error
+        raise OutsideError(f"Optuna storage {scrubbed(url)}: {first_line(error)}") from error
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -117,8 +116,3 @@ def _make(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(temporary)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the dashboard, do not block the writer
     temporary.replace(path)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return scrubbed(lines[0] if lines else type(error).__name__)[:300]

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""report.json: a report as plain data."""
 
 from __future__ import annotations
 

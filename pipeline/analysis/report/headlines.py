@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""The answer in words: one sentence per technique."""
 
 from __future__ import annotations
 

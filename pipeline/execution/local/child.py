@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import os
 import signal
@@ -13,6 +12,8 @@ from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
+
+from pipeline import host
 
 if TYPE_CHECKING:
     from pipeline.design.records import Record
@@ -111,9 +112,7 @@ def _die_with_server() -> None:
     """Asks the kernel for SIGKILL when the fork server ends (it ends with the parent): a worker that hangs in native
     code with the interpreter's lock held cannot watch its lifeline.
     """
-    pr_set_pdeathsig = 1
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+    host.die_with_parent()
 
 
 def _watch(lifeline: Connection) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import InputError, OutsideError, not_allowed
+from pipeline.errors import InputError, OutsideError, first_line, not_allowed
 
 NAMESPACE = b"ablate"
 CONNECT_SECONDS = 5.0
@@ -68,7 +68,7 @@ def connect(address: str) -> Any:
             **options,
         )
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise OutsideError(f"Ray at {address}: {_first_line(error)}") from None
+        raise OutsideError(f"Ray at {address}: {first_line(error)}") from None
     _silence(ray)
     return ray
 
@@ -160,8 +160,3 @@ class SharedAssignments:
         key = f"{self._scope}/{block}/{turn}".encode()
         internal_kv._internal_kv_put(key, node.encode(), overwrite=False, namespace=NAMESPACE)
         return str(internal_kv._internal_kv_get(key, namespace=NAMESPACE).decode())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

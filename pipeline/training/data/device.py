@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""The training input whose whole data set lies in device memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""Evaluation batches, served from a store in memory."""
 
 from __future__ import annotations
 

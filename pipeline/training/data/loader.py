@@ -6,12 +6,10 @@ epoch, its index), so neither the number of workers nor the batch size changes i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.design.spec import Recipe
 from pipeline.errors import InputError
+from pipeline.host import die_with_parent
 from pipeline.training.data.batch import HostBatch, check_sizes
 from pipeline.training.data.decode import decode
 from pipeline.training.data.split import Indices, Labels, derive, epoch_order
@@ -205,12 +204,9 @@ class _Start:
         # Ctrl-C reaches the whole group: the run's process decides, and its handlers are not for workers
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if sys.platform == "linux":
-            # PR_SET_PDEATHSIG: torch's own watchdog takes up to 5 s to see that the parent is gone
-            with suppress(OSError, AttributeError):
-                ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-            if os.getppid() != self._parent:
-                os._exit(1)
+        die_with_parent()  # torch's own watchdog takes up to 5 s to see that the parent is gone
+        if sys.platform == "linux" and os.getppid() != self._parent:
+            os._exit(1)
 
 
 def _plain_errors(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""TODO(charter)."""
+"""The training input whose batches come in the order of the epoch: what `gather` and `device_data` share."""
 
 from __future__ import annotations
 

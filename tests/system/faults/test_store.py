@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.design.study import load_study
-from pipeline.errors import InputError
-from pipeline.tracking.credentials import scrubbed, without_credentials
+from pipeline.errors import InputError, scrubbed
+from pipeline.tracking.credentials import without_credentials
 from tests.support.processes import (
     STUDY,
     Workspace,
