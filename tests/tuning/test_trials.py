@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from pipeline.errors import OutsideError
 from pipeline.tuning import trials
-from pipeline.tuning.storage import existing, open_study
+from pipeline.tuning.storage import open_study
 from pipeline.tuning.trials import SharedStudy
 from tests.support.tuning import Device, make_ledger, make_space, search
 
@@ -145,24 +144,3 @@ def test_whatever_happens_every_configuration_is_measured_once_in_the_end(action
     found = [finding.config for finding in ledger.findings()]
     assert sorted(found) == sorted(space.configs), "none lost, none twice"
     assert ledger.open_trials() == 0
-
-
-def test_a_storage_survives_processes_that_make_it_together(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from pipeline.tuning.storage import open_study; f = Path(sys.argv[1]); "
-        "s = open_study(f'sqlite:///{f}/o.db', 'x', ['maximize'], None, lock=f / 'lock'); s.ask()"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [(p.wait(100), p.communicate()[1]) for p in processes] == [(0, "")] * 4
-    study = existing(f"sqlite:///{tmp_path}/o.db", "x")
-    assert study is not None and len(study.trials) == 4
-    assert existing(f"sqlite:///{tmp_path}/o.db", "y") is None and existing(f"sqlite:///{tmp_path}/p.db", "x") is None
-
-
-def test_a_storage_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.db"
-    broken.write_text("no database")
-    with pytest.raises(OutsideError, match="Optuna storage") as caught:
-        open_study(f"sqlite:///{broken}", "x", ["maximize"], None, lock=tmp_path / "lock")
-    assert "\n" not in str(caught.value)

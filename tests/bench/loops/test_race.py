@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.bench.cases import CONTENDERS, Case, missing
-from pipeline.bench.loops import contenders, interleave, race, workload
+from pipeline.bench.cases import Case
+from pipeline.bench.loops import race
 from pipeline.bench.loops.contenders import BUILT_IN, Ablate, Bare, weights
-from pipeline.bench.loops.libraries import PEERS
 from pipeline.bench.loops.workload import Work, build_workload
 from pipeline.training import environment
-
-CASE = Case("test_resnet", batch=8, windows=3, rounds=2, threads=1, image_size=16)
-HERE = tuple(name for name in CONTENDERS if missing(name) is None)
+from tests.support.bench import CASE, HERE, Noted
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +28,6 @@ def _torch_settings() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def work() -> Work:
     return build_workload(CASE)
-
-
-def test_every_contender_is_made_somewhere() -> None:
-    assert {*BUILT_IN, *PEERS} == set(CONTENDERS)
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
@@ -168,20 +158,6 @@ def test_ablate_races_with_its_own_trainer_epoch_by_epoch(work: Work) -> None:
     contender.close()
 
 
-class Noted:
-    """A contender of three steps that notes each of them."""
-
-    def __init__(self, name: str, seen: list[str], steps: int = 3) -> None:
-        self.name, self.seen, self.steps = name, seen, steps
-
-    def epoch(self, number: int) -> float:
-        began = interleave.now()
-        for step in range(self.steps):
-            interleave.give_way()
-            self.seen.append(f"{self.name}{number}.{step}")
-        return interleave.now() - began
-
-
 def raced(device: Any, rounds: int = 20) -> tuple[list[str], dict[str, list[float]]]:
     seen: list[str] = []
     contenders: Any = {name: Noted(name, seen) for name in "abcd"}
@@ -205,64 +181,3 @@ def test_on_a_gpu_every_contender_has_an_epoch_in_one_piece() -> None:
     pieces = [seen[start : start + 3] for start in range(0, len(seen), 3)]
     assert all([step[0] for step in piece] == [piece[0][0]] * 3 for piece in pieces)
     assert len({tuple(piece[0][0] for piece in pieces[start : start + 4]) for start in range(0, 80, 4)}) > 5
-
-
-def test_the_time_of_others_turns_is_not_counted() -> None:
-    def sleeper(seconds: float) -> Any:
-        def epoch() -> float:
-            began = interleave.now()
-            for _step in range(5):
-                interleave.give_way()
-                time.sleep(seconds)
-            return interleave.now() - began
-
-        return epoch
-
-    found = interleave.take_turns({"slow": sleeper(0.04), "fast": sleeper(0.001)}, random.Random(1))
-    assert found["slow"] >= 0.2 and 0.005 <= found["fast"] < 0.1
-    began = interleave.now()
-    interleave.give_way()  # nobody to give way to
-    assert interleave.now() - began < 0.1
-
-
-def test_contenders_that_end_earlier_leave_the_rest_to_the_others() -> None:
-    seen: list[str] = []
-    actions = {name: partial(Noted(name, seen, steps).epoch, 1) for name, steps in (("a", 1), ("b", 0), ("c", 4))}
-    assert set(interleave.take_turns(actions, random.Random(1))) == {"a", "b", "c"}
-    assert sorted(seen) == ["a1.0", "c1.0", "c1.1", "c1.2", "c1.3"]
-
-
-def test_an_error_of_one_ends_all() -> None:
-    ended: list[str] = []
-
-    def waits() -> float:
-        try:
-            while True:
-                interleave.give_way()
-        finally:
-            ended.append("waits")
-
-    def fails() -> float:
-        for _step in range(3):
-            interleave.give_way()
-        raise RuntimeError("no more images")
-
-    with pytest.raises(RuntimeError, match="no more images"):
-        interleave.take_turns({"waits": waits, "fails": fails}, random.Random(1))
-    assert ended == ["waits"]
-
-
-@pytest.mark.parametrize("name", HERE)
-def test_every_contender_gives_way_before_every_batch(name: str, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = 0
-
-    def count() -> None:
-        nonlocal given
-        given += 1
-
-    for module in (contenders, workload):
-        monkeypatch.setattr(module, "give_way", count)
-    contender = {**BUILT_IN, **PEERS}[name](work)
-    contender.epoch(1)
-    assert CASE.windows <= given <= CASE.windows + 1, "once more to find that there is none left"
-    contender.close()

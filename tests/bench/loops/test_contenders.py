@@ -7,22 +7,15 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.bench import orchestration, scaling
 from pipeline.bench.cases import Case
-from pipeline.bench.loops import input_rates
 from pipeline.bench.loops.contenders import Ablate, Bare, Timm
 from pipeline.bench.loops.workload import build_workload
-from pipeline.bench.record_cost import record_seconds
-from pipeline.design.plan import PlannedRun
-from pipeline.design.records import Metrics, Progress
-from pipeline.tracking import journal
 
 
 def _case(windows: int) -> Case:
@@ -116,7 +109,7 @@ from pipeline.bench.loops.workload import build_workload
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-ablate = Ablate(build(Case("resnet50", batch=2, windows=4, rounds=1, threads=1)))
+ablate = Ablate(build_workload(Case("resnet50", batch=2, windows=4, rounds=1, threads=1)))
 found = []
 for epoch in range(1, 6):
     before = faults()
@@ -132,69 +125,3 @@ def test_a_step_does_not_fault_its_gradients_in_again() -> None:
     done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, timeout=300, check=True)
     gradients = 4 * 25_000_000 // 4096  # pages of one of an epoch's four windows
     assert int(done.stdout) < gradients / 4
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """A grid of twelve runs that train nothing, on a store of its own."""
-    folder = tmp_path_factory.mktemp("orchestration")
-    return orchestration.measure_orchestration(12, str(folder)), folder
-
-
-def test_calls_of_mlflow_per_run(measured: tuple[dict[str, Any], Path]) -> None:
-    found = measured[0]
-    assert found["runs"] == 12
-    # opening (search, create, search, log), claim (3), values (1 to 3), closing (2); the parent's own are spread
-    assert 5 < found["mlflow_calls_per_run"] < 18, found["calls"]
-    assert 1 <= found["calls"]["create_run"] < 1.2
-    assert found["calls"]["log_batch"] < 8
-    assert found["seconds_per_run"] > 0 and found["seconds_per_record"] > 0
-
-
-def test_journal_entries_per_run(measured: tuple[dict[str, Any], Path]) -> None:
-    kinds: Counter[str] = Counter()
-    for path in (measured[1] / "journal").glob("*.journal"):
-        kinds.update(str(entry["kind"]) for entry, _ in journal.read_entries(path))
-    # 12 runs: opened, claimed... closed once each; three epochs and one summary; tags; the parent's own are the rest
-    assert kinds["open"] == 13 and kinds["close"] == 13
-    assert kinds["metrics"] == 12 * (orchestration.EPOCHS + 1) + 1
-    assert kinds["tags"] <= 12 + 4
-
-
-def test_progress_is_never_journaled(tmp_path: Path) -> None:
-    from pipeline.tracking.mlflow_store import MlflowStore
-    from pipeline.tracking.recorder import OpenRun, Recorder
-
-    book = Recorder(MlflowStore(f"sqlite:///{tmp_path}/x.db", "x", tmp_path), tmp_path)
-    run: PlannedRun = orchestration._plan(1).runs[0]
-    opened = OpenRun("key", run, tmp_path)
-    before = book._journal.end
-    values: dict[str, Any] = {"epoch": 1, "epochs": 1, "update": 1, "updates": 2, "images_per_second": 1.0}
-    book.record(opened, Progress(time=0.0, **values))
-    assert book._journal.end == before
-    book.record(opened, Metrics(time=0.0, values={"a": 1.0}))
-    assert book._journal.end > before
-
-
-def test_a_record_costs_the_training_process_microseconds() -> None:
-    # 20 is what is promised on a quiet machine; a step of the smallest model is a thousand times longer than this
-    assert 0 < record_seconds(2_000) < 400e-6
-
-
-def test_the_cost_of_a_plan_is_that_of_its_cells() -> None:
-    found = scaling.measure_plan_cost(1_000)
-    assert found["cells"] == 1_008
-    assert 0 < found["seconds"] < 30 and found["memory_mib"] > 10
-
-
-def test_a_report_of_simulated_runs(tmp_path: Path) -> None:
-    del tmp_path
-    found = scaling.measure_report_cost(80)
-    assert found["cells"] == 80 and found["seconds"] > 0
-
-
-@pytest.mark.slow
-def test_gather_is_at_least_three_times_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_rates, "IMAGES", 5_000)
-    rates = input_rates.rates("cpu", 3, "none")
-    assert min(rates["gather"]) > 3 * max(rates["loader"])
