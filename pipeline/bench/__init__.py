@@ -1,1 +1,8 @@
-"""`ablate bench`: ablate's own loop, input and overhead beside a bare loop and the other training libraries."""
+"""Ablate beside other libraries, and its own costs: `ablate bench`.
+
+Every contender does the same work (`loops/`), each in a process that nothing has run in before; blocks pair them, and
+ratios come with intervals. Costs that no race shows (records, runs, plans, reports, a whole grid) are measured beside.
+
+May import: `design`, `tracking`, `execution`, `analysis` and `training`. Start with `suite.py`, which has the parts
+and their order; `entry.py` is what the processes run.
+"""

@@ -76,8 +76,14 @@ DEFAULT_MODELS = tuple(_CPU)
 
 
 def case_of(model: str, device: Device, cores: int, windows: int | None = None, batch: int | None = None) -> Case:
-    """The case of a model: the tables' row, or for other models the one of a middling size; `windows` and `batch`
-    replace the row's.
+    """The case of a model: its row in the tables, or for other models one of a middling size.
+
+    Args:
+        model: catalog name or `timm:NAME`.
+        device: where it trains.
+        cores: of this machine; bounds the compute threads.
+        windows: optimizer steps of an epoch, in place of the row's.
+        batch: images per step, in place of the row's.
 
     Raises:
         InputError: there is no such model.

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.errors import AblateError, OutsideError
+from pipeline.errors import AblateError, OutsideError, first_line
 from pipeline.host import process_environment
 
 
@@ -55,8 +55,7 @@ class FreshProcesses:
         except BrokenProcessPool:
             raise OutsideError(f"benchmark process died (out of memory?){self._last_line()}") from None
         except Exception as error:
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise OutsideError(f"benchmark process: {type(error).__name__}: {text}") from None
+            raise OutsideError(f"benchmark process: {type(error).__name__}: {first_line(error)}") from None
 
     def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []

@@ -16,6 +16,7 @@ from pipeline.bench.intervals import RatioRow, block_log, ratio_interval
 from pipeline.bench.processes import FreshProcesses
 from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
+from pipeline.paths import write_atomically
 from pipeline.tracking.provenance import host_provenance
 
 OVER = {f"over_{name}": name for name in CONTENDERS if name != SELF}
@@ -137,7 +138,7 @@ def run_suite(options: BenchOptions, note: Callable[[str], None], keep: Callable
 
 
 def _contenders(parts: Sequence[str], results: Results) -> tuple[str, ...]:
-    """ablate and the contenders that are wanted and installed."""
+    """Ablate and the contenders that are wanted and installed."""
     wanted = [OVER[part] for part in parts if part in OVER]
     for name in wanted:
         line = missing(name)
@@ -250,6 +251,4 @@ def write_bench(results: Results, out: Path) -> None:
     document = results.document()
     contents = {"bench.json": json.dumps(document, indent=1) + "\n", "bench.md": bench_markdown(document)}
     for name, content in contents.items():
-        temporary = out / f".{name}.tmp"
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(out / name)
+        write_atomically(out / name, content)

@@ -103,8 +103,11 @@ def conclude(
     """Draws the conclusions.
 
     Args:
-        model, dataset, objective, space: what was tuned.
-        findings: of the search.
+        model: the tuned model.
+        dataset: the data set that it was tuned on.
+        objective: what it was tuned for.
+        space: the configurations.
+        findings: results of the search's trials.
         chosen: what was confirmed, without the baseline.
         values: of the confirmation: configuration -> block -> metrics.
         importances: of the parameters.
@@ -150,8 +153,10 @@ def _candidate(objective: Objective, space: Space, one: Measurement, values: Val
 
 
 def _winner(objective: Objective, confirmed: Sequence[Candidate]) -> Candidate | None:
-    """The best mean ratio among those that have a value in every block; of a Pareto front, the one with the best
-    first objective whose validation accuracy has not been shown to be lower than the baseline's.
+    """The best mean ratio among those that have a value in every block.
+
+    Of a Pareto front it is the one with the best first objective among those whose validation accuracy has not been
+    shown to be lower than the baseline's.
     """
     first = objective.responses[0]
     whole = [c for c in confirmed if c.blocks[0] == c.blocks[1]] or list(confirmed)

@@ -28,7 +28,7 @@ def open_study(
     """Opens a study, and makes storage and study where there is none.
 
     Args:
-        url: of the storage (absolute, see `urls.resolve`).
+        url: of the storage (absolute, see `storage_url.resolve`).
         name: of the study.
         directions: `maximize` or `minimize` for each objective.
         pruner: None for none.
@@ -100,8 +100,9 @@ def _backend(url: str) -> Any:
 
 
 def _lighter(connection: Any, _record: Any) -> None:
-    """With write-ahead logging a process may die at any time; only a power cut could lose the last trials, not the
-    file. Waiting for the disk at each of a trial's dozen commits would cost more than short trials do.
+    """Does not wait for the disk at each of a trial's dozen commits, which would cost more than short trials do.
+
+    With write-ahead logging a process may die at any time; only a power cut could lose the last trials, not the file.
     """
     connection.execute("PRAGMA synchronous=NORMAL")
 

@@ -28,7 +28,8 @@ def write_study_file(
 
     Args:
         name: of the study and its file.
-        model, dataset: what was tuned.
+        model: the tuned model.
+        dataset: the data set that it was tuned on.
         recipe: its recommended recipe.
         base: the study that the baseline came from.
         device: where the file is to be used.

@@ -147,8 +147,9 @@ class SharedStudy:
         self._mine.discard(trial.number)
 
     def _fail(self, trial: FrozenTrial, *, counts: bool) -> bool:
-        """Fails a trial and queues its configuration, in this order: whoever is killed in between leaves a trial that
-        `reap` finds unsettled.
+        """Fails a trial and queues its configuration, in this order.
+
+        Whoever is killed in between leaves a trial that `reap` finds unsettled.
         """
         retries = int(trial.user_attrs.get(RETRIES, 0)) + counts
         again = retries <= self._retries

@@ -1,0 +1,34 @@
+"""One call of `ablate tune`: what it refuses before the first trial. Whole calls are in tests/commands/test_tune.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, OutsideError
+from pipeline.tuning.session import IDENTITY, Tuning
+from pipeline.tuning.setup import TuneOptions, prepare_tuning
+from pipeline.tuning.storage import open_study
+from tests.support.tuning import Silent
+
+
+def options(folder: Path, **changes: str) -> TuneOptions:
+    fixed = {"model": "test_resnet", "dataset": "digits", "study": "quickstart", "device": "cpu"}
+    return TuneOptions(**{**fixed, "storage": f"sqlite:///{folder}/optuna.db", **changes})  # type: ignore[arg-type]
+
+
+def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    chosen = options(tmp_path)
+    with pytest.raises(OutsideError, match="cannot be made"):
+        Tuning(chosen, prepare_tuning(chosen), Silent(), tmp_path / "file")  # type: ignore[arg-type]
+
+
+def test_a_name_of_another_search_is_refused_before_any_trial(tmp_path: Path) -> None:
+    chosen = options(tmp_path, name="taken")
+    study = open_study(f"sqlite:///{tmp_path}/optuna.db", "taken", ["maximize"], None, lock=tmp_path / "lock")
+    study.set_user_attr(IDENTITY, "another")
+    with pytest.raises(InputError, match="--name: 'taken' is not allowed; allowed: another name, or --fresh"):
+        Tuning(chosen, prepare_tuning(chosen), Silent(), tmp_path / "state").run()  # type: ignore[arg-type]
+    assert study.trials == []
