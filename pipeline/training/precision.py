@@ -98,7 +98,7 @@ class Precision:
         clip_norm: float | None,
         then: Callable[[], object],
     ) -> None:
-        """unscale -> clip -> step -> update -> zero_grad, and `then` if the scaler has not skipped the step.
+        """Unscale -> clip -> step -> update -> zero_grad, and `then` if the scaler has not skipped the step.
 
         A fused optimizer skips inside of its kernel, and the host learns of it when the device gets there. Asking
         at once would drain the device in every update, which PyTorch's own loop does not do. So the update stays

@@ -270,7 +270,7 @@ def test_no_update_waits_for_the_device(precision: str, fused: bool, clip_norm: 
 
 
 def test_the_first_epoch_is_no_slower_than_the_next(digits_dir: Path, tmp_path: Path) -> None:
-    """cuDNN's search for each shape, the short last one included, is over before the clock starts."""
+    """CuDNN's search for each shape, the short last one included, is over before the clock starts."""
     records = run_in_process(
         cuda_spec(model="resnet50", image_size=32, epochs=3, max_train_samples=1100), digits_dir, tmp_path
     )

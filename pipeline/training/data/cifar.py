@@ -1,27 +1,29 @@
-"""CIFAR-10 and CIFAR-100 from their original archives: checksum first, then a reader that trusts nothing.
+"""CIFAR-10 and CIFAR-100 from their original archives: checksum first, then torchvision's reader.
 
-Names, addresses and MD5 sums are torchvision's. The archive is read as a stream and never unpacked, so
-nothing in it can land on the disk; its members are still held to what an honest archive has.
+Names, addresses and MD5 sums are torchvision's too. The batches are pickles, so a file is loaded only after its sum has
+been found right: that of the archive here, those of its files by torchvision.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
 import tarfile
 import urllib.request
-from hashlib import md5
+import zlib
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity
 
 from pipeline.design import catalog
 from pipeline.errors import InputError, OutsideError
 from pipeline.training.data.array_files import Built, ReportProgress, file_digest, write_arrays
-from pipeline.training.data.restricted_pickle import load_restricted
 
 _SETS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 _TIMEOUT = 30.0  # seconds without a byte
@@ -54,13 +56,7 @@ def build_cifar(dataset: str, data_dir: Path, work: Path, *, download: bool, rep
     report(f"checking {archive.name}", 0, 2)
     _check_archive(kind, archive)
     report(f"reading {archive.name}", 1, 2)
-    files = read_members(archive, kind)
-    names = _class_names(dataset, kind, archive, files)
-    values: dict[str, npt.NDArray[Any]] = {}
-    for split, listed in (("train", kind.train_list), ("test", kind.test_list)):
-        parts = [_read_batch(archive, name, files[name], len(names)) for name, _md5 in listed]
-        values[f"{split}_images"] = np.concatenate([images for images, _labels in parts])
-        values[f"{split}_labels"] = np.concatenate([labels for _images, labels in parts])
+    names, values = _read_archive(dataset, archive, work)
     built = write_arrays(work, names, values)
     report(f"reading {archive.name}", 2, 2)
     return built
@@ -132,82 +128,61 @@ def _cause(error: Exception) -> str:
     return " ".join(str(getattr(reason, "strerror", None) or reason or type(error).__name__).split())[:200]
 
 
-def read_members(archive: Path, kind: type[CIFAR10]) -> dict[str, bytes]:
-    """Reads the listed files of an archive into memory, each checked against its MD5.
+def _read_archive(dataset: str, archive: Path, work: Path) -> tuple[tuple[str, ...], dict[str, npt.NDArray[Any]]]:
+    """Unpacks an archive for torchvision to read; what was unpacked is removed again, also after an error.
+
+    Args:
+        dataset: `cifar10` or `cifar100`.
+        archive: file whose MD5 has been checked.
+        work: folder to unpack in, which needs as much space as the arrays.
 
     Returns:
-        File name -> content.
+        (class names, array name -> array as in `ImageStore`).
 
     Raises:
-        InputError: the archive is damaged, holds a link, a device or a path out of its folder, or a listed
-            file is missing or has another MD5.
+        InputError: the archive or a file in it is not what it should be.
+        OSError: the disk is full or cannot be written.
     """
-    expected = dict([*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])])
-    wanted = {f"{kind.base_folder}/{name}": name for name in expected}
-    files: dict[str, bytes] = {}
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tar:
-                _check_member(archive, member)
-                name = wanted.get(str(PurePosixPath(member.name)))
-                if name is not None and member.isfile():
-                    files[name] = _read_member(archive, tar, member)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"dataset: {str(archive)!r} is no readable archive ({_cause(error)})") from None
-    for name, known in expected.items():
-        if name not in files:
-            raise InputError(f"dataset: {str(archive)!r} lacks {kind.base_folder}/{name}")
-        found = md5(files[name], usedforsecurity=False).hexdigest()
-        if found != known:
-            raise InputError(f"dataset: {name} in {str(archive)!r} has MD5 {found}; allowed: {known}")
-    return files
+    kind = _SETS[dataset]
+    with TemporaryDirectory(dir=work) as folder:
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter=_plain_member)
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
+            raise InputError(f"dataset: {str(archive)!r} is no readable archive ({_cause(error)})") from None
+        try:
+            parts = {split: kind(folder, train=split == "train") for split in ("train", "test")}
+        except Exception as error:  # an absent file, a wrong sum, or whatever a pickle of another kind raises
+            problem = _wrong_file(kind, Path(folder)) or _cause(error)
+            raise InputError(f"dataset: {str(archive)!r} cannot be read ({problem})") from None
+    values: dict[str, npt.NDArray[Any]] = {}
+    for split, part in parts.items():
+        values[f"{split}_images"], values[f"{split}_labels"] = part.data, np.asarray(part.targets)
+    names, classes = tuple(parts["train"].classes), catalog.DATASETS[dataset].classes
+    if len(names) != classes or not all(_fits(values, split, classes) for split in parts):
+        raise InputError(f"dataset: {str(archive)!r} is not uint8 images with a label of {classes} named classes each")
+    return names, {name: value if value.dtype == np.uint8 else value.astype(np.int64) for name, value in values.items()}
 
 
-def _check_member(archive: Path, member: tarfile.TarInfo) -> None:
-    path = PurePosixPath(member.name)
-    problem = ""
+def _plain_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    """Lets through what an honest archive has; the standard library's filter keeps it inside the folder."""
     if not (member.isfile() or member.isdir()):
-        problem = "a link or a device"
-    elif path.is_absolute() or ".." in path.parts:
-        problem = "outside its folder"
-    elif member.size > _MAX_MEMBER:
-        problem = f"larger than {_MAX_MEMBER} bytes"
-    if problem:
-        raise InputError(f"dataset: {str(archive)!r} holds {member.name!r}: {problem}; allowed: plain files")
+        raise ValueError(f"{member.name!r} is a link or a device")
+    if member.size > _MAX_MEMBER:
+        raise ValueError(f"{member.name!r} is larger than {_MAX_MEMBER} bytes")
+    return tarfile.data_filter(member, folder)
 
 
-def _read_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    if file is None:
-        raise InputError(f"dataset: {str(archive)!r}: {member.name!r} cannot be read")
-    with file:
-        return file.read()
+def _wrong_file(kind: type[CIFAR10], folder: Path) -> str:
+    """The first file that is not the known one; empty when all are."""
+    for name, known in [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]:
+        path = folder / kind.base_folder / name
+        if not check_integrity(path, known):
+            return f"{name} is not the file of MD5 {known}" if path.exists() else f"it lacks {name}"
+    return ""
 
 
-def _read_batch(
-    archive: Path, name: str, content: bytes, classes: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Turns one pickled batch into (uint8 (n, 32, 32, 3), int64 (n,))."""
-    where = f"{name} in {str(archive)!r}"
-    batch = load_restricted(content, where)
-    data = batch.get("data")
-    labels = batch.get("labels", batch.get("fine_labels"))
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise InputError(f"dataset: {where} has no uint8 images of 3 x 32 x 32")
-    if not isinstance(labels, list) or len(labels) != len(data) or not _in_range(labels, classes):
-        raise InputError(f"dataset: {where} has no label from 0 to {classes - 1} for every image")
-    images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), np.asarray(labels, dtype=np.int64)
-
-
-def _in_range(labels: list[Any], classes: int) -> bool:
-    return all(isinstance(label, (int, np.integer)) and 0 <= label < classes for label in labels)
-
-
-def _class_names(dataset: str, kind: type[CIFAR10], archive: Path, files: dict[str, bytes]) -> tuple[str, ...]:
-    where = f"{kind.meta['filename']} in {str(archive)!r}"
-    names = load_restricted(files[kind.meta["filename"]], where).get(kind.meta["key"])
-    classes = catalog.DATASETS[dataset].classes
-    if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
-        raise InputError(f"dataset: {where} has no list of {classes} class names")
-    return tuple(names)
+def _fits(values: dict[str, npt.NDArray[Any]], split: str, classes: int) -> bool:
+    images, labels = values[f"{split}_images"], values[f"{split}_labels"]
+    whole = labels.dtype.kind in "iu" and labels.shape == (len(images),)
+    return images.dtype == np.uint8 and whole and bool((labels.min() >= 0) & (labels.max() < classes))

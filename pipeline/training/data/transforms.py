@@ -42,7 +42,7 @@ def padding(side: int) -> int:
 
 
 def per_sample(recipe: Recipe, dataset: str, augment: bool, native: int) -> v2.Compose:
-    """torchvision's transforms for one image, uint8 (3, H, W), as a user of a DataLoader writes them.
+    """Torchvision's transforms for one image, uint8 (3, H, W), as a user of a DataLoader writes them.
 
     Args:
         recipe: the run's recipe.
