@@ -155,13 +155,16 @@ def _read_archive(dataset: str, archive: Path, work: Path) -> tuple[tuple[str, .
         except Exception as error:  # an absent file, a wrong sum, or whatever a pickle of another kind raises
             problem = _wrong_file(kind, Path(folder)) or _cause(error)
             raise InputError(f"dataset: {str(archive)!r} cannot be read ({problem})") from None
+    names, classes = tuple(parts["train"].classes), catalog.DATASETS[dataset].classes
     values: dict[str, npt.NDArray[Any]] = {}
     for split, part in parts.items():
-        values[f"{split}_images"], values[f"{split}_labels"] = part.data, np.asarray(part.targets)
-    names, classes = tuple(parts["train"].classes), catalog.DATASETS[dataset].classes
-    if len(names) != classes or not all(_fits(values, split, classes) for split in parts):
-        raise InputError(f"dataset: {str(archive)!r} is not uint8 images with a label of {classes} named classes each")
-    return names, {name: value if value.dtype == np.uint8 else value.astype(np.int64) for name, value in values.items()}
+        labels = np.asarray(part.targets)
+        if len(names) != classes or not _are_labelled(part.data, labels, classes):
+            raise InputError(
+                f"dataset: {str(archive)!r} is not uint8 images with a label of {classes} named classes each"
+            )
+        values[f"{split}_images"], values[f"{split}_labels"] = part.data, labels.astype(np.int64)
+    return names, values
 
 
 def _plain_member(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
@@ -182,7 +185,7 @@ def _wrong_file(kind: type[CIFAR10], folder: Path) -> str:
     return ""
 
 
-def _fits(values: dict[str, npt.NDArray[Any]], split: str, classes: int) -> bool:
-    images, labels = values[f"{split}_images"], values[f"{split}_labels"]
+def _are_labelled(images: npt.NDArray[Any], labels: npt.NDArray[Any], classes: int) -> bool:
+    """Whether these are images, (n, 32, 32, 3), with a whole number from 0 to `classes` - 1 for each."""
     whole = labels.dtype.kind in "iu" and labels.shape == (len(images),)
-    return images.dtype == np.uint8 and whole and bool((labels.min() >= 0) & (labels.max() < classes))
+    return images.dtype == np.uint8 and whole and bool(((labels >= 0) & (labels < classes)).all())
