@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+
+from pipeline.paths import write_atomically
 
 CHECKPOINT_VERSION = 3
 CHECKPOINT_MAGIC = "ablate-checkpoint"
@@ -24,9 +25,9 @@ class Checkpoints:
     """The one checkpoint file of a run.
 
     Args:
-        path: where; its folder exists.
+        path: the file; its folder exists.
         digest: identity of the run; a file of another run is not used.
-        every: epochs between checkpoints.
+        every: epochs between checkpoints; 0 for none.
     """
 
     def __init__(self, path: Path, digest: str, every: int) -> None:
@@ -39,22 +40,13 @@ class Checkpoints:
         return self._every > 0 and epoch % self._every == 0 and epoch < epochs
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Writes temporary file, fsync, rename: a reader sees the old state or the new one, whole."""
+        """Saves the state after `epoch` (1-based), durably: a reader sees the old state or the new one, whole.
+
+        Raises:
+            OSError: the file cannot be written; the old one is untouched.
+        """
         content = {"digest": self._digest, "epoch": epoch, "rng": _rng_state(), **state}
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(_framed(content))
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(self._path, _framed(content), durable=True)
 
     def load(self) -> dict[str, Any] | None:
         """Reads the checkpoint and restores the random generators.

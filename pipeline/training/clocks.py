@@ -11,12 +11,17 @@ import torch
 
 PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer")
 LAUNCHED = ("forward", "backward", "optimizer")  # phases whose time on the device may be that of launching kernels
-SAMPLE_EVERY = 16  # on CUDA one window in 16 is taken apart with events, which keeps their cost under 1 %
+SAMPLE_EVERY = 16  # on CUDA the phases of one window in 16 are measured with events, which keeps their cost under 1 %
 KEPT_UP = 0.9  # share of a phase's time on the device from which the host's time for it is as long
 
 
 class HostClock:
-    """Marks of every window with perf_counter: on the CPU work is done when the call returns."""
+    """Times every phase with `perf_counter`: on the CPU work is done when the call returns.
+
+    Attributes:
+        durations: of each window so far, s.
+        seconds: time of each phase so far, s.
+    """
 
     def __init__(self) -> None:
         self.durations: list[float] = []
@@ -28,8 +33,8 @@ class HostClock:
         """Starts the first window."""
         self._last = self._begin = self._now()
 
-    def mark(self, phase: str) -> None:
-        """Books the time since the last mark under `phase`."""
+    def end_phase(self, phase: str) -> None:
+        """Counts the time since the end of the phase before as that of `phase`."""
         now = self._now()
         self.seconds[phase] += now - self._last
         self._last = now
@@ -48,13 +53,13 @@ class HostClock:
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """The end of a phase.
+class _PhaseEnd:
+    """The end of a phase in a sampled window.
 
     Attributes:
-        phase: its name.
-        event: recorded behind its work.
-        host: `perf_counter` when the host was through with it.
+        phase: name of the phase.
+        event: event that was recorded behind the phase's work.
+        host: `perf_counter` when the host was through with the phase, s.
         begun: whether the device had begun the phase by then.
     """
 
@@ -65,7 +70,7 @@ class _Mark:
 
 
 class CudaClock:
-    """Marks with CUDA events: every window's end, and the phases of one window in `SAMPLE_EVERY`.
+    """Times with CUDA events: every window, and the phases of one window in `SAMPLE_EVERY`.
 
     On a GPU the host runs ahead, so its waiting for data costs only what the device idles meanwhile. The gap on
     the device between a window's end and the next copy, up to the host's waiting time, is `data_wait`.
@@ -78,8 +83,10 @@ class CudaClock:
     nothing is queued.
 
     Attributes:
-        launched_seconds: of the sampled phases in `LAUNCHED`, all time on the device.
-        launch_bound_seconds: that of those which only kept up with the host.
+        durations: of each window that has been read, s.
+        seconds: time of each phase, scaled up to all windows of the epochs that have ended, s.
+        launched_seconds: time on the device of the sampled phases in `LAUNCHED`, s.
+        launch_bound_seconds: the part of it in phases that only kept up with the host, s.
     """
 
     def __init__(self) -> None:
@@ -87,23 +94,23 @@ class CudaClock:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.launched_seconds = self.launch_bound_seconds = 0.0
         self._ends: list[torch.cuda.Event] = []
-        self._marks: list[list[_Mark]] = []
+        self._sampled: list[list[_PhaseEnd]] = []
         self._count = 0
         self._read = 0
-        self._current: list[_Mark] | None = None
+        self._current: list[_PhaseEnd] | None = None
 
     def start_epoch(self) -> None:
         """Starts the first window."""
         self._ends = [self._event()]
-        self._marks = []
+        self._sampled = []
         self._count = self._read = 0
         self._open()
 
-    def mark(self, phase: str) -> None:
+    def end_phase(self, phase: str) -> None:
         """Records an event at the end of `phase` if this window is sampled."""
         if self._current is not None:
             begun = bool(cast(Any, self._current[-1].event).query())
-            self._current.append(_Mark(phase, self._event(), time.perf_counter(), begun))
+            self._current.append(_PhaseEnd(phase, self._event(), time.perf_counter(), begun))
 
     def end_window(self) -> None:
         """Records the window's end."""
@@ -120,22 +127,22 @@ class CudaClock:
     def end_epoch(self) -> None:
         """Reads the events; the device has been synchronised before."""
         self.settle()
-        taken = [marks for marks in self._marks if marks and marks[-1].phase == "optimizer"]
-        if taken:
-            scale = self._count / len(taken)
-            for marks in taken:
-                self._book(marks, scale)
-        self._marks = []
+        complete = [window for window in self._sampled if window and window[-1].phase == "optimizer"]
+        if complete:
+            scale = self._count / len(complete)
+            for window in complete:
+                self._add_phases(window, scale)
+        self._sampled = []
 
     def _open(self) -> None:
         sampled = self._count % SAMPLE_EVERY == SAMPLE_EVERY // 2 or self._count == 1
-        self._current = [_Mark("start", self._ends[-1], time.perf_counter(), True)] if sampled else None
+        self._current = [_PhaseEnd("start", self._ends[-1], time.perf_counter(), True)] if sampled else None
         if self._current is not None:
-            self._marks.append(self._current)
+            self._sampled.append(self._current)
 
-    def _book(self, marks: list[_Mark], scale: float) -> None:
+    def _add_phases(self, window: list[_PhaseEnd], scale: float) -> None:
         previous = ""
-        for start, end in itertools.pairwise(marks):
+        for start, end in itertools.pairwise(window):
             seconds = start.event.elapsed_time(end.event) / 1e3
             host = end.host - start.host
             if end.phase == "data_wait" and previous != "h2d":

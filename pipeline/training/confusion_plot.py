@@ -19,12 +19,12 @@ def draw_confusion(matrix: Matrix, names: tuple[str, ...], path: Path) -> None:
     """Draws a confusion matrix; class names and counts where they are legible.
 
     Args:
-        matrix: shape (classes, classes); rows are true classes, columns predictions.
-        names: by class.
-        path: a PNG.
+        matrix: numbers of test images, shape (classes, classes); rows are true classes, columns predictions.
+        names: class names by label.
+        path: PNG file to write.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     few = len(names) <= FEW
     small, normal, large = (ImageFont.load_default(size) for size in (11, 13, 15))
@@ -42,8 +42,8 @@ def draw_confusion(matrix: Matrix, names: tuple[str, ...], path: Path) -> None:
     _sideways(picture, "true class", (_MARGIN, top + side // 2), normal, centred=True)
     if few:
         _counts(pen, matrix, (left, top, cell), small)
-        for place, name in enumerate(shown):
-            middle = place * cell + cell // 2
+        for label_index, name in enumerate(shown):
+            middle = label_index * cell + cell // 2
             pen.text((left - 6, top + middle), name, "black", normal, anchor="rm")
             if label > cell:
                 _sideways(picture, name, (left + middle - 7, top + side + 4), normal)
@@ -59,8 +59,9 @@ def _heat(matrix: Matrix) -> Image.Image:
     return Image.fromarray((_PALE + share * (_DARK - _PALE)).round().astype(np.uint8))
 
 
-def _counts(pen: ImageDraw.ImageDraw, matrix: Matrix, place: tuple[int, int, int], font: Font) -> None:
-    left, top, cell = place
+def _counts(pen: ImageDraw.ImageDraw, matrix: Matrix, box: tuple[int, int, int], font: Font) -> None:
+    """Writes the counts into the cells; `box` is the picture's left and top edge and the side of a cell, px."""
+    left, top, cell = box
     half = matrix.max(initial=0) / 2
     for row, column in zip(*matrix.nonzero(), strict=True):
         count = matrix[row, column]
@@ -71,12 +72,12 @@ def _counts(pen: ImageDraw.ImageDraw, matrix: Matrix, place: tuple[int, int, int
 def _bar(
     picture: Image.Image,
     pen: ImageDraw.ImageDraw,
-    place: tuple[int, int, int],
+    box: tuple[int, int, int],
     largest: int,
     font: Font,
 ) -> None:
-    """The scale: test images per cell."""
-    left, top, side = place
+    """Draws the scale, test images per cell; `box` is its left and top edge and its height, px."""
+    left, top, side = box
     column: Matrix = np.arange(side, 0, -1)[:, None]
     picture.paste(_heat(column).resize((14, side), Image.Resampling.NEAREST), (left, top))
     pen.text((left + 18, top), str(largest), "black", font, anchor="lt")
@@ -84,11 +85,11 @@ def _bar(
     _sideways(picture, "test images", (left + 22, top + side // 2), font, centred=True)
 
 
-def _sideways(picture: Image.Image, text: str, place: tuple[int, int], font: Font, *, centred: bool = False) -> None:
-    """Writes text that reads upwards; `place` is its left edge and its top (or its middle)."""
+def _sideways(picture: Image.Image, text: str, corner: tuple[int, int], font: Font, *, centred: bool = False) -> None:
+    """Writes text that reads upwards; `corner` is its left edge and its top (or its middle), px."""
     box = font.getbbox(text)
     paper = Image.new("RGB", (int(box[2]) + 1, int(box[3]) + 3), "white")
     ImageDraw.Draw(paper).text((0, 0), text, "black", font)
     turned = paper.rotate(90, expand=True)
-    left, top = place
+    left, top = corner
     picture.paste(turned, (left, top - turned.height // 2 if centred else top))

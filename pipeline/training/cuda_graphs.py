@@ -1,4 +1,4 @@
-"""CUDA graphs of the training passes: recorded once for every micro-batch size, replayed for every micro-batch.
+"""CUDA graphs of the training passes: captured once for every micro-batch size, replayed for every micro-batch.
 
 A graph has fixed shapes and fixed addresses. Hence one pair of graphs (forward with loss, backward) per size that
 the planner has foreseen, static input buffers, and gradients that are zeroed in place instead of being dropped.
@@ -21,23 +21,23 @@ from pipeline.training.device_memory import DeviceMemory
 from pipeline.training.precision import Precision
 
 # PyTorch asks for a few eager iterations before a capture: libraries initialise, cuDNN chooses its algorithms
-WARM_UP = 3
+EAGER_ITERATIONS = 3
 Replay = Callable[[], object]
 
 
 class GraphRecorder(Protocol):
-    """Records device work; a test may record closures instead."""
+    """Captures device work; a test may keep closures instead."""
 
-    def aside(self) -> AbstractContextManager[Any]:
-        """A context in which the warm-up runs, ordered after and before what is outside of it."""
+    def side_stream(self) -> AbstractContextManager[Any]:
+        """A context in which the eager iterations run, ordered after and before what is outside of it."""
         ...
 
     def begin(self) -> None:
-        """Called once before the first recording."""
+        """Called once before the first capture."""
         ...
 
-    def record(self, work: Callable[[], None]) -> Replay:
-        """Records `work`, without running it, and returns what replays it."""
+    def capture(self, work: Callable[[], None]) -> Replay:
+        """Captures `work`, without running it, and returns what replays it."""
         ...
 
     def hidden_bytes(self) -> int:
@@ -51,11 +51,11 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._memory = DeviceMemory(device)
-        # warm-up and capture on one stream, since autograd accumulates gradients on the stream it first saw
+        # eager iterations and capture on one stream, since autograd accumulates gradients on the stream it first saw
         self._stream: torch.cuda.Stream = cast(Any, torch.cuda.Stream)(device)
         self._pool: Any = None
 
-    def aside(self) -> AbstractContextManager[Any]:
+    def side_stream(self) -> AbstractContextManager[Any]:
         """See `GraphRecorder`."""
         return _SideStream(self._stream, torch.cuda.current_stream(self._device))
 
@@ -65,7 +65,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
         self._memory.reset_peaks()
 
-    def record(self, work: Callable[[], None]) -> Replay:
+    def capture(self, work: Callable[[], None]) -> Replay:
         """See `GraphRecorder`."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
@@ -121,49 +121,49 @@ class _CapturedStep:
 
 
 def _never() -> None:
-    raise RuntimeError("no graph has been recorded")
+    raise RuntimeError("no graph has been captured")
 
 
 class CapturedGraphs:
-    """Recorded passes by micro-batch size; a drop-in for the step's forward and backward.
+    """Captured steps by micro-batch size; a drop-in for the step's forward and backward.
 
     Attributes:
         replays: how often a pair has been replayed.
-        hidden_bytes: device memory of the graphs' pool that the allocator's peak does not contain.
-        record_seconds: how long the recording took, without the warm-up before it.
+        hidden_bytes: device memory of the graphs' pool that the allocator's peak does not contain, bytes.
+        capture_seconds: duration of the capture, s, without the eager iterations before it.
     """
 
-    def __init__(self, passes: Iterable[_CapturedStep], hidden_bytes: int, record_seconds: float) -> None:
-        self._passes = {recorded.size: recorded for recorded in passes}
+    def __init__(self, steps: Iterable[_CapturedStep], hidden_bytes: int, capture_seconds: float) -> None:
+        self._steps = {step.size: step for step in steps}
         self._current: _CapturedStep | None = None
         self.replays = 0
         self.hidden_bytes = hidden_bytes
-        self.record_seconds = record_seconds
+        self.capture_seconds = capture_seconds
 
     def forward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """Copies a micro-batch in and replays its forward pass.
 
         Args:
-            images: (B, 3, S, S), on the device; B is one of the recorded sizes.
+            images: float32 (B, 3, S, S), on the device; B is one of the captured sizes.
             labels: int64 (B,).
-            share: weight of the mean loss.
+            share: weight of the micro-batch's mean loss.
 
         Returns:
             The weighted loss, shape (); its own memory, without a gradient.
         """
-        passes = self._current = self._passes[len(labels)]
-        passes.images.copy_(images)
-        passes.labels.copy_(labels)
-        passes.share.fill_(share)
-        passes.replay_forward()
-        return passes.loss.detach().clone()
+        step = self._current = self._steps[len(labels)]
+        step.images.copy_(images)
+        step.labels.copy_(labels)
+        step.share.fill_(share)
+        step.replay_forward()
+        return step.loss.detach().clone()
 
     def backward(self) -> None:
         """Replays the backward pass of the micro-batch that `forward` took last; adds to the gradients."""
-        passes, self._current = self._current, None
-        if passes is None:
+        step, self._current = self._current, None
+        if step is None:
             raise RuntimeError("backward() takes each micro-batch once, after forward()")
-        passes.replay_backward()
+        step.replay_backward()
         self.replays += 1
 
 
@@ -176,34 +176,34 @@ def capture(
     device: torch.device,
     recorder: GraphRecorder,
 ) -> CapturedGraphs:
-    """Warms up and records the passes of every size.
+    """Runs the passes of every size eagerly a few times, then captures them.
 
-    Leaves the gradients zeroed. The warm-up changes buffers and random generators: the caller puts them back.
+    Leaves the gradients zeroed. The eager iterations change buffers and random generators: the caller puts them back.
 
     Args:
-        model: in training mode, on the device; compiled or not.
+        model: the model in training mode, on the device; compiled or not.
         criterion: mean loss over the samples.
-        precision: of the run; its `backward` scales the loss.
-        recipe: image size and memory format.
+        precision: the run's precision; its `backward` scales the loss.
+        recipe: the run's recipe; image size and memory format are read.
         sizes: micro-batch sizes of the plan.
-        device: a CUDA device.
-        recorder: what captures.
+        device: CUDA device of the run.
+        recorder: captures the passes.
     """
     made = [_CapturedStep(size, model, criterion, precision) for size in sorted(set(sizes), reverse=True)]
-    for passes in made:
-        passes.reserve(recipe, device)
-    with recorder.aside():
-        for passes in made:
-            for _ in range(WARM_UP):
-                passes.forward()
-                passes.backward()
-    # the warm-up has allocated a gradient for every parameter that gets one; graphs add to these very tensors
+    for step in made:
+        step.reserve(recipe, device)
+    with recorder.side_stream():
+        for step in made:
+            for _ in range(EAGER_ITERATIONS):
+                step.forward()
+                step.backward()
+    # they have allocated a gradient for every parameter that gets one; graphs add to these very tensors
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.zero_()
     recorder.begin()
     began = time.perf_counter()
-    for passes in made:
-        passes.replay_forward = recorder.record(passes.forward)
-        passes.replay_backward = recorder.record(passes.backward)
+    for step in made:
+        step.replay_forward = recorder.capture(step.forward)
+        step.replay_backward = recorder.capture(step.backward)
     return CapturedGraphs(made, recorder.hidden_bytes(), time.perf_counter() - began)

@@ -26,7 +26,7 @@ LARGEST = ("memory/gpu_peak_allocated_mib", "memory/gpu_peak_reserved_mib", "mem
 
 
 class BatchSource(Protocol):
-    """The part of a training input that a team needs."""
+    """The part of a training input that a process group needs."""
 
     def epoch(self, epoch: int, sizes: Sequence[int], positions: Tensor | None = None) -> Iterator[Any]:
         """See `data.inputs.TrainInput`."""
@@ -51,40 +51,45 @@ def rank_windows(windows: Sequence[Window], rank: int, size: int) -> tuple[tuple
     collective operations of the update.
 
     Args:
-        windows: of an epoch, for all ranks together.
-        rank: from 0.
-        size: ranks.
+        windows: windows of an epoch, for all ranks together.
+        rank: number of this process, from 0.
+        size: number of processes.
 
     Returns:
-        The windows, and the places of their samples in the epoch's order: int64 (samples of this rank,).
+        The windows, and the positions of their samples in the epoch's order: int64 (samples of this rank,).
     """
-    found, positions, start = [], [], 0
+    own, positions, start = [], [], 0
     for window in windows:
         sizes, weights = [], []
         for samples in window.sizes:
-            parts = split_batch(samples, size)
-            first = start + sum(parts[:rank])
-            count, weight = parts[rank], size * parts[rank] / window.total
+            counts = split_batch(samples, size)
+            first = start + sum(counts[:rank])
+            count, weight = counts[rank], size * counts[rank] / window.total
             if count == 0:
                 first, count = start, min(samples, 2)
             sizes.append(count)
             weights.append(weight)
             positions.append(torch.arange(first, first + count))
             start += samples
-        found.append(Window(tuple(sizes), tuple(weights), window.total))
-    return tuple(found), torch.cat(positions)
+        own.append(Window(tuple(sizes), tuple(weights), window.total))
+    return tuple(own), torch.cat(positions)
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run and the place of this one among them; by default it is alone."""
+    """The processes of a run and this one's number among them; by default it is alone.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Whether this process reports, evaluates and saves."""
+    def is_main_process(self) -> bool:
+        """Whether this process is the one that reports, evaluates and saves."""
         return self.rank == 0
 
     @classmethod
@@ -108,8 +113,8 @@ class ProcessGroup:
         """The model that averages its gradients over the processes in its backward pass."""
         if self.size == 1:
             return model
-        places = [device.index] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=places)
+        devices = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the processes, in each of them."""
@@ -122,10 +127,10 @@ class ProcessGroup:
         """Energy and host memory of all processes together, and the largest GPU memory of any; empty when alone."""
         if self.size == 1:
             return {}
-        found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, dict(values))
-        summed = {name: sum(other[name] for other in found) for name in SUMMED if all(name in o for o in found)}
-        largest = {name: max(other[name] for other in found) for name in LARGEST if all(name in o for o in found)}
+        ranks: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(ranks, dict(values))
+        summed = {name: sum(own[name] for own in ranks) for name in SUMMED if all(name in own for own in ranks)}
+        largest = {name: max(own[name] for own in ranks) for name in LARGEST if all(name in own for own in ranks)}
         return {**summed, **largest}
 
 

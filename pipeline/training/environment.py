@@ -1,21 +1,17 @@
-"""What surrounds a run: seeds, threads, determinism, and provenance.
-
-`process_environment` is for the parent, before any worker starts; it needs no torch. The rest runs in a worker.
-"""
+"""What surrounds a run in its worker process: seeds, threads, determinism, device, and what is noted of them."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from pipeline import nvml
-
-if TYPE_CHECKING:
-    import torch
-
-    from pipeline.design.spec import RunSpec
+from pipeline.design.spec import RunSpec
 
 # of glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -24,9 +20,6 @@ _M_MMAP_THRESHOLD = -3
 
 def seed_all(seed: int) -> None:
     """Seeds Python, NumPy and torch (all devices)."""
-    import numpy as np
-    import torch
-
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -34,8 +27,6 @@ def seed_all(seed: int) -> None:
 
 def prepare_process(spec: RunSpec) -> None:
     """Sets threads, determinism and seeds for a run. Touches no device (see `open_device`)."""
-    import torch
-
     recipe = spec.recipe
     torch.set_num_threads(recipe.num_threads)
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
@@ -50,14 +41,12 @@ def open_device(spec: RunSpec, index: int = 0) -> torch.device:
     """Opens the run's device: on CUDA this makes a context, which takes memory of the device at once.
 
     Args:
-        spec: the run.
-        index: which of the visible GPUs is this process's.
+        spec: the run; `device` is read.
+        index: which of the visible GPUs is this process's, from 0.
 
     Raises:
         RuntimeError: the run needs a CUDA device and there is none.
     """
-    import torch
-
     if spec.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -80,9 +69,11 @@ def keep_freed_memory() -> None:
 
 
 def run_provenance(spec: RunSpec, device: torch.device) -> dict[str, str]:
-    """Facts that only the worker knows: device, driver, CUDA and cuDNN versions, threads."""
-    import torch
+    """Facts that only the worker knows: device, driver, CUDA and cuDNN versions, threads.
 
+    Returns:
+        Tags `env.NAME`; memory is in MiB, the clock in MHz, the temperature in degrees Celsius.
+    """
     facts = {"device": device.type, "torch_threads": str(torch.get_num_threads())}
     if device.type == "cuda":
         cudnn: Any = torch.backends.cudnn
@@ -94,10 +85,10 @@ def run_provenance(spec: RunSpec, device: torch.device) -> dict[str, str]:
             "cuda": str(torch.version.cuda),
             "cudnn": str(cudnn.version()),
         }
-        seen = [gpu for gpu in nvml.gpus() if str(properties.uuid) in gpu.uuid]
-        if seen:
-            facts["gpu_driver"] = seen[0].driver
-            facts["gpu_sm_clock_mhz"] = str(seen[0].sm_clock)
-            facts["gpu_temperature_c"] = str(seen[0].temperature)
+        own = next((gpu for gpu in nvml.gpus() if str(properties.uuid) in gpu.uuid), None)
+        if own is not None:
+            facts["gpu_driver"] = own.driver
+            facts["gpu_sm_clock_mhz"] = str(own.sm_clock)
+            facts["gpu_temperature_c"] = str(own.temperature)
     facts["model_seed"] = str(spec.seed)
     return {f"env.{name}": value for name, value in facts.items()}

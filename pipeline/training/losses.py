@@ -20,8 +20,8 @@ class WindowLosses:
     They are written to their tensor some at a time: one write costs as much as a small layer.
 
     Args:
-        most: windows of the epoch.
-        device: of the losses.
+        most: number of windows in the epoch.
+        device: where the losses are.
     """
 
     GROUP = 64
@@ -60,7 +60,7 @@ def mean_loss(losses: Tensor, windows: tuple[Window, ...], updated: list[bool], 
         losses: each window's mean loss, on the host; shape (windows,).
         windows: the epoch's windows.
         updated: whether each window's update was made.
-        epoch: for the message, 1-based.
+        epoch: number of the epoch, from 1, for the message.
 
     Raises:
         DivergedError: a loss is infinite or no number.

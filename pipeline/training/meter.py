@@ -30,20 +30,25 @@ class Meter:
     """Everything measured about one run.
 
     Args:
-        device: where it trains.
-        warmup_windows: windows that steady-state figures discard.
-        memory: of the device.
+        device: where the run trains.
+        discarded_windows: first windows that steady-state figures leave out.
+        memory: the device's allocator.
 
     Attributes:
-        hidden_bytes: device memory in use that the allocator does not count (the pool of recorded graphs).
+        clock: durations of windows and phases.
+        train_seconds: training time of the epochs that have ended, s.
+        eval_seconds: time of all evaluations, s.
+        compile_seconds: time of compilers and of the capture of graphs, s.
+        warmup_seconds: time of the rest of the warm-up before training, s.
+        hidden_bytes: device memory in use that the allocator does not count (the pool of captured graphs), bytes.
     """
 
-    def __init__(self, device: torch.device, warmup_windows: int, memory: DeviceMemory) -> None:
+    def __init__(self, device: torch.device, discarded_windows: int, memory: DeviceMemory) -> None:
         self._cuda = device.type == "cuda"
         self._device = device
         self._memory = memory
         self.clock: HostClock | CudaClock = CudaClock() if self._cuda else HostClock()
-        self._warmup = warmup_windows
+        self._discarded = discarded_windows
         self._window_images: list[int] = []
         self._images = 0
         self.train_seconds = 0.0
@@ -74,7 +79,7 @@ class Meter:
         self._began = time.perf_counter()
         self.clock.start_epoch()
 
-    def window(self, images: int) -> None:
+    def end_window(self, images: int) -> None:
         """Ends a window of `images` samples."""
         self.clock.end_window()
         self._window_images.append(images)
@@ -83,7 +88,7 @@ class Meter:
         """Ends a training phase; reads peaks and events.
 
         Returns:
-            Its seconds.
+            Its duration, s.
         """
         self.synchronize()
         seconds = time.perf_counter() - self._began
@@ -105,28 +110,32 @@ class Meter:
         return result
 
     def _read_peaks(self) -> None:
-        found = {"memory/host_peak_rss_mib": _host_peak_mib()}
+        peaks = {"memory/host_peak_rss_mib": _host_peak_mib()}
         if self._cuda:
-            found["memory/gpu_peak_allocated_mib"] = (self._memory.peak_allocated() + self.hidden_bytes) / 2**20
+            peaks["memory/gpu_peak_allocated_mib"] = (self._memory.peak_allocated() + self.hidden_bytes) / 2**20
             if not self._evaluated:  # afterwards the allocator keeps what evaluation needed
-                found["memory/gpu_peak_reserved_mib"] = self._memory.peak_reserved() / 2**20
+                peaks["memory/gpu_peak_reserved_mib"] = self._memory.peak_reserved() / 2**20
             used = nvml.process_memory_mib(self._handle, os.getpid())
             if used is not None:
-                found["memory/gpu_process_mib"] = used
-        for name, value in found.items():
+                peaks["memory/gpu_process_mib"] = used
+        for name, value in peaks.items():
             self._peaks[name] = max(value, self._peaks.get(name, 0.0))
 
     def steady(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
-        """Seconds and images of the measured windows without the warm-up, shapes (n,), and how many that left out."""
+        """The windows of steady-state figures, as far as the device has finished them.
+
+        Returns:
+            (durations in s (n,), images (n,), number of windows that are left out before them).
+        """
         self.clock.settle()
         durations = np.asarray(self.clock.durations, dtype=np.float64)
         images = np.asarray(self._window_images, dtype=np.float64)
-        discard = min(self._warmup, max(len(durations) - 1, 0))
+        discard = min(self._discarded, max(len(durations) - 1, 0))
         return durations[discard:], images[discard : len(durations)], discard
 
     @property
     def elapsed(self) -> float:
-        """Training seconds so far, inside an epoch."""
+        """Training time so far, s; asked inside an epoch."""
         return self.train_seconds + time.perf_counter() - self._began
 
     def summary(self) -> dict[str, float]:

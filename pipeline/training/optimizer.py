@@ -27,7 +27,7 @@ def peak_learning_rate(recipe: Recipe) -> float:
 
 
 def parameter_groups(model: nn.Module, model_name: str, recipe: Recipe) -> list[dict[str, Any]]:
-    """Splits parameters by weight decay (none for biases and norms) and by place (backbone, neck, head).
+    """Splits parameters by weight decay (none for biases and norms) and by part of the model (backbone, neck, head).
 
     A parameter of at most one dimension is a bias or a norm's; it gets no weight decay, as do those that the
     model itself names (`no_weight_decay`: position embeddings, class tokens).
@@ -44,7 +44,7 @@ def parameter_groups(model: nn.Module, model_name: str, recipe: Recipe) -> list[
         scale = recipe.neck_lr_scale if _under(name, neck) else scale
         decay = 0.0 if parameter.ndim <= 1 or name in exempt else recipe.weight_decay
         groups.setdefault((rate * scale, decay), []).append(parameter)
-    return [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in groups.items()]
+    return [{"params": members, "lr": lr, "weight_decay": decay} for (lr, decay), members in groups.items()]
 
 
 def _under(name: str, modules: Iterable[str]) -> bool:

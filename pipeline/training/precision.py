@@ -42,7 +42,7 @@ class Precision:
         self._device = device
         self._dtype = _AUTOCAST.get(recipe.precision)
         self._tf32 = recipe.precision == "tf32"
-        # what a weight has been cast to outside of a recording would not be cast again by a replay
+        # what a weight has been cast to outside of a capture would not be cast again by a replay
         self._cache_casts = not recipe.cuda_graph
         self.scaler = (
             torch.amp.GradScaler(
@@ -53,7 +53,7 @@ class Precision:
             if recipe.precision == "fp16"
             else None
         )
-        # Recorded graphs add to gradients at fixed addresses. TorchInductor's own graphs write a gradient to the same
+        # Captured graphs add to gradients at fixed addresses. TorchInductor's own graphs write a gradient to the same
         # place in every replay: one that autograd took over as it is would be overwritten by the next micro-batch.
         self.keeps_gradients = recipe.cuda_graph or (
             recipe.compile in CUDA_GRAPH_MODES and recipe.accumulation_steps > 1
@@ -75,7 +75,7 @@ class Precision:
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's context; the backward pass runs outside it, in the forward's dtypes.
 
-        The same for eager, compiled and recorded calls: a compiled model is compiled anew where it differs.
+        The same for eager, compiled and captured calls: a compiled model is compiled anew where it differs.
         """
         if self._dtype is None:
             return _PLAIN
@@ -106,10 +106,10 @@ class Precision:
         latest before that one, in time for the rate that it uses.
 
         Args:
-            optimizer: watched (see `watch`).
-            model: whose gradients are clipped.
+            optimizer: the optimizer, watched (see `watch`).
+            model: the model whose gradients are clipped.
             clip_norm: largest norm of all gradients together; None for no clipping.
-            then: what follows a real update (the schedule's step).
+            then: called after a real update (the schedule's step).
         """
         self.settle()
         scaler = self.scaler
@@ -139,8 +139,8 @@ class Precision:
     def outcomes(self) -> list[bool]:
         """Whether each update since the last call was made, in order; settles the last one."""
         self.settle()
-        found, self._outcomes = self._outcomes, []
-        return found
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
 
     def _settle(self, updated: bool, then: Callable[[], object]) -> None:
         self._outcomes.append(updated)
@@ -177,7 +177,7 @@ class _Verdict:
     """Whether infinite gradients were found, on its way from the device to the host.
 
     Args:
-        device: where it is found.
+        device: where the gradients are.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.design import requirements
 from pipeline.design.records import Job
+from pipeline.errors import OutsideError
 from pipeline.training import models
 from pipeline.training.data import inputs, store
 
@@ -20,32 +21,34 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
 
     Prepares each data set (first use) and builds each distinct model once.
 
+    Args:
+        jobs: all runs of the plan.
+        emit: called with a line of progress.
+
     Raises:
         AblateError: the first problem, in one line.
     """
-    from pipeline.errors import OutsideError
-
     if any(job.spec.device == "cuda" for job in jobs) and not torch.cuda.is_available():
         raise OutsideError("device: torch finds no CUDA device; force the CPU with --device cpu")
     machine = _machine()
     for job in jobs:
         requirements.check_machine(job.spec.recipe, job.spec.device, machine)
-    seen: set[tuple[Any, ...]] = set()
+    checked: set[tuple[Any, ...]] = set()
     sources: dict[tuple[str, int], Any] = {}
     for job in jobs:
         spec, recipe = job.spec, job.spec.recipe
-        place = (spec.dataset, recipe.image_size)
-        if place not in sources:
+        prepared = (spec.dataset, recipe.image_size)
+        if prepared not in sources:
             emit(f"preparing {spec.dataset}")
-            sources[place] = store.prepare_dataset(
+            sources[prepared] = store.prepare_dataset(
                 spec.dataset,
                 Path(job.data_dir),
                 image_size=recipe.image_size,
                 check=True,
                 report=lambda message, done, total: emit(f"{message} {done}/{total}"),
             )
-        source = sources[place]
-        shape = (
+        source = sources[prepared]
+        model = (
             spec.model,
             recipe.image_size,
             recipe.patch_size,
@@ -54,12 +57,12 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
             recipe.grad_checkpoint,
         )
         split = (spec.dataset, spec.seed, recipe.validation_fraction, recipe.max_train_samples, recipe.max_test_samples)
-        if split not in seen:
+        if split not in checked:
             inputs.build_inputs(spec, source, torch.device("cpu")).close()
-            seen.add(split)
-        if shape not in seen:
+            checked.add(split)
+        if model not in checked:
             models.build_model(spec.model, recipe, len(source.class_names))
-            seen.add(shape)
+            checked.add(model)
 
 
 def _machine() -> requirements.Machine:

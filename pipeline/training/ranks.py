@@ -25,7 +25,7 @@ def run_ranks(job: Job, body: Callable[[], None], classify: Classify) -> End:
     """Runs `body` in `job.spec.nproc` processes and waits for all of them.
 
     Args:
-        job: the run; its folder takes a failing rank's message.
+        job: the run; a failing rank leaves its message in the run's folder.
         body: what each rank does, with torchrun's environment variables set.
         classify: outcome and message of what a rank raises.
 
@@ -84,9 +84,9 @@ def _died(error: Any) -> End | None:
 
 
 def _first_failure(folder: Path) -> End:
-    """The earliest failure that a rank has told: later ones are of ranks that lost their peer."""
-    found = [json.loads(path.read_text()) for path in folder.glob("rank*.json")]
-    if not found:
+    """The earliest failure that a rank has reported: later ones are of ranks that lost their peer."""
+    failures = [json.loads(path.read_text()) for path in folder.glob("rank*.json")]
+    if not failures:
         return End(time=time.time(), outcome="failed", error="a rank ended without a message")
-    first = min(found, key=lambda failure: float(failure["time"]))
+    first = min(failures, key=lambda failure: float(failure["time"]))
     return End(time=time.time(), outcome=first["outcome"], error=first["message"])

@@ -22,17 +22,17 @@ def final_scores(labels: ClassLabels, logits: npt.NDArray[np.float32]) -> dict[s
 
     Args:
         labels: integer labels, shape (n,).
-        logits: shape (n, classes).
+        logits: outputs of the model, shape (n, classes).
     """
     predictions = logits.argmax(axis=1)
-    found = epoch_scores(labels, predictions)
+    values = epoch_scores(labels, predictions)
     options = {"average": "macro", "zero_division": 0.0}
-    found["precision_macro"] = float(scores.precision_score(labels, predictions, **options))
-    found["recall_macro"] = float(scores.recall_score(labels, predictions, **options))
+    values["precision_macro"] = float(scores.precision_score(labels, predictions, **options))
+    values["recall_macro"] = float(scores.recall_score(labels, predictions, **options))
     if logits.shape[1] >= 100:
         classes = np.arange(logits.shape[1])
-        found["top5_accuracy"] = float(scores.top_k_accuracy_score(labels, logits, k=5, labels=classes))
-    return found
+        values["top5_accuracy"] = float(scores.top_k_accuracy_score(labels, logits, k=5, labels=classes))
+    return values
 
 
 def confusion(labels: ClassLabels, predictions: ClassLabels, classes: int) -> npt.NDArray[np.int64]:

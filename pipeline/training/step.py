@@ -20,9 +20,13 @@ from pipeline.training.precision import Precision
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One accumulation window: the micro-batch sizes, in samples, in order.
+    """One accumulation window.
 
-    `weights` and `samples` are set for the part that one of several processes has of a window (see `team`).
+    Attributes:
+        sizes: samples of each micro-batch, in order.
+        weights: weight of each micro-batch's mean loss, for the share that one of several processes has of a window
+            (see `data_parallel`); None for sizes / total.
+        samples: samples of the whole window, for such a share; None for the sum of the sizes.
     """
 
     sizes: tuple[int, ...]
@@ -74,8 +78,8 @@ class Copier(Protocol):
         ...
 
 
-class Passes(Protocol):
-    """Forward and backward pass of one micro-batch in another form than eager calls (see `graphs`)."""
+class CapturedPasses(Protocol):
+    """Forward and backward pass of one micro-batch in another form than eager calls (see `cuda_graphs`)."""
 
     def forward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """The micro-batch's mean loss times `share`."""
@@ -88,10 +92,19 @@ class Passes(Protocol):
 
 @dataclass(frozen=True)
 class Learner:
-    """What one optimizer step works on; `passes` replaces eager calls of model and criterion where it is given.
+    """What one optimizer step works on.
 
-    `accumulating(model, more)` gives the context of a micro-batch, `more` telling whether its window goes on: where
-    several processes train together, gradients are exchanged with a window's last micro-batch only.
+    Attributes:
+        model: the model, as it is called.
+        criterion: mean loss over the samples of (outputs, labels).
+        optimizer: the optimizer of the model's parameters.
+        schedule: learning-rate schedule, stepped after each real update.
+        precision: autocast, scaler, and the order of an update.
+        clip_norm: largest norm of all gradients together; None for no clipping.
+        captured: replaces eager calls of model and criterion; None for eager calls.
+        accumulating: `accumulating(model, more)` is the context of a micro-batch, `more` telling whether its window
+            goes on: where several processes train together, gradients are exchanged with a window's last micro-batch
+            only.
     """
 
     model: nn.Module
@@ -100,21 +113,21 @@ class Learner:
     schedule: torch.optim.lr_scheduler.LRScheduler
     precision: Precision
     clip_norm: float | None
-    passes: Passes | None = None
+    captured: CapturedPasses | None = None
     accumulating: Callable[[nn.Module, bool], AbstractContextManager[Any]] = lambda _model, _more: nullcontext()
 
     def forward(self, images: Tensor, labels: Tensor, share: float) -> Tensor:
         """The micro-batch's mean loss times its share of the window; shape ()."""
-        if self.passes is not None:
-            return self.passes.forward(images, labels, share)
+        if self.captured is not None:
+            return self.captured.forward(images, labels, share)
         with self.precision.autocast():
             loss = self.criterion(self.model(images), labels)
             return loss if share == 1 else loss * share  # two operations fewer in every step without accumulation
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of the loss that `forward` has just returned."""
-        if self.passes is not None:
-            self.passes.backward()
+        if self.captured is not None:
+            self.captured.backward()
         else:
             self.precision.backward(loss)
 
@@ -124,7 +137,7 @@ def optimizer_step(
     window: Window,
     batches: Iterator[Any],
     copier: Copier,
-    mark: Callable[[str], None],
+    end_phase: Callable[[str], None],
 ) -> Tensor:
     """Trains on one window: accumulates its gradients, then updates once.
 
@@ -136,7 +149,7 @@ def optimizer_step(
         window: the micro-batch sizes that `batches` will deliver next.
         batches: host micro-batches.
         copier: copies to the device and prepares there.
-        mark: called with the name of the budget phase that has just ended.
+        end_phase: called with the name of the budget phase that has just ended.
 
     Returns:
         The window's mean loss, on the device, detached; shape ().
@@ -145,17 +158,17 @@ def optimizer_step(
     last = len(window.sizes) - 1
     for index, share in enumerate(window.shares):
         batch = next(batches)
-        mark("data_wait")
+        end_phase("data_wait")
         images, labels = copier.to_device(batch)
-        mark("h2d")
+        end_phase("h2d")
         images = copier.prepare(images)
-        mark("data_wait")
+        end_phase("data_wait")
         with learner.accumulating(learner.model, index < last):
             loss = learner.forward(images, labels, share)
-            mark("forward")
+            end_phase("forward")
             learner.backward(loss)
-            mark("backward")
+            end_phase("backward")
         losses.append(loss.detach())
     learner.precision.update(learner.optimizer, learner.model, learner.clip_norm, learner.schedule.step)
-    mark("optimizer")
+    end_phase("optimizer")
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -12,20 +12,22 @@ from pipeline.training.throughput import rate
 
 W = TypeVar("W")
 UNLIMITED_EPOCHS = 100_000  # where the probe's interval ends the run
-LOOK_AGAIN = 1.15  # the interval is looked at each time the windows have grown by this factor: the fewer looks, the
-# smaller the chance that one of them sees a narrow interval by luck
+# The interval is looked at each time that the number of windows has grown by this factor: the fewer looks, the smaller
+# the chance that one of them sees a narrow interval by luck.
+LOOK_AGAIN = 1.15
 
 
 class StopRule:
     """The end of one run.
 
     Args:
-        recipe: of the run.
-        probe: how it is measured; None for a full run.
-        samples: training samples of an epoch.
+        recipe: recipe of the run; `epochs` and `eval_every` are read.
+        probe: how a trial is measured; None for a full run.
+        samples: training samples in an epoch.
 
     Attributes:
-        epochs: at most so many.
+        epochs: most epochs that the run can have.
+        over: whether the run has ended.
     """
 
     def __init__(self, recipe: Recipe, probe: Probe | None, samples: int) -> None:
@@ -45,8 +47,8 @@ class StopRule:
         most = self._probe.max_windows if self._probe is not None else None
         return windows if most is None else windows[:most]
 
-    def after_window(self, images: int, meter: Meter) -> bool:
-        """Whether the run ends with the window of `images` samples that has just been made."""
+    def stops_after_window(self, images: int, meter: Meter) -> bool:
+        """Counts the window of `images` samples that has just been made; whether the run ends with it."""
         probe = self._probe
         if probe is None:
             return False
@@ -74,28 +76,32 @@ class StopRule:
             return False
         return self.over or epoch % self._every == 0 or epoch == self.epochs
 
-    def after_epoch(self, values: Mapping[str, float]) -> bool:
-        """Whether the run ends with an epoch of these metrics."""
+    def stops_after_epoch(self, values: Mapping[str, float]) -> bool:
+        """Whether the run ends with the epoch that has these metrics."""
         target = self._probe.target_accuracy if self._probe is not None else None
         if target is not None and values.get("val/accuracy", 0.0) >= target:
             self.over = True
         return self.over
 
     def summary(self, meter: Meter, values: Mapping[str, float]) -> dict[str, float]:
-        """Summary metrics of a measured trial alone.
+        """Summary metrics that measured trials alone have.
 
         Args:
-            meter: of the run.
-            values: metrics of its last epoch.
+            meter: the run's meter.
+            values: metrics of the run's last epoch.
+
+        Returns:
+            Half the interval's width as a share of the rate, and the training time to the target accuracy, s, as far
+            as there are such; empty for a full run.
         """
         if self._probe is None:
             return {}
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         seconds, images, _ = meter.steady()
         half = rate(seconds, images).half_width if len(seconds) and seconds.sum() > 0 else None
         if half is not None:
-            found["throughput/interval_half_width"] = half
+            figures["throughput/interval_half_width"] = half
         target = self._probe.target_accuracy
         if target is not None and values.get("val/accuracy", 0.0) >= target:
-            found["time/target_seconds"] = meter.train_seconds
-        return found
+            figures["time/target_seconds"] = meter.train_seconds
+        return figures

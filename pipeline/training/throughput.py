@@ -23,7 +23,12 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rate:
-    """Images per second, with half the width of its 95 % interval as a share of it (None: too few windows)."""
+    """A rate and how well it is known.
+
+    Attributes:
+        images_per_second: images in a second of steady-state training.
+        half_width: half the width of the rate's 95 % interval, as a share of the rate; None for too few windows.
+    """
 
     images_per_second: float
     half_width: float | None
@@ -33,11 +38,11 @@ def rate(seconds: _Floats, images: _Floats) -> Rate:
     """Estimates a steady-state rate.
 
     Args:
-        seconds: durations of consecutive windows, shape (n,).
-        images: their images, shape (n,).
+        seconds: durations of consecutive windows, s, shape (n,).
+        images: images of these windows, shape (n,).
 
     Raises:
-        ValueError: no windows.
+        ValueError: there are no windows, or they took no time.
     """
     if not len(seconds) or seconds.sum() <= 0:
         raise ValueError("no windows to take a rate from")

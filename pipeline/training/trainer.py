@@ -45,17 +45,17 @@ def train(
     inputs: Inputs,
     device: torch.device,
     checkpoints: Checkpoints | None = None,
-    team: ProcessGroup = SINGLE_PROCESS,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Generator[Record, None, TrainResult | None]:
     """Trains, evaluates and tests one run; a measured trial (`spec.probe`) may end early and is not tested.
 
     Args:
         spec: the run.
-        model: on the CPU, initialised.
-        inputs: its data.
-        device: where to train.
-        checkpoints: where to save and resume, or None.
-        team: the processes that train together; the first one evaluates, saves and tests.
+        model: the initialised model, on the CPU.
+        inputs: the run's training, validation and test batches.
+        device: where the model trains.
+        checkpoints: file to save to and to resume from; None for no checkpoints.
+        group: the processes that train together; the main process evaluates, saves and tests.
 
     Yields:
         Phases, progress about once a second, metrics per epoch, and the summary metrics.
@@ -66,7 +66,7 @@ def train(
     Raises:
         DivergedError: the loss became infinite or no number; says the epoch and the step.
     """
-    run = _Run(spec, model, inputs, device, team)
+    run = _Run(spec, model, inputs, device, group)
     epochs = run.recipe.epochs
     values: dict[str, float] = {}
     state = checkpoints.load() if checkpoints else None
@@ -76,20 +76,20 @@ def train(
     run.warm_up()
     for epoch in range(state["epoch"] + 1 if state else 1, epochs + 1):
         values = yield from run.train_epoch(epoch)
-        if team.leads and inputs.validation is not None and run.length.validates(epoch):
+        if group.is_main_process and inputs.validation is not None and run.stop_rule.validates(epoch):
             values |= run.validate(inputs.validation)
         record = Metrics(time=time.time(), step=epoch, values=values)
         history.append(record)
         yield record
-        if team.leads and checkpoints and checkpoints.due(epoch, epochs):
+        if group.is_main_process and checkpoints and checkpoints.due(epoch, epochs):
             checkpoints.save(epoch, run.state_dict(history))
-        if run.length.after_epoch(values):
+        if run.stop_rule.stops_after_epoch(values):
             break
-    shared = team.combined(run.meter.summary())
-    if not team.leads:
+    shared = group.combined(run.meter.summary())
+    if not group.is_main_process:
         return None
     if spec.probe is not None:
-        yield Metrics(time=time.time(), values=run.summary(None) | shared | run.length.summary(run.meter, values))
+        yield Metrics(time=time.time(), values=run.summary(None) | shared | run.stop_rule.summary(run.meter, values))
         return None
     yield Phase(time=time.time(), name="evaluate")
     result = run.test()
@@ -101,25 +101,25 @@ class _Run:
     """The state of one training run."""
 
     def __init__(
-        self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, team: ProcessGroup
+        self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, group: ProcessGroup
     ) -> None:
-        self.team = team
-        self.length = StopRule(spec.recipe, spec.probe, inputs.train.num_samples)
+        self.group = group
+        self.stop_rule = StopRule(spec.recipe, spec.probe, inputs.train.num_samples)
         # the schedule is defined over the run that there will be
-        recipe = self.recipe = spec.recipe.model_copy(update={"epochs": self.length.epochs})
+        recipe = self.recipe = spec.recipe.model_copy(update={"epochs": self.stop_rule.epochs})
         self.inputs = inputs
         self.device = device
         layout = torch.channels_last if recipe.channels_last else torch.preserve_format
         self.model_name = spec.model
         self.model = model.to(device).to(memory_format=layout)
         windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
-        self.windows, self.batches = team.share(windows)
+        self.windows, self.batches = group.share(windows)
         optimizer = build_optimizer(self.model, spec.model, recipe)
         self.precision = Precision(recipe, device)
         self.precision.watch(optimizer)
         self.compiled = compile_model(self.model, recipe)
         self.learner = Learner(
-            model=team.wrap(self.compiled, device),
+            model=group.wrap(self.compiled, device),
             criterion=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
             optimizer=optimizer,
             schedule=build_schedule(optimizer, recipe, len(self.windows)),
@@ -135,10 +135,10 @@ class _Run:
     def warm_up(self) -> None:
         """Uses everything for the first time before the clock starts; model and random generators stay as they are."""
         recipe, device, meter = self.recipe, self.device, self.meter
-        sizes = {size for window in self.length.reached(self.windows) for size in window.sizes}
+        sizes = {size for window in self.stop_rule.reached(self.windows) for size in window.sizes}
         self.precision.training()
         meter.warmup_seconds += rehearse_update(self.model_name, recipe, device)
-        if not recipe.cuda_graph or recipe.compile != "off":  # a recording warms up by itself, once all is compiled
+        if not recipe.cuda_graph or recipe.compile != "off":  # a capture warms up by itself, once all is compiled
             # without the wrapper that exchanges gradients: the sizes of the ranks may differ in number
             alone = replace(self.learner, model=self.compiled)
             made = warm_up(alone, self.model, recipe, sizes, device, self.memory)
@@ -146,19 +146,19 @@ class _Run:
             meter.warmup_seconds += made.seconds
             meter.hidden_bytes = made.hidden_bytes
         if recipe.cuda_graph:
-            self._record(sizes)
+            self._capture_graphs(sizes)
 
-    def _record(self, sizes: set[int]) -> None:
+    def _capture_graphs(self, sizes: set[int]) -> None:
         began = time.perf_counter()
         learner, recorder = self.learner, cuda_graphs.CudaRecorder(self.device)
         with preserving_state(self.model, self.device):
-            passes = cuda_graphs.capture(
+            captured = cuda_graphs.capture(
                 learner.model, learner.criterion, self.precision, self.recipe, sizes, self.device, recorder
             )
-        self.learner = replace(learner, passes=passes)
-        self.meter.hidden_bytes = passes.hidden_bytes
-        self.meter.compile_seconds += passes.record_seconds
-        self.meter.warmup_seconds += time.perf_counter() - began - passes.record_seconds
+        self.learner = replace(learner, captured=captured)
+        self.meter.hidden_bytes = captured.hidden_bytes
+        self.meter.compile_seconds += captured.capture_seconds
+        self.meter.warmup_seconds += time.perf_counter() - began - captured.capture_seconds
 
     def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
         """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
@@ -170,10 +170,10 @@ class _Run:
         began = shown = time.perf_counter()
         images = 0
         for made, window in enumerate(self.windows, start=1):
-            losses.add(optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.mark))
-            self.meter.window(window.total)
+            losses.add(optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.end_phase))
+            self.meter.end_window(window.total)
             images += window.total
-            if self.length.after_window(window.total, self.meter):
+            if self.stop_rule.stops_after_window(window.total, self.meter):
                 break
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
@@ -182,7 +182,7 @@ class _Run:
         seconds = self.meter.end_training()
         updated = self.precision.outcomes()
         self.updates += sum(updated)
-        self.last_loss = mean_loss(self.team.mean(losses.all()).cpu(), self.windows[:made], updated, epoch)
+        self.last_loss = mean_loss(self.group.mean(losses.all()).cpu(), self.windows[:made], updated, epoch)
         return {
             "train/loss": self.last_loss,
             "train/epoch_seconds": seconds,
@@ -201,7 +201,7 @@ class _Run:
         )
 
     def validate(self, data: EvalInput) -> dict[str, float]:
-        """Evaluates on the validation split."""
+        """Evaluates on the validation split; returns its metrics by name."""
         loss, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(data))
         scores = epoch_scores(labels, logits.argmax(axis=1))
         return {"val/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
@@ -212,23 +212,27 @@ class _Run:
         return TrainResult(labels, logits)
 
     def _evaluate(self, data: EvalInput) -> tuple[float, npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Evaluates in fp32, in every cell alike; results stay on the device until the end."""
+        """Evaluates in fp32, in every cell alike; results stay on the device until the end.
+
+        Returns:
+            (mean loss, labels (n,), logits (n, classes)).
+        """
         self.precision.evaluating()
         self.model.eval()
-        found: list[tuple[Tensor, Tensor]] = []
+        outputs: list[tuple[Tensor, Tensor]] = []
         with torch.inference_mode():
             for images, labels in data:
                 # cloned: an input pipeline may reuse its label buffer
-                found.append((labels.clone(), self.model(images).float()))
-            labels, logits = (torch.cat(parts) for parts in zip(*found, strict=True))
+                outputs.append((labels.clone(), self.model(images).float()))
+            labels, logits = (torch.cat(column) for column in zip(*outputs, strict=True))
             loss = nn.functional.cross_entropy(logits, labels)
         return float(loss), labels.cpu().numpy(), logits.cpu().numpy()
 
     def summary(self, result: TrainResult | None) -> dict[str, float]:
         """All summary metrics but those of the whole process (set-up and total time)."""
-        found = {} if result is None else final_scores(result.labels, result.logits)
-        scores = {f"test/{name}": value for name, value in found.items()}
-        return {**scores, **self.meter.summary(), **self.precision.metrics(), "updates/count": float(self.updates)}
+        scores = {} if result is None else final_scores(result.labels, result.logits)
+        tested = {f"test/{name}": value for name, value in scores.items()}
+        return {**tested, **self.meter.summary(), **self.precision.metrics(), "updates/count": float(self.updates)}
 
     def state_dict(self, history: list[Metrics]) -> dict[str, Any]:
         """Everything that the remaining epochs depend on; the data order follows from seed and epoch."""

@@ -1,4 +1,7 @@
-"""What happens before training starts, so that none of its time and memory is in a training figure.
+"""The warm-up: what happens before training starts, so that none of its time and memory is in a training figure.
+
+It has nothing to do with the learning rate's (`recipe.warmup`) or with the first windows that steady-state figures
+leave out (`recipe.warmup_windows`).
 
 A first use is dear, and dear in another way in every cell: cuDNN searches algorithms for each shape, layout and
 precision, with workspaces many times as large as those that it then uses; libraries load their kernels and make their
@@ -23,7 +26,7 @@ from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import Precision
 from pipeline.training.step import Learner
 
-# TorchInductor's CUDA graphs run, are recorded, and are replayed from the third call on
+# TorchInductor's CUDA graphs run, are captured, and are replayed from the third call on
 PASSES = 3
 
 
@@ -32,9 +35,10 @@ class WarmUp:
     """What a warm-up took.
 
     Attributes:
-        compile_seconds: the first pass of each micro-batch size where a compiler is at work; 0 elsewhere.
-        seconds: all the rest.
-        hidden_bytes: memory of TorchInductor's CUDA graphs that the allocator does not count once they are replayed.
+        compile_seconds: duration of the first pass of each micro-batch size where a compiler is at work, s; else 0.
+        seconds: duration of all the rest, s.
+        hidden_bytes: memory of TorchInductor's CUDA graphs that the allocator does not count once they are replayed,
+            bytes.
     """
 
     compile_seconds: float
@@ -54,7 +58,7 @@ def compile_model(model: nn.Module, recipe: Recipe) -> nn.Module:
 def preserving_state(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Puts buffers (BatchNorm's statistics) and random generators back as they were before the block.
 
-    Buffers are restored in place: recorded graphs know them by their address. Parameters are the block's affair.
+    Buffers are restored in place: captured graphs know them by their address. Parameters are the block's affair.
     """
     kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     random_states: dict[str, Any] = {"cpu": torch.get_rng_state()}
@@ -78,12 +82,12 @@ def warm_up(
     """Goes forward and backward for every micro-batch size of the plan, leaving no trace in the model.
 
     Args:
-        learner: of the run; its optimizer, schedule and scaler are not used.
+        learner: what the run trains with; its optimizer, schedule and scaler are not used.
         plain: the model without a compiler's wrapper.
-        recipe: image size, memory format, compiler.
+        recipe: the run's recipe; image size, memory format and compiler are read.
         sizes: micro-batch sizes of the plan.
-        device: where it trains.
-        memory: of that device.
+        device: where the run trains.
+        memory: the device's allocator.
     """
     began = time.perf_counter()
     compile_seconds, hidden = 0.0, 0
@@ -97,11 +101,11 @@ def warm_up(
                 compile_seconds += first
             _drop_gradients(plain)
             again = PASSES - 1 if device.type == "cuda" or recipe.compile != "off" else 0
-            shown = [_shown_bytes(learner, plain, batch, memory) for _ in range(again)]
-            # The recorded pass less the replayed one: nothing where the compiler has passed its graphs over, as it may.
+            shown_bytes = [_shown_bytes(learner, plain, batch, memory) for _ in range(again)]
+            # The captured pass less the replayed one: nothing where the compiler has not used its graphs, as it may.
             # All sizes share one pool, so the largest one's memory serves all.
             if recipe.compile in CUDA_GRAPH_MODES:
-                hidden = max(hidden, shown[0] - shown[-1])
+                hidden = max(hidden, shown_bytes[0] - shown_bytes[-1])
         memory.release_unused()
         if device.type == "cuda":  # the allocator grows to what training needs, without the search's workspaces
             for size in ordered:
@@ -115,8 +119,13 @@ def warm_up(
 def rehearse_update(model_name: str, recipe: Recipe, device: torch.device) -> float:
     """Makes one update of a model of two numbers, with an optimizer and a scaler like the run's: their kernels load.
 
+    Args:
+        model_name: name of the run's model, which decides parameter groups.
+        recipe: the run's recipe.
+        device: where the run trains.
+
     Returns:
-        Seconds.
+        Its duration, s.
     """
     began = time.perf_counter()
     with preserving_state(nn.Module(), device):

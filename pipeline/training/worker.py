@@ -31,25 +31,25 @@ from pipeline.training.trainer import TrainResult, train
 Emit = Callable[[Record], None]
 
 
-def run_job(job: Job, emit: Emit, began: float | None = None, gate: Callable[[], None] | None = None) -> None:
+def run_job(job: Job, emit: Emit, began: float | None = None, start_signal: Callable[[], None] | None = None) -> None:
     """Runs one job to its end; the last record is always an `End`.
 
     The phase `done` says that everything that is measured is over: what follows may share the machine.
 
     Args:
-        job: the run and its place on this host.
+        job: the run and its folders on this host.
         emit: takes each record.
-        began: `time.time()` at launch, for the set-up time; default now.
-        gate: returns when training may start (the run before this one may still be ending); default at once.
+        began: `time.time()` at launch, s, for the set-up time; default now.
+        start_signal: returns when training may start (the run before this one may still be ending); default at once.
     """
     began = time.time() if began is None else began
     if job.spec.nproc > 1:
-        if gate is not None:
-            gate()
+        if start_signal is not None:
+            start_signal()
         emit(ranks.run_ranks(job, lambda: _rank(job, emit, began), classify))
         return
     try:
-        _run(job, emit, began, SINGLE_PROCESS, gate)
+        _run(job, emit, began, SINGLE_PROCESS, start_signal)
     except Exception as error:  # whatever a run raises is its outcome, and the grid goes on
         traceback.print_exc()
         outcome, message = classify(error)
@@ -90,12 +90,12 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it was raised from or over."""
     waiting, seen = [error], set[int]()
     while waiting:
-        found = waiting.pop(0)
-        if id(found) not in seen:
-            seen.add(id(found))
-            yield found
-            over = None if found.__suppress_context__ else found.__context__
-            waiting += [other for other in (found.__cause__, over) if other is not None]
+        current = waiting.pop(0)
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            over = None if current.__suppress_context__ else current.__context__
+            waiting += [other for other in (current.__cause__, over) if other is not None]
 
 
 def _is_exhaustion(error: BaseException) -> bool:
@@ -107,16 +107,16 @@ def _is_exhaustion(error: BaseException) -> bool:
 def _rank(job: Job, emit: Emit, began: float) -> None:
     """One process of several; the first one reports."""
     try:
-        team = ProcessGroup.join(job.spec.device == "cuda")
-        _run(job, emit if team.leads else lambda _record: None, began, team, None)
+        group = ProcessGroup.join(job.spec.device == "cuda")
+        _run(job, emit if group.is_main_process else lambda _record: None, began, group, None)
     except BaseException:
         traceback.print_exc()
         raise
 
 
-def _run(job: Job, emit: Emit, began: float, team: ProcessGroup, gate: Callable[[], None] | None) -> None:
+def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: Callable[[], None] | None) -> None:
     spec = job.spec
-    waiting = _Waiting(gate)
+    waiting = _Waiting(start_signal)
     emit(Phase(time=time.time(), name="setup"))
     environment.prepare_process(spec)
     source = store.prepare_dataset(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
@@ -131,15 +131,15 @@ def _run(job: Job, emit: Emit, began: float, team: ProcessGroup, gate: Callable[
         flops = models.training_flops_per_image(spec.model, spec.recipe, classes)
     if spec.device == "cuda":
         waiting()  # the run before this one may have filled the device: there is no room for a second context
-    device = environment.open_device(spec, team.rank)
+    device = environment.open_device(spec, group.rank)
     data = inputs.build_inputs(spec, source, device)
     try:
         emit(Tags(time=time.time(), values=_facts(spec, model, device)))
-        environment.seed_all(spec.seed if team.leads else derive(spec.seed, team.rank) % 2**31)
+        environment.seed_all(spec.seed if group.is_main_process else derive(spec.seed, group.rank) % 2**31)
         checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
         waiting()
         setup = time.time() - began - waiting.seconds
-        result = _drain(train(spec, model, data, device, checkpoints, team), emit)
+        result = _drain(train(spec, model, data, device, checkpoints, group), emit)
         emit(Phase(time=time.time(), name="done"))
         if result is not None:
             matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
@@ -149,7 +149,7 @@ def _run(job: Job, emit: Emit, began: float, team: ProcessGroup, gate: Callable[
         if flops is not None and math.isfinite(flops) and flops > 0:
             values["model/flops_per_image"] = flops
         emit(Metrics(time=time.time(), values=values))
-        if team.leads:
+        if group.is_main_process:
             checkpoints.discard()
     finally:
         data.close()
@@ -163,17 +163,17 @@ def _same_data(spec: RunSpec, source: store.ImageStore | store.FolderSource) -> 
 
 
 class _Waiting:
-    """Waits at the gate the first time that it is called; `seconds` is how long, which is no part of the run."""
+    """Waits for the start signal the first time that it is called; `seconds` is how long, no part of the run."""
 
-    def __init__(self, gate: Callable[[], None] | None) -> None:
-        self._gate = gate
+    def __init__(self, start_signal: Callable[[], None] | None) -> None:
+        self._start_signal = start_signal
         self.seconds = 0.0
 
     def __call__(self) -> None:
-        if self._gate is not None:
+        if self._start_signal is not None:
             began = time.time()
-            self._gate()
-            self.seconds, self._gate = time.time() - began, None
+            self._start_signal()
+            self.seconds, self._start_signal = time.time() - began, None
 
 
 def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[str, str]:

@@ -95,7 +95,7 @@ class PlainCopier:
         return images
 
 
-def no_mark(_phase: str) -> None:
+def no_clock(_phase: str) -> None:
     """Measures nothing."""
 
 
@@ -123,23 +123,23 @@ def perceptron(dtype: torch.dtype = torch.float64) -> nn.Sequential:
 
 
 class ClosureRecorder:
-    """In place of CUDA graphs, on a CPU: recording runs nothing, a replay calls again."""
+    """In place of CUDA graphs, on a CPU: a capture runs nothing, a replay calls again."""
 
     def __init__(self, _device: Any = None) -> None:
-        self.recorded = 0
+        self.captured = 0
         self.begun = False
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        assert not self.begun, "the warm-up comes before the recording"
+    def side_stream(self) -> Iterator[None]:
+        assert not self.begun, "the eager iterations come before the capture"
         yield
 
     def begin(self) -> None:
         self.begun = True
 
-    def record(self, work: Callable[[], None]) -> cuda_graphs.Replay:
+    def capture(self, work: Callable[[], None]) -> cuda_graphs.Replay:
         assert self.begun
-        self.recorded += 1
+        self.captured += 1
         return work
 
     def hidden_bytes(self) -> int:

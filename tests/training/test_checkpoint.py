@@ -36,13 +36,13 @@ def interrupt_in(epoch: int) -> Any:
 def final_weights(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The weights of the run that was made last."""
     made: list[torch.nn.Module] = []
-    original = worker.models.build
+    original = worker.models.build_model
 
     def build(*args: Any) -> torch.nn.Module:
         made.append(original(*args))
         return made[-1]
 
-    monkeypatch.setattr(worker.models, "build", build)
+    monkeypatch.setattr(worker.models, "build_model", build)
 
     def read() -> dict[str, Tensor]:
         # the last but one is the model on meta tensors, of which operations are counted

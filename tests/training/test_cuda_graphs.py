@@ -1,7 +1,7 @@
 """Recorded passes, with closures in place of CUDA graphs: what is recorded, what is restored, and equal training.
 
 The recorder of these tests runs on a CPU and keeps the rules of a capture: recording runs nothing, and a replay
-sees static buffers only. `test_core_gpu` has the same comparison with real graphs.
+sees static buffers only. `test_gpu` has the same comparison with real graphs.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def setup(sizes: list[int]) -> tuple[nn.Module, ClosureRecorder, CapturedGraphs]
 
 def test_one_pair_of_graphs_for_each_size() -> None:
     _, recorder, made = setup([4, 4, 3, 4])
-    assert recorder.recorded == 2 * 2
+    assert recorder.captured == 2 * 2
     for size in (4, 3):
         made.forward(torch.zeros(size, 3, 8, 8), torch.zeros(size, dtype=torch.int64), 1.0)
         made.backward()

@@ -28,7 +28,7 @@ from tests.support.training import (
     Batches,
     PlainCopier,
     end_of,
-    no_mark,
+    no_clock,
     per_epoch,
     perceptron,
     small_spec,
@@ -80,7 +80,7 @@ class Made:
 
 
 def train_some(
-    team: ProcessGroup, *, optimizer: str, clip: float | None, precision: str, samples: int
+    group: ProcessGroup, *, optimizer: str, clip: float | None, precision: str, samples: int
 ) -> dict[str, Any]:
     """Three updates, the last window partial and its last micro-batch short; gradients, weights, exchanges."""
     recipe = Recipe(batch_size=8, accumulation_steps=3, precision=precision, clip_norm=clip, learning_rate=0.1)
@@ -91,7 +91,7 @@ def train_some(
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
     engine = kinds[optimizer](plain.parameters(), lr=0.1)
     device = torch.device("cpu")
-    wrapped = team.wrap(plain, device)
+    wrapped = group.wrap(plain, device)
     exchanged: list[int] = []
     if isinstance(wrapped, nn.parallel.DistributedDataParallel):
         from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook as average
@@ -110,22 +110,22 @@ def train_some(
     engine.register_step_pre_hook(
         lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in plain.parameters()]))  # type: ignore[union-attr]
     )
-    own, start = team.share(windows)
+    own, start = group.share(windows)
     data = Made(samples)
     data.images = data.images.to(dtype)
     batches = start(data, 1)
-    losses = [optimizer_step(learner, window, batches, PlainCopier(), no_mark) for window in own]
+    losses = [optimizer_step(learner, window, batches, PlainCopier(), no_clock) for window in own]
     return {
         "gradients": torch.stack(gradients),
         "weights": torch.cat([p.detach().flatten() for p in plain.parameters()]),
-        "losses": team.mean(torch.stack(losses).detach()),
+        "losses": group.mean(torch.stack(losses).detach()),
         "exchanged": len(exchanged),
     }
 
 
 def train_in(folder: Path, **settings: Any) -> None:
-    team = ProcessGroup.join(cuda=False)
-    torch.save(train_some(team, **settings), folder / f"found{team.rank}.pt")
+    group = ProcessGroup.join(cuda=False)
+    torch.save(train_some(group, **settings), folder / f"found{group.rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -160,8 +160,8 @@ def test_weights_after_three_updates_are_those_of_one_process(
 
 
 def fail(rank: int, how: str) -> None:
-    team = ProcessGroup.join(cuda=False)
-    if team.rank == rank:
+    group = ProcessGroup.join(cuda=False)
+    if group.rank == rank:
         if how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         raise MemoryError("no room") if how == "oom" else ValueError("bad luck")

@@ -67,7 +67,7 @@ def test_pinned_runs_equal_pageable_ones(pipeline: str, digits_dir: Path, tmp_pa
 
 
 def test_out_of_memory_is_an_outcome(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = worker.models.build
+    original = worker.models.build_model
 
     def greedy(*args: Any) -> Any:
         model = original(*args)
@@ -77,7 +77,7 @@ def test_out_of_memory_is_an_outcome(digits_dir: Path, tmp_path: Path, monkeypat
     def on_cuda(model: torch.nn.Module) -> bool:
         return next(model.parameters()).device.type == "cuda"
 
-    monkeypatch.setattr(worker.models, "build", greedy)
+    monkeypatch.setattr(worker.models, "build_model", greedy)
     end = end_of(run_in_process(cuda_spec(), digits_dir, tmp_path))
     assert end.outcome == "oom" and "out of memory" in str(end.error)
 
@@ -115,7 +115,7 @@ def test_energy_is_measured_where_a_run_is_long_enough() -> None:
     while time.perf_counter() - began < 2.5:
         square = (square @ square).clamp(-1, 1)
         torch.cuda.synchronize()
-    meter.window(1)
+    meter.end_window(1)
     meter.end_training()
     values = meter.summary()
     if handle is None or nvml.energy_joules(handle) is None:
@@ -321,20 +321,20 @@ import os
 from pipeline.host import process_environment
 os.environ.update(process_environment())
 from pathlib import Path
-from pipeline.training import ranks as distributed, worker
+from pipeline.training import ranks, worker
 from pipeline.design.records import Job; from pipeline.design.spec import RunSpec
 from pipeline.training.data_parallel import ProcessGroup
 
 def body():
     import torch
-    team = Team.join(True)
+    group = ProcessGroup.join(True)
     value = torch.ones(4, device="cuda")
     torch.distributed.all_reduce(value)
-    print("rank", team.rank, "of", team.size, value.sum().item(), flush=True)
+    print("rank", group.rank, "of", group.size, value.sum().item(), flush=True)
     torch.distributed.destroy_process_group()
 
 job = Job(spec=RunSpec(model="test_vit", dataset="digits", device="cuda"), data_dir=".", work_dir=".")
-print(distributed.run(job, body, worker.classify).outcome)
+print(ranks.run_ranks(job, body, worker.classify).outcome)
 """
 
 

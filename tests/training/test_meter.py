@@ -52,9 +52,9 @@ def train(meter: Meter, clock: Clock, windows: list[float], images: int = 10) ->
     for seconds in windows:
         for phase, share in (("data_wait", 0.1), ("forward", 0.4), ("backward", 0.3), ("optimizer", 0.1)):
             clock.now += share * seconds
-            meter.clock.mark(phase)
+            meter.clock.end_phase(phase)
         clock.now += 0.1 * seconds  # time of no phase
-        meter.window(images)
+        meter.end_window(images)
     return meter.end_training()
 
 
@@ -111,7 +111,7 @@ def test_evaluation_is_timed_apart(clock: Clock) -> None:
 def test_what_a_cpu_cannot_measure_is_absent() -> None:
     meter = Meter(CPU, 0, DeviceMemory(CPU))
     meter.start_training()
-    meter.window(1)
+    meter.end_window(1)
     meter.end_training()
     values = meter.summary()
     assert not [name for name in values if "gpu" in name or "energy" in name]
@@ -123,13 +123,13 @@ def test_host_peak_is_of_training_alone() -> None:
     del ballast
     meter = Meter(CPU, 0, DeviceMemory(CPU))
     meter.start_training()
-    meter.window(1)
+    meter.end_window(1)
     meter.end_training()
     low = meter.summary()["memory/host_peak_rss_mib"]
     meter.start_training()
     ballast = np.ones(200 * 2**20 // 8)
     del ballast
-    meter.window(1)
+    meter.end_window(1)
     meter.end_training()
     assert meter.summary()["memory/host_peak_rss_mib"] - low > 150
 
@@ -187,7 +187,7 @@ def test_reserved_memory_is_of_training_alone(monkeypatch: pytest.MonkeyPatch) -
     for peak in (300, 280):
         meter.start_training()
         memory.peak = max(memory.peak, peak * 2**20)
-        meter.window(1)
+        meter.end_window(1)
         meter.end_training()
         meter.timed_evaluation(lambda: setattr(memory, "now", 900 * 2**20))  # kept as cache, from now on
     values = meter.summary()
@@ -245,10 +245,10 @@ def test_a_launch_bound_step_is_told_from_a_compute_bound_one(
     made.start_epoch()
     for _ in range(40):
         for phase in ("data_wait", "h2d", "data_wait"):
-            made.mark(phase)
+            made.end_phase(phase)
         for phase in ("forward", "backward", "optimizer"):
             device.launch(host, work)
-            made.mark(phase)
+            made.end_phase(phase)
         made.end_window()
     clock.now = device._free + 1  # the device is synchronised
     made.end_epoch()
@@ -267,10 +267,10 @@ def test_waiting_for_the_device_is_not_launching(clock: Clock, monkeypatch: pyte
         clock.now = max(clock.now, device._free)  # a gradient scaler has read something
         for phase in ("forward", "backward"):
             device.launch(0.002, 0.02)
-            made.mark(phase)
+            made.end_phase(phase)
         clock.now = max(clock.now, device._free)
         device.launch(0.001, 0.002)
-        made.mark("optimizer")
+        made.end_phase("optimizer")
         made.end_window()
     clock.now = device._free + 1
     made.end_epoch()

@@ -92,7 +92,7 @@ def test_compiled_training_is_bounded_and_compiles_nothing_after_the_warm_up(
 
     monkeypatch.setattr(trainer._Run, "warm_up", counted)
     # aot_eager: the same tracing and guards, without minutes of code generation
-    compiled = trainer.compiled
+    compiled = trainer.compile_model
 
     def traced(model: Any, recipe: Any) -> Any:
         import torch
@@ -100,7 +100,7 @@ def test_compiled_training_is_bounded_and_compiles_nothing_after_the_warm_up(
         assert compiled(model, recipe) is not model
         return torch.compile(model, backend="aot_eager", dynamic=False)
 
-    monkeypatch.setattr(trainer, "compiled", traced)
+    monkeypatch.setattr(trainer, "compile_model", traced)
     losses, _ = curve(("compile",), digits_dir, tmp_path)
     assert losses == pytest.approx(baseline, rel=1e-4)
     assert frames[0] >= 2, "one graph for each of the two micro-batch sizes"

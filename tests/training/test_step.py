@@ -20,7 +20,7 @@ from pipeline.training.losses import WindowLosses
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import Precision
 from pipeline.training.step import Learner, Window, optimizer_step, plan_windows
-from tests.support.training import Batches, PlainCopier, no_mark, perceptron
+from tests.support.training import Batches, PlainCopier, no_clock, perceptron
 
 CPU = torch.device("cpu")
 
@@ -85,7 +85,7 @@ def test_accumulated_gradient_is_the_concatenated_batchs(
         images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         whole = learner.criterion(model(images), labels)
         expected = torch.autograd.grad(whole, list(model.parameters()))
-        loss = optimizer_step(learner, window, stream, PlainCopier(), no_mark)
+        loss = optimizer_step(learner, window, stream, PlainCopier(), no_clock)
         torch.testing.assert_close(seen[-1], list(expected), rtol=1e-11, atol=1e-14)
         torch.testing.assert_close(loss, whole.detach(), rtol=1e-12, atol=0)
         assert not loss.requires_grad and loss.shape == ()
@@ -135,7 +135,7 @@ def one_step(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     learner = learner_of(recipe, model)
     recorder = Recorder(learner, monkeypatch)
     data = Batches([4, 2], dtype=torch.float32)
-    optimizer_step(learner, Window((4, 2)), iter(data.made), PlainCopier(), no_mark)
+    optimizer_step(learner, Window((4, 2)), iter(data.made), PlainCopier(), no_clock)
     return recorder
 
 
@@ -186,7 +186,7 @@ def test_clipping_sees_unscaled_gradients(precision: str, fused: bool) -> None:
         lambda *_: norms.append(float(nn.utils.get_total_norm([p.grad for p in model.parameters()])))
     )
     data = Batches([6], dtype=torch.float32)
-    optimizer_step(learner, Window((6,)), iter(data.made), PlainCopier(), no_mark)
+    optimizer_step(learner, Window((6,)), iter(data.made), PlainCopier(), no_clock)
     assert norms == [pytest.approx(clip, rel=1e-2)]
 
 
@@ -212,7 +212,9 @@ def test_schedule_follows_real_updates(optimizer: str, fused: bool, clip_norm: f
         skip = next(overflow)
         before = [parameter.detach().clone() for parameter in model.parameters()]
         rate = learner.optimizer.param_groups[0]["lr"]
-        optimizer_step(learner, Window((4, 3)), iter(Batches([4, 3], dtype=torch.float32).made), PlainCopier(), no_mark)
+        optimizer_step(
+            learner, Window((4, 3)), iter(Batches([4, 3], dtype=torch.float32).made), PlainCopier(), no_clock
+        )
         learner.precision.settle()
         skipped += skip
         same = all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
@@ -228,7 +230,7 @@ def test_schedule_follows_real_updates(optimizer: str, fused: bool, clip_norm: f
 def test_a_scale_that_overflows_is_backed_off_until_updates_are_made() -> None:
     learner = learner_of(Recipe(precision="fp16", scaler_init_scale=2.0**24), perceptron(torch.float32))
     for _ in range(30):
-        optimizer_step(learner, Window((4,)), iter(Batches([4], dtype=torch.float32).made), PlainCopier(), no_mark)
+        optimizer_step(learner, Window((4,)), iter(Batches([4], dtype=torch.float32).made), PlainCopier(), no_clock)
     assert 0 < learner.precision.skipped < 30
     assert learner.schedule.last_epoch == 30 - learner.precision.skipped
 
@@ -314,7 +316,7 @@ def test_an_update_waits_for_the_device_no_more_often_than_a_plain_loop(
     with Reads() as ours:
         batches = iter(data)
         for _ in data:
-            optimizer_step(learner, Window((4,)), batches, PlainCopier(), no_mark)
+            optimizer_step(learner, Window((4,)), batches, PlainCopier(), no_clock)
         learner.precision.settle()
     with Reads() as plain:
         plain_updates(recipe, perceptron(torch.float32), data)
@@ -333,7 +335,7 @@ def test_the_schedule_of_a_fused_update_is_in_time_for_the_next_one() -> None:
     rates: list[float] = []
     learner.optimizer.register_step_pre_hook(lambda found, *_: rates.append(found.param_groups[0]["lr"]))
     for skip in (True, False, False, True, True, False):  # noqa: B007 - the hook reads it
-        optimizer_step(learner, Window((4,)), iter(Batches([4], dtype=torch.float32).made), PlainCopier(), no_mark)
+        optimizer_step(learner, Window((4,)), iter(Batches([4], dtype=torch.float32).made), PlainCopier(), no_clock)
     assert rates == pytest.approx([0.5, 0.5, 0.45, 0.4, 0.4, 0.4])
     assert learner.precision.outcomes() == [False, True, True, False, False, True]
     assert learner.precision.outcomes() == [], "each is told once"
@@ -386,6 +388,6 @@ def test_gradients_of_the_compilers_own_graphs_add_up(mode: str) -> None:
         images, labels = (torch.cat(column) for column in zip(*data[start : start + 3], strict=True))
         whole = nn.functional.cross_entropy(images @ model.weight.t(), labels)
         (expected,) = torch.autograd.grad(whole, [model.weight])
-        optimizer_step(learner, Window((4, 4, 4)), stream, PlainCopier(), no_mark)
+        optimizer_step(learner, Window((4, 4, 4)), stream, PlainCopier(), no_clock)
         torch.testing.assert_close(seen[-1], expected)
     assert not Precision(Recipe(compile=mode), CPU).keeps_gradients, "a window of one micro-batch adds nothing up"

@@ -66,7 +66,7 @@ def test_a_trial_never_reads_the_test_set(digits_dir: Path, tmp_path: Path, monk
         found = built(*arguments)
         return inputs.Inputs(found.num_classes, found.class_names, found.train, found.validation, Forbidden())  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker.inputs, "build", guarded)
+    monkeypatch.setattr(worker.inputs, "build_inputs", guarded)
     values = summary(run(spec(Probe(validate_epochs=True)), digits_dir, tmp_path / "trial"))
     assert "throughput/images_per_second" in values and not any(name.startswith("test/") for name in values)
     assert not (tmp_path / "trial" / "confusion.png").exists()
@@ -117,27 +117,27 @@ class Clock(Meter):
     def elapsed(self) -> float:
         return self.seconds * self.count
 
-    def throughput(self) -> Any:
+    def steady(self) -> Any:
         return np.full(self.count, self.seconds), np.full(self.count, 8.0), 0
 
 
 @given(st.integers(1, 40), st.integers(1, 500), st.integers(1, 64))
 @settings(max_examples=60, deadline=None)
 def test_a_sample_budget_is_met_by_the_first_window_that_can(windows: int, budget: int, size: int) -> None:
-    length = StopRule(Recipe(), Probe(max_samples=budget), windows * size)
+    rule = StopRule(Recipe(), Probe(max_samples=budget), windows * size)
     seen = 0
-    for _ in range(length.epochs * windows):
+    for _ in range(rule.epochs * windows):
         seen += size
-        if length.after_window(size, Clock(0.01)):
+        if rule.stops_after_window(size, Clock(0.01)):
             break
     assert seen - size < budget <= seen
 
 
 def test_seconds_end_a_trial_at_the_first_window_past_them() -> None:
-    length, clock = StopRule(Recipe(), Probe(max_seconds=1.0), 100), Clock(0.3)
+    rule, clock = StopRule(Recipe(), Probe(max_seconds=1.0), 100), Clock(0.3)
     for count in range(1, 10):
         clock.count = count
-        if length.after_window(8, clock):
+        if rule.stops_after_window(8, clock):
             break
     assert clock.count == 4
 

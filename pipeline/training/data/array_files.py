@@ -1,4 +1,4 @@
-"""Folders of checked arrays on disk: written beside their place, renamed into it, memory-mapped from it."""
+"""Folders of checked arrays on disk: written beside their final name, renamed to it, memory-mapped from it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.paths import write_atomically
+
 ReportProgress = Callable[[str, int, int], None]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _CHUNK = 1 << 20
@@ -28,8 +30,8 @@ class Built:
 
     Attributes:
         class_names: names by label.
-        files: array name -> its entry in meta.json, as `write_array` returns; empty for folders of files.
-        native: the images are stored as they are, not resized.
+        files: array name -> its entry in meta.json, as `write_array` returns it; empty for folders of files.
+        native: whether the images are stored as they are, not resized.
     """
 
     class_names: tuple[str, ...]
@@ -38,70 +40,70 @@ class Built:
 
 
 @contextmanager
-def locked(place: Path) -> Iterator[None]:
-    """Holds `PLACE.lock`, so that processes build one store one after another, not side by side.
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `FOLDER.lock`, so that processes build one store one after another, not side by side.
 
     The kernel drops the lock when its holder dies; what that one left unfinished is then removed. On a file
     system without locks both build and both succeed: the rename decides.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with (place.parent / f"{place.name}.lock").open("a") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in place.parent.glob(f".{place.name}-*"):
+            for left in folder.parent.glob(f".{folder.name}-*"):
                 shutil.rmtree(left, ignore_errors=True)
         yield
 
 
-def build_arrays(place: Path, builder: Callable[[Path], Built]) -> None:
-    """Builds a store with `builder` in a temporary folder and moves it to `place` in one step.
+def build_arrays(folder: Path, builder: Callable[[Path], Built]) -> None:
+    """Builds a store with `builder` in a temporary folder and moves it to `folder` in one step.
 
-    Whatever is at `place` is replaced: the caller has found it unusable.
+    Whatever is at `folder` is replaced: the caller has found it unusable.
+
+    Args:
+        folder: the store's folder; its parents are made.
+        builder: writes the arrays into the folder that it is given.
 
     Raises:
         OSError: the disk is full or cannot be written.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         built = builder(work)
         sums = [built.files[name]["sha256"] for name in sorted(built.files)]
         digest = hashlib.sha256("".join(sums).encode()).hexdigest()[:32]
         meta = {**asdict(built), "digest": digest}
-        with (work / "meta.json").open("w") as file:
-            json.dump(meta, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(work)
-        _move(work, place)
-        _sync_folder(place.parent)
+        write_atomically(work / "meta.json", json.dumps(meta, indent=1), durable=True)  # the arrays' names as well
+        _move(work, folder)
+        _sync_folder(folder.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _move(work: Path, place: Path) -> None:
-    # mkdtemp makes folders private; a data directory may be shared by a team
+def _move(work: Path, folder: Path) -> None:
+    # mkdtemp makes folders private; a data directory may be shared by several people
     umask = os.umask(0)
     os.umask(umask)
     work.chmod(0o777 & ~umask)
     for _attempt in range(3):
         try:
-            work.rename(place)
+            work.rename(folder)
             return
         except OSError:
-            if not place.exists():
+            if not folder.exists():
                 raise
-        if open_arrays(place) is not None:
+        if open_arrays(folder) is not None:
             return  # another process was first, and its store is good
-        discard(place)
-    raise OSError(f"cannot replace {place}")
+        discard(folder)
+    raise OSError(f"cannot replace {folder}")
 
 
-def discard(place: Path) -> None:
+def discard(folder: Path) -> None:
     """Removes a store: it moves out of the way first, so that nobody sees half of it; open maps stay valid."""
-    grave = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    grave = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     with suppress(FileNotFoundError):
-        place.rename(grave / "old")
+        folder.rename(grave / "old")
     shutil.rmtree(grave, ignore_errors=True)
 
 
@@ -119,6 +121,13 @@ def write_array(
     """Writes `NAME.npy` from consecutive parts along the first axis, and syncs it to disk.
 
     Plain writes rather than a memory map: a full disk then raises instead of killing the process (SIGBUS).
+
+    Args:
+        work: folder to write into.
+        name: name of the array.
+        shape: shape of the whole array.
+        dtype: type of the array; parts of another type are converted.
+        chunks: parts of the array, of `shape` but for their length.
 
     Returns:
         The file's entry for meta.json.
@@ -156,10 +165,10 @@ def write_arrays(work: Path, class_names: tuple[str, ...], values: dict[str, npt
     return Built(class_names, files)
 
 
-def read_meta(place: Path) -> dict[str, Any] | None:
+def read_meta(folder: Path) -> dict[str, Any] | None:
     """Reads a store's meta.json; None when there is no store or the file is damaged."""
     try:
-        meta = json.loads((place / "meta.json").read_bytes())
+        meta = json.loads((folder / "meta.json").read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(meta, dict) or not {"class_names", "files", "native", "digest"} <= meta.keys():
@@ -167,19 +176,19 @@ def read_meta(place: Path) -> dict[str, Any] | None:
     return meta
 
 
-def open_arrays(place: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def open_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Memory-maps a store's arrays, read-only, with the cheap checks: size, shape and type.
 
     Returns:
         (meta, array name -> array), or None when the store is absent or damaged.
     """
-    meta = read_meta(place)
+    meta = read_meta(folder)
     if meta is None:
         return None
     maps: dict[str, Any] = {}
     try:
         for name in NAMES if meta["files"] else ():
-            entry, path = meta["files"][name], place / f"{name}.npy"
+            entry, path = meta["files"][name], folder / f"{name}.npy"
             if path.stat().st_size != entry["bytes"]:
                 return None
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -191,23 +200,23 @@ def open_arrays(place: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     return meta, maps
 
 
-def verify_arrays(place: Path) -> list[str]:
+def verify_arrays(folder: Path) -> list[str]:
     """Compares a store's files with their SHA-256; one line per problem."""
-    meta = read_meta(place)
+    meta = read_meta(folder)
     if meta is None:
-        return [f"{place}: meta.json is missing or damaged"]
+        return [f"{folder}: meta.json is missing or damaged"]
     problems = []
     for name, entry in sorted(meta["files"].items()):
-        path = place / f"{name}.npy"
+        path = folder / f"{name}.npy"
         try:
-            found = file_digest(path, "sha256")
+            digest = file_digest(path, "sha256")
         except OSError as error:
             problems.append(f"{path}: {error.strerror or error}")
             continue
-        if found != entry["sha256"]:
-            problems.append(f"{path}: SHA-256 is {found}, expected {entry['sha256']}")
-    if not problems and open_arrays(place) is None:
-        problems.append(f"{place}: shapes or sizes are not those of meta.json")
+        if digest != entry["sha256"]:
+            problems.append(f"{path}: SHA-256 is {digest}, expected {entry['sha256']}")
+    if not problems and open_arrays(folder) is None:
+        problems.append(f"{folder}: shapes or sizes are not those of meta.json")
     return problems
 
 

@@ -28,7 +28,7 @@ def digits() -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
     Intensities 0 to 16 become 0 to 255, in three equal channels.
 
     Returns:
-        (array name -> array as in `Store`, class names).
+        (array name -> array as in `ImageStore`, class names).
     """
     from sklearn.datasets import load_digits
 
@@ -55,7 +55,7 @@ def digits100() -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
     centred in 16x16 px on the background (0).
 
     Returns:
-        (array name -> array as in `Store`, class names).
+        (array name -> array as in `ImageStore`, class names).
     """
     single, _names = digits()
     random = np.random.RandomState(_SEED)

@@ -1,7 +1,8 @@
-"""Input pipelines over arrays in memory: `gather` with and without a copy, `device`, and evaluation.
+"""The input pipeline `gather`: rows of an array in memory, gathered into batches.
 
-Batches travel as uint8, a quarter of float32; augmentation, resize and normalisation run on the device. See
-docs/input.md for what the copy's fields change.
+`HostTrain` is for a CPU that trains, `GatherTrain` for a device of its own memory: there batches travel as uint8, a
+quarter of float32, and augmentation, resize and normalisation run on the device. See docs/input.md for what the copy's
+fields change.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.training.data.prefetch import Prefetcher
 from pipeline.training.data.split import Indices
 from pipeline.training.data.transforms import Draws
 
-# buffers in flight: one that the consumer holds, one that it takes, two that are filled ahead
+# buffers in flight: one that the consumer holds, one that it takes, two that are prefetched
 RING = 4
 # floats of the batches that are prepared in one pass on a CPU: they stay in the cache until training has read them
 TOGETHER_BYTES = 4 << 20
@@ -58,7 +59,7 @@ class HostTrain(OrderedInput):
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """See `TrainInput.prepare`: nothing to do, but out of order it is an error here too."""
-        self._place(len(images))
+        self._advance(len(images))
         return images
 
     def close(self) -> None:
@@ -82,7 +83,7 @@ def grouped(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
 class GatherTrain(OrderedInput):
     """`gather` for a device of its own memory: rows of a memory-mapped array, gathered into a ring of host buffers.
 
-    A thread gathers ahead, and copies run on a stream of their own, so that they overlap with training; the training
+    A thread prefetches, and copies run on a stream of their own, so that they overlap with training; the training
     stream waits for the copy's event, never the host for the training stream. A buffer is refilled only when its
     copy has ended. (On a CPU, which only tests ask for, the batch is the buffer: nothing is copied.)
     """
@@ -125,9 +126,9 @@ class GatherTrain(OrderedInput):
             slot, size, stop = number % RING, sizes[number], stops[number]
             return HostBatch(self._ring[slot][:size], labels[stop - size : stop], slot)
 
-        with Prefetcher(fill, len(sizes), RING) as ahead:
+        with Prefetcher(fill, len(sizes), RING) as prefetcher:
             for number in range(len(sizes)):
-                ahead.wait()
+                prefetcher.wait()
                 yield batch(number)
 
     def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,8 +30,8 @@ from pipeline.training.data.gather import GatherTrain, HostTrain
 from pipeline.training.data.loader import LoaderEval, LoaderTrain, Samples
 from pipeline.training.data.store import FolderSource, ImageStore
 
-# Where a thread gathers ahead. On a CPU the batch is needed by the same cores that would gather it.
-AHEAD_ON = frozenset(("cuda",))
+# Where a thread prefetches. On a CPU the batch is needed by the same cores that would gather it.
+PREFETCH_ON = frozenset(("cuda",))
 # test images are chosen alike in every run, so that accuracies of all seeds are of the same images
 _TEST_SEED = 0
 
@@ -51,9 +51,9 @@ class TrainInput(Protocol):
         A batch of `gather` may lie in a reused buffer: it is valid until two more have been asked for.
 
         Args:
-            epoch: its number; with the seed it decides order and augmentation.
+            epoch: number of the epoch; with the seed it decides order and augmentation.
             sizes: samples of each micro-batch; together at most `num_samples`.
-            positions: the samples' places in the epoch's order, int64 (sum of sizes,); None for 0, 1, 2, ..
+            positions: positions of the samples in the epoch's order, int64 (sum of sizes,); None for 0, 1, 2, ..
 
         Raises:
             ValueError: the sizes are more than there is.
@@ -81,8 +81,8 @@ class EvalInput(Protocol):
     """Batches to evaluate on; can be iterated over any number of times.
 
     Attributes:
-        num_samples: images.
-        labels: int64 (num_samples,), in the order of the batches.
+        num_samples: number of images.
+        labels: labels in the order of the batches, int64 (num_samples,).
     """
 
     num_samples: int
@@ -100,7 +100,7 @@ class Inputs:
     """All that a run reads.
 
     Attributes:
-        num_classes: classes of the data set.
+        num_classes: number of classes of the data set.
         class_names: names by label.
         train: training batches.
         validation: images held out of the training set, None when `validation_fraction` is 0.
@@ -123,6 +123,11 @@ class Inputs:
 
 def build_inputs(spec: RunSpec, source: ImageStore | FolderSource, device: torch.device) -> Inputs:
     """Builds a run's inputs.
+
+    Args:
+        spec: the run; its recipe chooses the pipeline.
+        source: the prepared data set.
+        device: where the model trains.
 
     Raises:
         InputError: too few images for the split, or a pipeline that this data set does not allow.
@@ -153,7 +158,7 @@ def _train(spec: RunSpec, source: ImageStore | FolderSource, rows: split.Indices
     if recipe.input_pipeline == "device":
         kind: type[DeviceTrain | GatherTrain | HostTrain] = DeviceTrain
     else:
-        kind = GatherTrain if device.type in AHEAD_ON else HostTrain
+        kind = GatherTrain if device.type in PREFETCH_ON else HostTrain
     return kind(source.train_images, source.train_labels, rows, recipe, source.name, spec.seed, device)
 
 

@@ -132,8 +132,8 @@ class LoaderTrain:
         order = epoch_order(self.num_samples, self._seed, epoch)
         rows = self._rows[(order if positions is None else order[positions]).numpy()]
         ends = np.cumsum(sizes, dtype=np.int64)
-        parts = zip(ends, sizes, strict=True)
-        self._schedule.batches = [(epoch, rows[end - size : end].tolist()) for end, size in parts]
+        bounds = zip(ends, sizes, strict=True)
+        self._schedule.batches = [(epoch, rows[end - size : end].tolist()) for end, size in bounds]
         return (HostBatch(images, labels) for images, labels in _plain_errors(self._loader))
 
     def to_device(self, batch: HostBatch) -> tuple[torch.Tensor, torch.Tensor]:

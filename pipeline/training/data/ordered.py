@@ -1,4 +1,4 @@
-"""The training input whose batches come in the order of the epoch: what `gather` and `device_data` share."""
+"""The training input whose batches come in the order of the epoch: what `gather` and `device` share."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class OrderedInput:
     """What `gather` and `device` share: the epoch's order and augmentation, and `prepare`.
 
     Attributes:
-        images: of the data set, uint8 (N, height, width, 3); may be a memory map.
-        labels: int64 (N,).
-        rows: those that are trained on, int64 (num_samples,).
-        recipe: of the run.
-        dataset: its name, for the normalisation.
-        seed: of order and augmentation.
-        device: that trains.
+        images: images of the data set, uint8 (N, height, width, 3); may be a memory map.
+        labels: their labels, int64 (N,).
+        rows: rows of the images that are trained on, int64 (num_samples,).
+        recipe: recipe of the run.
+        dataset: name of the data set, for the normalisation.
+        seed: seed of order and augmentation.
+        device: where the model trains.
+        num_samples: training images of an epoch.
     """
 
     images: Images
@@ -52,8 +53,15 @@ class OrderedInput:
         self._labels: Labels = np.asarray(self.labels)[self.rows]
 
     def _begin(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None) -> torch.Tensor:
-        """Starts an epoch; returns the samples' places among the training rows, int64 (num_samples,) or those of
-        `positions` alone.
+        """Starts an epoch; returns where its samples are among `rows`.
+
+        Args:
+            epoch: number of the epoch.
+            sizes: samples of each micro-batch.
+            positions: positions in the epoch's order that are asked for, int64 (m,); None for all.
+
+        Returns:
+            int64 (num_samples,), or (m,).
         """
         check_sizes(sizes, self.num_samples)
         self._draws = self._transform.draw(self.num_samples, self.seed, epoch)
@@ -70,10 +78,10 @@ class OrderedInput:
         Raises:
             RuntimeError: no epoch has been started, or it is over.
         """
-        return self._transform(images, self._draws, self._place(len(images)))
+        return self._transform(images, self._draws, self._advance(len(images)))
 
-    def _place(self, count: int) -> int:
-        """The place of the next batch, of `count` samples, in the epoch."""
+    def _advance(self, count: int) -> int:
+        """Moves on by a batch of `count` samples; returns the position of its first one in the epoch."""
         if self._cursor < 0 or self._cursor + count > self.num_samples:
             raise RuntimeError("prepare() takes each batch of an epoch once, in order")
         start, self._cursor = self._cursor, self._cursor + count

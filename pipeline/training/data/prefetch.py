@@ -1,4 +1,4 @@
-"""A background thread that fills a ring of buffers ahead of its consumer."""
+"""Prefetching: a background thread that fills a ring of buffers before its consumer asks for them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Prefetcher:
     of `fill` is raised by the `wait` for that batch.
 
     Args:
-        fill: fills the buffer of a batch, given its number; must end by itself.
-        count: batches.
-        buffers: batches that fit; more than `HELD` + 1, or nothing would be ahead.
+        fill: fills the buffer of a batch, given its number from 0; must end by itself.
+        count: number of batches.
+        buffers: number of batches that fit; more than `HELD` + 1, or nothing would be prefetched.
     """
 
     def __init__(self, fill: Callable[[int], None], count: int, buffers: int) -> None:

@@ -3,7 +3,7 @@
 The order is resize, augment, normalise, in float32, on both paths. `crop_flip` pads an eighth of the side by
 reflection (4 px at 32 px, as the paper's code), crops at random and flips. `affine_flip` rotates by up to 10
 degrees, shifts by up to a tenth of the side in whole pixels, scales by 0.9 to 1.1 (bilinear, black outside)
-and flips. Every sample's draw depends on (seed, epoch, place), never on the batch it is in.
+and flips. Every sample's draw depends on (seed, epoch, position), never on the batch it is in.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ class Draws:
     theta: torch.Tensor | None
 
     def at(self, positions: torch.Tensor) -> Draws:
-        """The rows of these places in the epoch's order, int64 (m,)."""
-        places = positions.to(self.flip.device)
-        offset = None if self.offset is None else self.offset[places]
-        return Draws(self.flip[places], offset, None if self.theta is None else self.theta[places])
+        """The rows of these positions in the epoch's order, int64 (m,)."""
+        rows = positions.to(self.flip.device)
+        offset = None if self.offset is None else self.offset[rows]
+        return Draws(self.flip[rows], offset, None if self.theta is None else self.theta[rows])
 
 
 class BatchTransform:

@@ -32,7 +32,7 @@ def store(count: int = 200) -> ImageStore:
 @pytest.fixture
 def threaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Gathers ahead on the CPU too; afterwards no thread may be left."""
-    monkeypatch.setattr(inputs, "AHEAD_ON", frozenset(("cpu",)))
+    monkeypatch.setattr(inputs, "PREFETCH_ON", frozenset(("cpu",)))
     yield
     assert not threads()
 
@@ -58,7 +58,7 @@ def test_the_cpu_gathers_in_line() -> None:
     # measured: a thread makes a step on 2 cores 1 to 4 % slower, and a batch that is waited for 40 us dearer
     batches = training().epoch(1, [20] * 10)
     next(batches)
-    assert not threads() and {"cuda"} == inputs.AHEAD_ON
+    assert not threads() and {"cuda"} == inputs.PREFETCH_ON
 
 
 @settings(deadline=None, max_examples=25)
@@ -67,7 +67,7 @@ def test_batches_are_those_without_a_thread(sizes: list[int]) -> None:
     run = spec(image_size=8, augmentation="crop_flip")
     expected = whole(build_inputs(run, store(), CPU), 2, sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inputs, "AHEAD_ON", frozenset(("cpu",)))
+        patch.setattr(inputs, "PREFETCH_ON", frozenset(("cpu",)))
         images, labels = whole(build_inputs(run, store(), CPU), 2, sizes)
     assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
     assert not threads()
