@@ -87,6 +87,11 @@ class Tidy:
     superseded: int
     strata: tuple[str, ...]
 
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks with a run of their own."""
+        return int(self.runs["block"].nunique())
+
 
 def text(runs: pd.DataFrame, column: str, default: str = "") -> pd.Series:
     """Return a column as clean text; an absent column or value gives ``default``."""

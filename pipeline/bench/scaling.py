@@ -38,14 +38,16 @@ def measure_report_cost(cells: int) -> dict[str, float]:
     Returns:
         `cells`, `seconds` and `memory_mib`, the peak of the process.
     """
-    from pipeline.analysis.report import report
+    from pipeline.analysis.effects import estimate
+    from pipeline.analysis.report.files import write_report
+    from pipeline.analysis.report.report import build_report
     from pipeline.tracking.study_data import StudyData
 
     runs = _simulated(max(2, round(cells / CELLS_OF_A_BLOCK)))
     data = StudyData("simulated", runs, techniques=("ga", "amp", "pm"))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        report.build_report(data).write(Path(folder))
+        write_report(build_report(data, estimate(data)), Path(folder))
         seconds = time.perf_counter() - began
     return {"cells": float(len(runs)), "seconds": seconds, "memory_mib": peak_mib()}
 

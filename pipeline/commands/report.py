@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.paths import STATE_DIR
@@ -26,10 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """What to make of a study: the folder for it, and the options of `analysis.report.build`."""
+    """What to make of a study.
+
+    Attributes:
+        folder: Where the files go.
+        paper: Whether the audit of the paper is part of it.
+        memory_limit_mib: Largest peak GPU memory of a recommended cell, MiB; None for no limit.
+        margin: Equivalence margin of ratios, as a fraction.
+        accuracy_margin_points: Equivalence margin of accuracy and F1, percentage points.
+    """
 
     folder: Path
-    options: dict[str, Any]
+    paper: bool
+    memory_limit_mib: float | None
+    margin: float
+    accuracy_margin_points: float
 
 
 def run_report(
@@ -45,10 +56,10 @@ def run_report(
 ) -> None:
     """`ablate report`: builds and writes the report, and logs it to the parent run."""
     folder = Path(out) if out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
-    options = {"memory_limit_mib": memory_limit, "margin": margin, "accuracy_margin_points": accuracy_margin}
+    request = ReportRequest(folder, paper, memory_limit, margin, accuracy_margin)
     uri = resolve_uri(tracking_uri)
     local = mlflow_sqlite.open_reader(sqlite_file(uri), study)
-    with _writer(study, local, ReportRequest(folder, {**options, "paper": paper})) as ask:
+    with _writer(study, local, request) as ask:
         if local:
             put = artifact_writer()
             paths, lines, parent = ask(None)
@@ -79,14 +90,14 @@ Written = tuple[list[Path], list[str], str]  # the files, the summary, the paren
 
 @contextmanager
 def _writer(
-    study: str, store: mlflow_sqlite.SqliteReader | None, wanted: ReportRequest
+    study: str, store: mlflow_sqlite.SqliteReader | None, request: ReportRequest
 ) -> Iterator[Callable[[Read | None], Written]]:
     """A process that makes the report. It imports statistics and drawing, and reads a local store, while this one
     imports MLflow and connects, or reads a store that is elsewhere: each takes seconds, and neither needs the other.
     """
     context = multiprocessing.get_context("fork")  # nothing heavy, and no thread, is here yet
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, study, store, wanted), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, study, store, request), daemon=True)
     process.start()
     theirs.close()
 
@@ -111,16 +122,16 @@ def _writer(
         process.join()
 
 
-def _serve(connection: Connection, study: str, store: mlflow_sqlite.SqliteReader | None, wanted: ReportRequest) -> None:
+def _serve(
+    connection: Connection, study: str, store: mlflow_sqlite.SqliteReader | None, request: ReportRequest
+) -> None:
     """Makes one report, or sends back what went wrong."""
-    from matplotlib.backends import backend_svg  # noqa: F401
+    from pipeline.analysis.report import drawing, files  # noqa: F401
 
-    from pipeline.analysis.paper import audit  # noqa: F401
-    from pipeline.analysis.report import figures, render  # noqa: F401
-
+    drawing.load_matplotlib()
     try:
-        found: Read = read_study_data(store, study, curves=True) if store else connection.recv()
-        connection.send((*_write(found[0], wanted), found[1]))
+        data, parent = read_study_data(store, study, curves=True) if store else connection.recv()
+        connection.send((*_write(data, request), parent))
     except EOFError:  # there was nothing to report
         return
     except AblateError as error:
@@ -130,16 +141,21 @@ def _serve(connection: Connection, study: str, store: mlflow_sqlite.SqliteReader
         connection.send(AblateError(f"report: {type(error).__name__}: {error}"))
 
 
-def _write(data: StudyData, wanted: ReportRequest) -> tuple[list[Path], list[str]]:
+def _write(study: StudyData, request: ReportRequest) -> tuple[list[Path], list[str]]:
+    """Analyses a study and writes its report; returns the files and the lines of the summary."""
+    from pipeline.analysis.effects import estimate
+    from pipeline.analysis.paper.audit import audit_paper
+    from pipeline.analysis.report.files import write_report
     from pipeline.analysis.report.headlines import summary_lines
     from pipeline.analysis.report.report import build_report
 
-    found = build_report(data, **wanted.options)
+    effects = estimate(study, margin=request.margin, accuracy_margin_points=request.accuracy_margin_points)
+    audit = audit_paper(study, effects) if request.paper else None
+    report = build_report(study, effects, memory_limit_mib=request.memory_limit_mib, audit=audit)
     try:
-        wanted.folder.mkdir(parents=True, exist_ok=True)
-        paths = found.write(wanted.folder)
+        paths = write_report(report, request.folder)
     except OSError as error:
         raise InputError(
-            f"--out: {str(wanted.folder)!r} is not allowed ({error.strerror}); allowed: a writable folder"
+            f"--out: {str(request.folder)!r} is not allowed ({error.strerror}); allowed: a writable folder"
         ) from None
-    return paths, summary_lines(found)
+    return paths, summary_lines(report)

@@ -9,8 +9,9 @@ from pipeline.analysis import time_budget
 from pipeline.analysis.anchors import anchors, fastest, tera
 from pipeline.analysis.effects import estimate
 from pipeline.analysis.peak_flops import achieved_flops, peak_flops
-from pipeline.analysis.report import report
+from pipeline.analysis.report.document import report_document
 from tests.support.planted import planted
+from tests.support.reports import written_report
 
 SXM = "NVIDIA H100 80GB HBM3"
 
@@ -121,10 +122,9 @@ def test_rates_are_written_in_tera(value, words):
 
 
 def test_the_report_has_a_table_of_throughput(tmp_path):
-    built = report.build_report(planted(blocks=2))
-    built.write(tmp_path)
+    document = report_document(written_report(planted(blocks=2), tmp_path))
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    first = next(a for a in built.data["throughput"] if a["cell"] == "baseline")
+    first = next(a for a in document["throughput"] if a["cell"] == "baseline")
     shown = [f"{100 * first[name]:.1f} %" for name in ("of_achieved", "of_peak")]
     lines = text.splitlines()
     at = lines.index("| cell | model | dataset | precision | images/s | TFLOP/s | of achieved peak | of data sheet |")
@@ -132,13 +132,13 @@ def test_the_report_has_a_table_of_throughput(tmp_path):
     assert lines[at + 2].startswith("| baseline | resnet | digits | fp32 | ")
     assert lines[at + 2].endswith(f" | {shown[0]} | {shown[1]} |")
     assert f'<td class="n">{shown[0]}</td><td class="n">{shown[1]}</td></tr>' in page
-    assert built.data["fastest"][0].replace("'", "&#39;") in page
+    assert document["fastest"][0].replace("'", "&#39;") in page
 
 
 def test_a_table_has_the_columns_that_are_known(tmp_path):
-    report.build_report(with_gpu("NVIDIA H100 PCIe")).write(tmp_path)
+    written_report(with_gpu("NVIDIA H100 PCIe"), tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "| images/s | TFLOP/s | of data sheet |\n" in text
-    report.build_report(planted(blocks=2, device="cpu", gpu=False)).write(tmp_path)
+    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
     for name in ("report.md", "report.html"):
         assert "TFLOP/s" not in (tmp_path / name).read_text()

@@ -7,9 +7,12 @@ from pipeline.analysis import time_budget
 from pipeline.analysis.ceilings import CEILINGS, LAUNCHES, ceiling
 from pipeline.analysis.effects import estimate
 from pipeline.analysis.frame import BUDGET_PHASES
-from pipeline.analysis.report import figures, report
+from pipeline.analysis.report import drawing, run_figures
+from pipeline.analysis.report.document import report_document
 from pipeline.design.techniques import TECHNIQUES
+from pipeline.tracking.study_data import StudyData
 from tests.support.planted import planted
+from tests.support.reports import written_report
 
 SHARES = {"data_wait": 0.1, "h2d": 0.02, "forward": 0.25, "backward": 0.5, "optimizer": 0.08, "idle": 0.05}
 
@@ -97,7 +100,7 @@ def test_sentences_say_what_launching_bounds():
 def test_what_takes_no_work_out_of_a_step_saves_memory_only():
     study = planted(blocks=2, techniques=("grad_checkpoint", "ga_fixed"))
     for runs in (study.runs, study.runs.drop(columns=[c for c in study.runs if "budget/" in c])):
-        _, sentences = budgets_of(report.StudyData("planted", runs, techniques=study.techniques))
+        _, sentences = budgets_of(StudyData("planted", runs, techniques=study.techniques))
         for name, said in sentences.items():
             assert said.startswith(
                 f"{name}: it takes no work out of a step, so it cannot save time; it lowers memory; measured: it "
@@ -105,14 +108,13 @@ def test_what_takes_no_work_out_of_a_step_saves_memory_only():
 
 
 def test_the_report_shows_what_launching_takes(tmp_path):
-    built = report.build_report(planted(blocks=2, launch_bound=0.7))
-    built.write(tmp_path)
-    budget = built.data["budgets"][0]
+    report = written_report(planted(blocks=2, launch_bound=0.7), tmp_path)
+    budget = report_document(report)["budgets"][0]
     assert (budget["bound"], budget["launch_bound"]) == ("launch", pytest.approx(0.7))
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert '<th scope="col" class="n">launching</th>' in page
     assert '<td>launch</td><td class="n">63.1 %</td><td class="n">10.0 %</td>' in page
-    assert "launch-bound" in next(d.svg for d in built.drawings() if d.key == "budget")
+    assert "launch-bound" in run_figures.budget_bars(report.budgets, report.effects).svg
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("| cell | model | dataset | bound by |"))
     assert lines[at].endswith("| launching | data\\_wait | h2d | forward | backward | optimizer | idle |")
@@ -122,9 +124,9 @@ def test_the_report_shows_what_launching_takes(tmp_path):
 
 def test_the_figure_has_what_launching_bounds_beside_idle_time(monkeypatch):
     kept = []
-    monkeypatch.setattr(figures.svg, "render", lambda fig, *_: kept.append(fig.axes[0]) or "")
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig.axes[0]) or "")
     effects = estimate(planted(blocks=2, launch_bound=0.7))
-    figures.budget_bars(time_budget.budgets(effects), effects)
+    run_figures.budget_bars(time_budget.budgets(effects), effects)
     bars = {c.get_label(): [path.get_extents() for path in c.get_paths()] for c in kept[0].collections}
     assert len(bars["launch-bound"]) == len(bars["idle"]) == 8
     first = bars["launch-bound"][0]
@@ -134,8 +136,7 @@ def test_the_figure_has_what_launching_bounds_beside_idle_time(monkeypatch):
 
 
 def test_without_the_fraction_there_is_no_column_for_launching(tmp_path):
-    built = report.build_report(planted(blocks=2, device="cpu", gpu=False))
-    built.write(tmp_path)
+    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "launch" not in page and "launch" not in text
     assert (

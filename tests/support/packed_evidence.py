@@ -14,6 +14,8 @@ import pandas as pd
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "experiments" / "gpu"))  # as Python does for a script
 
+from pipeline.analysis.effects import estimate  # noqa: E402
+from pipeline.analysis.report.files import write_report  # noqa: E402
 from pipeline.analysis.report.report import build_report  # noqa: E402
 from tests.support.planted import planted  # noqa: E402
 
@@ -66,7 +68,8 @@ def write_studies(root: Path, device: str = "cuda", gpu: bool = True) -> None:
     }  # fmt: skip
     for name, study in studies.items():
         study.runs["tags.env.gpu_driver"] = "580.65"
-        build_report(replace(study, name=name)).write(root / "studies" / name)
+        named = replace(study, name=name)
+        write_report(build_report(named, estimate(named)), root / "studies" / name)
 
 
 def write_rest(root: Path, run: dict | None = None) -> None:

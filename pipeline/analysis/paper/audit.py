@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -21,9 +21,6 @@ from pipeline.analysis.frame import BASELINE, text
 from pipeline.analysis.paper.claims import CLAIMS, CONFOUNDS, Claim
 from pipeline.analysis.pooling import ALL
 from pipeline.tracking.study_data import StudyData
-
-if TYPE_CHECKING:
-    from pipeline.analysis.report.drawing import Drawing
 
 NOT_MEASURED = "not measured in this study"
 
@@ -57,46 +54,6 @@ class Audit:
     findings: tuple[ClaimCheck, ...]
     confounds: tuple[str, ...]
     questions: tuple[Question, ...]
-
-    def data(self) -> dict[str, Any]:
-        """The audit for report.json."""
-        from pipeline.analysis.report.document import clean
-
-        document: dict[str, Any] = clean(asdict(self))
-        return document
-
-    def files(self) -> dict[str, str]:
-        """The audit's own files: audit.md, audit_claims.csv, and a CSV per question that is answered."""
-        from pipeline.analysis.report.render import audit_markdown
-
-        rows = [{k: v for k, v in asdict(f).items() if k != "ours"} for f in self.findings]
-        found = {
-            "audit.md": audit_markdown(self.data()),
-            "audit_claims.csv": pd.DataFrame(rows).to_csv(index=False),
-        }
-        for question in self.questions:
-            if question.table:
-                found[f"audit_{question.key.lower()}.csv"] = pd.DataFrame(question.table).to_csv(index=False)
-        found |= {f"audit_{d.key.removeprefix('audit-')}.svg": _standalone(d.svg) for d in self.drawings()}
-        return found
-
-    def drawings(self) -> list[Drawing]:
-        """One figure per question that the study answers."""
-        from pipeline.analysis.paper.figures import draw_question
-
-        found = [draw_question(question) for question in self.questions]
-        return [drawing for drawing in found if drawing is not None]
-
-
-def _standalone(svg: str) -> str:
-    """Make an inline SVG a file of its own: with its name space and the light page's colours."""
-    from importlib.resources import files
-
-    css = files("pipeline.analysis.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    colours = css[: css.index("@media print")].split("* { box-sizing")[0]
-    head, body = svg.split(">", 1)
-    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
-    return f"{head}><style>{colours} svg {{ background: var(--bg); }}</style>{body}\n"
 
 
 def _number(row: Any) -> dict[str, Any]:
@@ -249,7 +206,7 @@ def _c3(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
 
 
 _Answer = Callable[[Effects, StudyData], list[dict[str, Any]]]
-_OPEN: tuple[tuple[str, str, str, _Answer], ...] = (
+OPEN_QUESTIONS: tuple[tuple[str, str, str, _Answer], ...] = (
     (
         "Q1",
         "How do the gains of gradient accumulation vary over architectures and batch sizes?",
@@ -289,7 +246,7 @@ _OPEN: tuple[tuple[str, str, str, _Answer], ...] = (
 )
 
 
-def audit(study: StudyData, effects: Effects) -> Audit:
+def audit_paper(study: StudyData, effects: Effects) -> Audit:
     """Audit the paper against a study.
 
     Args:
@@ -304,7 +261,7 @@ def audit(study: StudyData, effects: Effects) -> Audit:
         ClaimCheck(c.key, c.claim, c.caveat, NOT_MEASURED) for c in CLAIMS
     )  # fmt: skip
     questions = []
-    for key, question, command, compute in _OPEN:
+    for key, question, command, compute in OPEN_QUESTIONS:
         table = compute(effects, study) if len(effects.study.runs) else []
         answer = f"{len(table)} estimates" if table else NOT_MEASURED
         questions.append(Question(key, question, command, answer, table))

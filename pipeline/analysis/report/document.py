@@ -44,14 +44,14 @@ def effect_records(effects: Effects) -> list[dict[str, Any]]:
     return records(pd.concat([effects.table, extra], axis=1))
 
 
-def _document(report: Report) -> dict[str, Any]:
-    """Assemble report.json."""
+def report_document(report: Report) -> dict[str, Any]:
+    """Assembles the content of report.json; a number that is unknown is None."""
     effects, trust = report.effects, report.trust
     runs = effects.study.runs
     return {
         "study": report.study.name,
         "runs": len(runs),
-        "blocks": int(runs["block"].nunique()) if len(runs) else 0,
+        "blocks": effects.study.n_blocks,
         "techniques": [f.name for f in effects.study.factors],
         "last_end": clean(runs["end"].max()) if len(runs) else None,
         "options": asdict(effects.options) | {"memory_limit_mib": report.memory_limit_mib},
@@ -79,5 +79,5 @@ def _document(report: Report) -> dict[str, Any]:
         },
         "batchnorm_models": time_budget.batchnorm_models(effects),
         "provenance": {k: list(v) for k, v in report.provenance.items()},
-        "audit": report.audit.data() if report.audit is not None else None,
+        "audit": clean(asdict(report.audit)) if report.audit is not None else None,
     }

@@ -46,6 +46,11 @@ class Drawing:
     caption: str
 
 
+def load_matplotlib() -> None:
+    """Imports what drawing needs, which takes seconds: for a process that has nothing else to do meanwhile."""
+    from matplotlib.backends import backend_svg  # noqa: F401
+
+
 def text_width(labels: Sequence[str], size: float = 9.0) -> float:
     """Estimate the width in inches of the longest of some labels (points per em x mean glyph width)."""
     return max((len(label) for label in labels), default=0) * size * 0.56 / 72

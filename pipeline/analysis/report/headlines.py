@@ -75,7 +75,7 @@ def summary_lines(report: Report) -> list[str]:
     """Give the terminal summary: the answer, the recommendation, and the cautions."""
     counts = report.effects.study.runs["outcome"].value_counts()
     parts = ", ".join(f"{n} {name}" for name, n in counts.items()) or "no runs"
-    lines = [f"study {report.study.name}: {parts}, {report.data['blocks']} blocks"]
+    lines = [f"study {report.study.name}: {parts}, {report.effects.study.n_blocks} blocks"]
     lines += [f"  {line}" for line in headlines(report.effects)[:24]]
     for advice in report.recommendations[:12]:
         line = advice.set_line or "(keep the baseline)"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -12,14 +13,14 @@ from markupsafe import Markup
 from pipeline.analysis.anchors import tera
 from pipeline.analysis.frame import BUDGET_PHASES
 from pipeline.analysis.pooling import ALL
+from pipeline.analysis.report.drawing import Drawing
 from pipeline.analysis.report.headlines import VERDICT_WORDS, headlines
+from pipeline.analysis.report.report import Report
 from pipeline.analysis.responses import BY_NAME
-
-if TYPE_CHECKING:
-    from pipeline.analysis.report.report import Report
 
 # Shares of what a device could reach -> the columns' titles.
 LIMITS = {"of_achieved": "of achieved peak", "of_peak": "of data sheet"}
+MAX_TABLE_ROWS = 240  # of a table in the page; the CSV files have every row
 _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#$])")
 
 
@@ -92,28 +93,28 @@ def _environment(autoescape: bool) -> Environment:
     return env
 
 
-def _tables(report: Report) -> dict[str, Any]:
+def _tables(document: dict[str, Any]) -> dict[str, Any]:
     """Select the rows of each table."""
-    rows = report.data["effects"]
+    rows = document["effects"]
     main = [r for r in rows if r["kind"] == "main"]
     joint = [r for r in rows if r["kind"] in ("simple", "combined", "synergy") and r["response"] == "train_seconds"]
     crossed = [r for r in rows if r["kind"] == "interaction" and r["response"] == "train_seconds"]
     cells: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in report.data["cells"]:
+    for row in document["cells"]:
         key = (row["model"], row["dataset"], row["cell"])
         cells.setdefault(key, {"model": key[0], "dataset": key[1], "cell": key[2], "of": {}})["of"][row["response"]] = (
             row
         )
     measured = [name for name in BY_NAME if any(name in c["of"] for c in cells.values())]
-    broken = [o for o in report.data["outcomes"] if o["finished"] < o["runs"]]
+    broken = [o for o in document["outcomes"] if o["finished"] < o["runs"]]
     tables = {
         "main": main,
         "joint": joint,
         "crossed": crossed,
         "cells": list(cells.values()),
         "broken": broken,
-        "budgets": report.data["budgets"],
-        "throughput": report.data["throughput"],
+        "budgets": document["budgets"],
+        "throughput": document["throughput"],
     }
     total = {name: len(table) for name, table in tables.items()}
     if total["main"] > MAX_TABLE_ROWS:  # pooled rows first, they say most
@@ -122,12 +123,12 @@ def _tables(report: Report) -> dict[str, Any]:
     return {"tables": shown, "total": total, "measured": measured}
 
 
-def context(report: Report) -> dict[str, Any]:
+def context(report: Report, document: dict[str, Any]) -> dict[str, Any]:
     """Collect what both templates show."""
     options = report.effects.options
     counts = report.effects.study.runs["outcome"].value_counts()
     return {
-        "d": report.data,
+        "d": document,
         "headlines": headlines(report.effects),
         "counts": {str(k): int(v) for k, v in counts.items()},
         "level": f"{100 * options.confidence:g} %",
@@ -138,7 +139,7 @@ def context(report: Report) -> dict[str, Any]:
         "launches_known": any(b.launch_bound is not None for b in report.budgets),
         "limits": [name for name in LIMITS if any(getattr(a, name) is not None for a in report.throughput)],
         "limit_words": LIMITS,
-        **_tables(report),
+        **_tables(document),
     }
 
 
@@ -152,25 +153,29 @@ def trust_percent(part: dict[str, Any] | None) -> str:
     return said
 
 
-def _drawn(report: Report) -> list[dict[str, Any]]:
-    """Draw all figures; their SVG is made here from data and escaped text, so it is safe as it stands."""
-    drawings = report.drawings()
+def _drawn(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
+    """Marks the SVG of figures as safe: it is made here, from data and escaped text."""
     return [{"title": d.title, "svg": Markup(d.svg), "caption": d.caption} for d in drawings]
 
 
-def report_html(report: Report) -> str:
-    """Render report.html: one file, no script, no outside reference."""
-    extra = context(report) | {"figures": _drawn(report), "audit_figures": []}
-    if report.audit is not None:
-        extra["audit_figures"] = [
-            {"title": d.title, "svg": Markup(d.svg), "caption": d.caption} for d in report.audit.drawings()
-        ]
-    return _environment(True).get_template("report.html.j2").render(extra)
+def report_html(
+    report: Report, document: dict[str, Any], figures: Sequence[Drawing], audit_figures: Sequence[Drawing]
+) -> str:
+    """Renders report.html: one file, no script, no outside reference.
+
+    Args:
+        report: The report.
+        document: The same as plain data, from `report_document`.
+        figures: The report's figures.
+        audit_figures: The audit's figures; empty without an audit.
+    """
+    drawn = {"figures": _drawn(figures), "audit_figures": _drawn(audit_figures)}
+    return _environment(True).get_template("report.html.j2").render(context(report, document) | drawn)
 
 
-def report_markdown(report: Report) -> str:
-    """Render report.md."""
-    body = _environment(False).get_template("report.md.j2").render(context(report))
+def report_markdown(report: Report, document: dict[str, Any]) -> str:
+    """Renders report.md."""
+    body = _environment(False).get_template("report.md.j2").render(context(report, document))
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
 
@@ -178,6 +183,3 @@ def audit_markdown(data: dict[str, Any]) -> str:
     """Render audit.md."""
     body = _environment(False).get_template("audit.md.j2").render(audit=data)
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
-
-
-MAX_TABLE_ROWS = 240  # of a table in the page; the CSV files have every row

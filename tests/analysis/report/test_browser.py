@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipeline.analysis.report import report
 from tests.support.planted import planted
+from tests.support.reports import written_report
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if p), None)
 pytestmark = [
@@ -37,7 +37,7 @@ def browse(profile: Path, *flags: str, url: str) -> subprocess.CompletedProcess:
 def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
     study = planted(models=("m1", "m2"), datasets=("d1", "d2"), blocks=3)
-    report.build_report(study, paper=True).write(out)
+    written_report(study, out, paper=True)
     return out / "report.html"
 
 

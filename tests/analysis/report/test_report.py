@@ -13,9 +13,12 @@ import pytest
 from pipeline.analysis import recommendation
 from pipeline.analysis.comparison import compare_studies
 from pipeline.analysis.effects import COLUMNS, estimate
-from pipeline.analysis.report import figures, headlines, report
+from pipeline.analysis.report import drawing, effect_figures, figures, headlines, run_figures
+from pipeline.analysis.report.document import report_document
+from pipeline.analysis.report.files import write_report
 from pipeline.tracking.study_data import StudyData
 from tests.support.planted import planted
+from tests.support.reports import report_of, written_report
 
 HOSTILE = "<script>alert(1)</script>|x `y` ${7*7} {{ 7*7 }}"
 
@@ -28,9 +31,9 @@ def written(tmp_path_factory):
     study.runs.loc[0, "tags.ablate.error"] = HOSTILE
     study.runs.loc[1, "tags.ablate.tainted"] = HOSTILE
     study.runs["tags.env.hostname"] = HOSTILE
-    built = report.build_report(study, paper=True)
+    built = report_of(study, paper=True)
     out = tmp_path_factory.mktemp("report")
-    return built, out, built.write(out)
+    return built, out, write_report(built, out)
 
 
 def test_all_files_of_the_contract_are_written(written):
@@ -104,20 +107,20 @@ def test_the_page_is_self_contained_and_accessible(written):
 
 def test_every_figure_follows_the_page_colours(written):
     built, _, _ = written
-    drawings = built.drawings()
+    drawings = figures.draw_figures(built)
     assert [d.key for d in drawings] == ["forest", "interactions", "budget", "pareto", "curves", "order"]
-    for drawing in drawings:
-        hard = set(re.findall(r"#[0-9a-f]{6}\b", drawing.svg)) - {"#000000"}
-        assert not hard, (drawing.key, hard)
-        assert "var(--" in drawing.svg
-        assert len(drawing.alt) > 20
+    for figure in drawings:
+        hard = set(re.findall(r"#[0-9a-f]{6}\b", figure.svg)) - {"#000000"}
+        assert not hard, (figure.key, hard)
+        assert "var(--" in figure.svg
+        assert len(figure.alt) > 20
 
 
 @pytest.mark.parametrize("name", ["pm", "channels_last", "non_blocking_only"])
 def test_names_under_the_figure_of_interactions_are_whole_and_apart(name, monkeypatch):
     kept = []
-    monkeypatch.setattr(figures.svg, "render", lambda fig, *_: kept.append(fig) or "")
-    figures.interactions(estimate(planted(blocks=1, techniques=("ga", name, "amp", f"x{name}"))))
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig) or "")
+    effect_figures.interactions(estimate(planted(blocks=1, techniques=("ga", name, "amp", f"x{name}"))))
     (fig,) = kept
     fig.draw_without_rendering()
     for row in (fig.axes[:3], fig.axes[3:]):
@@ -132,10 +135,10 @@ def test_names_under_the_figure_of_interactions_are_whole_and_apart(name, monkey
 def test_curves_are_drawn_at_their_epochs(epochs, monkeypatch):
     """The step of an epoch's metrics is its number, from 1; they were drawn one epoch late."""
     kept = []
-    monkeypatch.setattr(figures.svg, "render", lambda fig, *_: kept.append(fig) or "")
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig) or "")
     study = planted(models=("m1",), blocks=1)
     shorter = study.history[study.history["step"] <= epochs]
-    figures.curves(estimate(study), shorter)
+    run_figures.curves(estimate(study), shorter)
     (axes,) = [ax for ax in kept[0].axes if ax.get_visible()]
     assert {tuple(line.get_xdata()) for line in axes.lines} == {tuple(range(1, epochs + 1))}
     kept[0].draw_without_rendering()
@@ -148,22 +151,21 @@ def test_curves_are_drawn_at_their_epochs(epochs, monkeypatch):
 def test_the_curve_of_a_diverged_run_has_no_point(value):
     """MLflow keeps an infinite loss as the largest number; the axis would have to reach it."""
     study = planted(models=("m1",), blocks=2)
+    effects = estimate(study)
     for hit in (study.history.index == 0, study.history.index >= 0):  # one point, and all
         history = study.history.assign(value=study.history["value"].where(~hit, value))
-        drawings = report.build_report(replace(study, history=history)).drawings()
-        assert ("curves" in [d.key for d in drawings]) == (not hit.all())
+        drawn = run_figures.curves(effects, history)
+        assert (drawn is None) == hit.all()
 
 
 def test_equal_data_give_equal_bytes(written, tmp_path):
     built, out, _ = written
-    again = report.build_report(built.study, paper=True)
-    for path in again.write(tmp_path):
+    for path in write_report(report_of(built.study, paper=True), tmp_path):
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
 
 def test_a_cpu_report_labels_the_control(tmp_path):
-    built = report.build_report(planted(device="cpu", gpu=False, blocks=3))
-    built.write(tmp_path)
+    built = written_report(planted(device="cpu", gpu=False, blocks=3), tmp_path)
     assert "A/A control" in (tmp_path / "report.html").read_text()
     assert "A/A control" in (tmp_path / "report.md").read_text()
     assert any("pm" in line and "A/A" in line for line in headlines.summary_lines(built))
@@ -175,9 +177,8 @@ def test_a_study_without_energy_has_no_effect_on_it(joules, tmp_path, recwarn):
     """A device's counter moves every 20 to 100 ms: a short epoch may have 0 J, which has no logarithm."""
     study = planted(blocks=2)
     study.runs["metrics.energy/gpu_joules"] = joules
-    built = report.build_report(study)
+    built = written_report(study, tmp_path)
     assert "gpu_joules" not in set(built.effects.table["response"]) | set(built.effects.cells["response"])
-    built.write(tmp_path)
     assert "GPU energy" not in (tmp_path / "report.html").read_text()
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
@@ -185,7 +186,7 @@ def test_a_study_without_energy_has_no_effect_on_it(joules, tmp_path, recwarn):
 def test_a_cell_without_energy_has_no_effect_on_it(recwarn):
     study = planted(blocks=2)
     study.runs.loc[study.runs["params.techniques"].eq("amp"), "metrics.energy/gpu_joules"] = 0.0
-    built = report.build_report(study)
+    built = report_of(study)
     rows = built.effects.table.query("response == 'gpu_joules'")
     assert rows.query("term == 'amp' and kind == 'simple'")["estimate"].isna().all()
     assert rows.query("term == 'pm' and kind == 'simple'")["estimate"].notna().all()
@@ -198,8 +199,7 @@ def test_a_report_without_a_finished_run_still_renders(study, tmp_path):
     if study is None:
         study = planted(blocks=1)
         study.runs["tags.ablate.outcome"] = "oom"
-    built = report.build_report(study, paper=True)
-    built.write(tmp_path)
+    built = written_report(study, tmp_path, paper=True)
     assert "nothing to estimate" in (tmp_path / "report.html").read_text()
     assert headlines.summary_lines(built)
 
@@ -211,13 +211,13 @@ def test_a_fraction_prints_its_aliases(tmp_path):
     cells = [tuple(r.values()) for r in fractional(names)]
     study = planted(blocks=2, techniques=names, truth={})
     keep = [s in cells for s in study.runs[[f"params.{n}" for n in names]].eq("on").itertuples(index=False, name=None)]
-    report.build_report(replace(study, runs=study.runs[keep])).write(tmp_path)
+    written_report(replace(study, runs=study.runs[keep]), tmp_path)
     assert "a:b = c:e = d:f" in (tmp_path / "report.html").read_text()
     assert "a:b = c:e = d:f" in (tmp_path / "report.md").read_text()
 
 
 def test_lenth_is_said_in_the_report(tmp_path):
-    report.build_report(planted(blocks=1)).write(tmp_path)
+    written_report(planted(blocks=1), tmp_path)
     assert "Lenth" in (tmp_path / "report.html").read_text()
 
 
@@ -264,7 +264,7 @@ def test_the_audit_sets_every_claim_beside_a_measurement():
         datasets=("cifar10",),
         blocks=5,
     )
-    data = report.build_report(study, paper=True).data["audit"]
+    data = report_document(report_of(study, paper=True))["audit"]
     found = {f["key"]: f for f in data["findings"]}
     assert found["E10"]["measured"].startswith("efficientnet_b0 baseline: 0.")
     assert found["E100"]["measured"] == "not measured in this study"

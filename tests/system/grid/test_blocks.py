@@ -82,7 +82,7 @@ def test_every_published_study_makes_a_plan(name: str) -> None:
 def test_commands_of_the_audit_name_studies_that_exist() -> None:
     from pipeline.analysis.paper import audit
 
-    for key, _, command, _ in audit._OPEN:
+    for key, _, command, _ in audit.OPEN_QUESTIONS:
         words = command.split()
         assert load_study(words[words.index("--study") + 1]), key
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.paper.audit import Question
 from pipeline.analysis.report import drawing
 from pipeline.analysis.report.drawing import FG, GRID, MARKERS, SERIES, Drawing, plain
 from pipeline.analysis.responses import BY_NAME, POINTS
-
-if TYPE_CHECKING:
-    from pipeline.analysis.paper.audit import Question
 
 _MAX_ROWS = 30
 _LEVEL = {

@@ -1,0 +1,24 @@
+"""Reports of simulated studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.analysis.effects import estimate
+from pipeline.analysis.paper.audit import audit_paper
+from pipeline.analysis.report.files import write_report
+from pipeline.analysis.report.report import Report, build_report
+from pipeline.tracking.study_data import StudyData
+
+
+def report_of(study: StudyData, *, paper: bool = False) -> Report:
+    """Analyses a study with the defaults, as `ablate report` does."""
+    effects = estimate(study)
+    return build_report(study, effects, audit=audit_paper(study, effects) if paper else None)
+
+
+def written_report(study: StudyData, folder: Path, *, paper: bool = False) -> Report:
+    """Writes the report of a study into a folder."""
+    report = report_of(study, paper=paper)
+    write_report(report, folder)
+    return report
