@@ -62,14 +62,10 @@ class Trust:
 
 def _mean_ratio(logs: NDArray[np.float64]) -> Estimate | None:
     """Summarise log ratios by their mean and its t interval, as ratios."""
-    n = len(logs)
-    if n == 0:
+    if not len(logs):
         return None
-    mean = float(logs.mean())
-    if n < 2:
-        return Estimate(math.exp(mean), math.nan, math.nan, n)
-    half = float(student_t.quantile(0.975, n - 1) * logs.std(ddof=1) / math.sqrt(n))
-    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n)
+    mean, low, high = student_t.mean_interval(logs)
+    return Estimate(math.exp(mean), math.exp(low), math.exp(high), len(logs))
 
 
 def run_order(study: Tidy) -> pd.DataFrame:

@@ -1,11 +1,11 @@
-"""Ratios of paired times with an interval. Pure; SciPy is imported where it is used."""
+"""Ratios of paired times with an interval. Pure; the statistics are imported where they are used."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import Any
 
 
@@ -38,13 +38,10 @@ def ratio_interval(logs: Sequence[float], confidence: float = 0.95) -> tuple[flo
     Returns:
         (ratio, low, high).
     """
-    mean = fmean(logs)
-    if len(logs) < 2:
-        return math.exp(mean), None, None
-    from scipy import stats
+    from pipeline.analysis.student_t import mean_interval
 
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+    mean, low, high = mean_interval(logs, confidence)
+    return math.exp(mean), *((None, None) if math.isnan(low) else (math.exp(low), math.exp(high)))
 
 
 def block_log(numerator: Sequence[float], denominator: Sequence[float]) -> float:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 BATCHES = 20
-T_QUANTILE = 2.0930240544  # Student's t, 97.5 %, BATCHES - 1 degrees of freedom
+# Student's t, 97.5 %, BATCHES - 1 degrees of freedom: a constant, since this room may not import `analysis.student_t`
+T_QUANTILE = 2.0930240544
 SHORTEST_BATCH = 0.04  # seconds: disturbances of a shared machine last for milliseconds
 
 _Floats = npt.NDArray[np.float64]

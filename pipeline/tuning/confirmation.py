@@ -12,7 +12,6 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 from pipeline.tuning.objective import Objective, Quantity
 from pipeline.tuning.space import Config, Space
@@ -139,14 +138,9 @@ def contrast(values: Values, one: Config, other: Config, response: Quantity, fam
             logs.append(math.log(a / b))
     if not logs:
         return None
-    mean = fmean(logs)
-    if len(logs) < 2:
+    from pipeline.analysis.student_t import mean_interval  # NumPy and SciPy: not before there is something to compare
+
+    mean, low, high = mean_interval(logs, 1 - (1 - CONFIDENCE) / max(family, 1))
+    if math.isnan(low):
         return PairedRatio(math.exp(mean), None, None, 1)
-    half = _half_width(stdev(logs) / math.sqrt(len(logs)), len(logs) - 1, family)
-    return PairedRatio(math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
-
-
-def _half_width(error: float, freedom: int, family: int) -> float:
-    from pipeline.analysis.verdicts import half_widths
-
-    return float(half_widths(error, freedom, 1 - (1 - CONFIDENCE) / max(family, 1)))
+    return PairedRatio(math.exp(mean), math.exp(low), math.exp(high), len(logs))

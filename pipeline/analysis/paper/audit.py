@@ -87,11 +87,8 @@ def _cell_numbers(effects: Effects, claim: Claim) -> list[dict[str, Any]]:
     for (model, cell), part in runs[runs["cell"].isin([BASELINE, together])].groupby(["model", "cell"], sort=False):
         values = part[column].dropna() * scale
         if len(values):
-            half = math.nan
-            if len(values) > 1:
-                half = float(student_t.quantile(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-            mean = float(values.mean())
-            numbers = {"estimate": mean, "low": mean - half, "high": mean + half, "blocks": len(values)}
+            mean, low, high = student_t.mean_interval(values)
+            numbers = {"estimate": mean, "low": low, "high": high, "blocks": len(values)}
             found.append({"model": model, "cell": cell, **numbers})
     return found
 
@@ -167,15 +164,9 @@ def _spread(runs: pd.DataFrame, columns: tuple[str, ...], least: int) -> list[di
         for column in columns:
             values = part[column].dropna()
             if len(values) >= max(least, 2):
-                mean, sd = float(values.mean()), float(values.std(ddof=1))
-                half = float(student_t.quantile(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
-                numbers = {
-                    "estimate": mean,
-                    "low": mean - half,
-                    "high": mean + half,
-                    "sd": sd,
-                    "seeds": len(values),
-                }
+                mean, low, high = student_t.mean_interval(values)
+                sd = float(values.std(ddof=1))
+                numbers = {"estimate": mean, "low": low, "high": high, "sd": sd, "seeds": len(values)}
                 found.append({"model": model, "dataset": dataset, "response": column, "term": cell, **numbers})
     return found
 
