@@ -282,6 +282,6 @@ def on_gpu(runs: pd.DataFrame) -> bool:
 
 def inert(study: Tidy) -> frozenset[str]:
     """Name the techniques that cannot act on the study's devices, so that their runs are A/A controls."""
-    if on_gpu(study.runs):
-        return frozenset()
-    return frozenset(f.name for f in study.factors if f.name in TECHNIQUES and "cpu" in TECHNIQUES[f.name].inert_on)
+    device = "cuda" if on_gpu(study.runs) else "cpu"
+    rows = (TECHNIQUES.get(factor.name) for factor in study.factors)
+    return frozenset(row.name for row in rows if row is not None and device in row.inert_on)

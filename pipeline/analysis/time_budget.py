@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.analysis.anchors import anchors
-from pipeline.analysis.ceilings import COMPUTE, ceiling, sentence
+from pipeline.analysis.ceilings import ceiling, sentence
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, BUDGET_PHASES, Factor
+from pipeline.design.names import COMPUTE_PHASES
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def parts(shares: Mapping[str, float], launch_bound: float | None) -> dict[str, 
     Idle time is time of no phase. What it is spent on is known with ``launch_bound`` only: CUDA events leave no
     other gap than those in which the device waits for the host.
     """
-    compute = sum(shares.get(phase, 0.0) for phase in COMPUTE)
+    compute = sum(shares.get(phase, 0.0) for phase in COMPUTE_PHASES)
     found = {"data": shares.get("data_wait", 0.0), "copy": shares.get("h2d", 0.0)}
     idle = shares.get("idle", 0.0)
     if launch_bound is None:

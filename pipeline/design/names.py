@@ -1,13 +1,106 @@
-"""The names of the public contract: MLflow tags, params and metrics, phases and outcomes."""
+"""The names of the public contract: tags, params, metrics, phases, outcomes and the states of MLflow.
+
+A name stands here once, and what writes or reads it imports it from here. The strings never change: stores that were
+filled by earlier versions have them.
+"""
 
 from __future__ import annotations
 
+# Tags of every run, and of the parent run of a call
+KIND_TAG = "ablate.kind"  # run, sentinel, grid, tune
 KEY_TAG = "ablate.key"
-
 OWNER_TAG = "ablate.owner"
-
 CLAIM_TAG = "ablate.claim"
-
-HEARTBEAT_TAG = "ablate.heartbeat."
-
+HEARTBEAT_TAG = "ablate.heartbeat."  # a prefix: the owner's name comes behind it
 OUTCOME_TAG = "ablate.outcome"
+ERROR_TAG = "ablate.error"
+# Tags of a cell
+DIGEST_TAG = "ablate.digest"
+BLOCK_TAG = "ablate.block"
+POSITION_TAG = "ablate.position"
+TAINTED_TAG = "ablate.tainted"
+MOVED_TAG = "ablate.moved"
+BATCHNORM_TAG = "ablate.batchnorm"
+PARAMETERS_TAG = "ablate.parameters"
+# Tags of a parent run
+COMMAND_TAG = "ablate.command"
+STUDY_TAG = "ablate.study"
+TECHNIQUES_TAG = "ablate.techniques"
+CELLS_TAG = "ablate.cells"
+# Attributes that a tuning keeps in Optuna, beside some of the tags above
+RESULT_ATTRIBUTE = "ablate.result"
+IDENTITY_ATTRIBUTE = "ablate.identity"
+VALUES_ATTRIBUTE = "ablate.values"
+TOO_LARGE_ATTRIBUTE = "ablate.too_large"
+
+# Params: those of the recipe are `recipe.FIELD`, a technique's is its name (on or off), its level `level.NAME`
+RECIPE_PARAM = "recipe."
+LEVEL_PARAM = "level."
+
+# Metrics of each epoch
+TRAIN_LOSS = "train/loss"
+EPOCH_SECONDS = "train/epoch_seconds"
+EPOCH_RATE = "train/images_per_second"
+VAL_LOSS = "val/loss"
+VAL_ACCURACY = "val/accuracy"
+# Metrics of a run. Scores, by prefix where there are many
+VAL_SCORE = "val/"
+TEST_SCORE = "test/"
+TEST_ACCURACY = "test/accuracy"
+TEST_F1 = "test/f1_macro"
+# Times, s
+TRAIN_SECONDS = "time/train_seconds"
+EVAL_SECONDS = "time/eval_seconds"
+SETUP_SECONDS = "time/setup_seconds"
+TOTAL_SECONDS = "time/total_seconds"
+WARMUP_SECONDS = "time/warmup_seconds"
+COMPILE_SECONDS = "time/compile_seconds"
+TARGET_SECONDS = "time/target_seconds"
+# Rates of steady state, 1/s
+IMAGES_PER_SECOND = "throughput/images_per_second"
+UPDATES_PER_SECOND = "throughput/updates_per_second"
+WARMUP_WINDOWS = "throughput/warmup_windows"
+RATE_HALF_WIDTH = "throughput/interval_half_width"
+# A step: ms, and a fraction
+STEP_P50_MS = "step/p50_ms"
+STEP_P95_MS = "step/p95_ms"
+LAUNCH_BOUND = "step/launch_bound_fraction"
+# Memory, MiB
+GPU_PEAK_ALLOCATED = "memory/gpu_peak_allocated_mib"
+GPU_PEAK_RESERVED = "memory/gpu_peak_reserved_mib"
+GPU_PROCESS = "memory/gpu_process_mib"
+HOST_PEAK_RSS = "memory/host_peak_rss_mib"
+GPU_JOULES = "energy/gpu_joules"
+# Counts
+UPDATES = "updates/count"
+SKIPPED_STEPS = "amp/skipped_steps"
+FINAL_SCALE = "amp/final_scale"
+FLOPS_PER_IMAGE = "model/flops_per_image"
+
+# Phases of a step, in their order; each has a metric `budget/PHASE_seconds`
+DATA_WAIT = "data_wait"
+H2D = "h2d"
+FORWARD = "forward"
+BACKWARD = "backward"
+OPTIMIZER = "optimizer"
+PHASES = (DATA_WAIT, H2D, FORWARD, BACKWARD, OPTIMIZER)
+IDLE = "idle"  # time of training that is in no phase
+BUDGET_PHASES = (*PHASES, IDLE)
+COMPUTE_PHASES = (FORWARD, BACKWARD, OPTIMIZER)
+# No phase and no metric: the time in which the device has nothing to do but what the host launches just then
+LAUNCHES = "launches"
+
+
+def budget_seconds(phase: str) -> str:
+    """Names the metric of a phase's seconds."""
+    return f"budget/{phase}_seconds"
+
+
+# Outcomes are `design.records.OUTCOMES`; a cell with one of these is not tried again
+FINAL_OUTCOMES = ("finished", "oom")
+
+# States of a run in MLflow
+RUNNING_STATE = "RUNNING"
+FINISHED_STATE = "FINISHED"
+FAILED_STATE = "FAILED"
+KILLED_STATE = "KILLED"

@@ -7,46 +7,71 @@ step never see a technique's name: they see a recipe.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pipeline.design import requirements
+from pipeline.design.names import BACKWARD, COMPUTE_PHASES, DATA_WAIT, FORWARD, H2D, IDLE, LAUNCHES, OPTIMIZER
 from pipeline.design.requirements import Requirement
 from pipeline.design.spec import Device, Recipe
 from pipeline.errors import InputError, not_allowed, suggest
 
 Changes = dict[str, Any]
-_DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+Preserves = Literal["exact", "rounding", "changes"]
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
+class PartialSaving:
+    """What a technique can save that takes only a part of its phases away.
+
+    Attributes:
+        by: how it saves, words that can be the subject of a sentence.
+        part: level -> the part of the phases' time, a fraction.
+    """
+
+    by: str
+    part: Callable[[str], float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Technique:
-    """One acceleration technique.
+    """One acceleration technique. All that is said or known about it anywhere comes from here.
 
     Attributes:
         name: the name in commands, params and tables.
-        title: what it is, in a few words.
+        description: what it does, in one sentence for the documents, without a final stop; with what it saves in
+            memory, and with the exceptions from `preserves`.
         owns: the recipe fields that it may change, and no others.
         on: (recipe, value) -> the changed fields; `value` is the level, as text.
-        default: device -> the level used when none is given.
+        preserves: what it leaves of the baseline's training in a model without BatchNorm and without augmentation:
+            `exact` has the same operations on the same numbers, `rounding` the same computation with other rounding or
+            another order of summation, `changes` is another computation, whose accuracy has to be compared.
+        saves: what it takes time from: phases of the step, `idle`, or `LAUNCHES`; empty where it takes no work out of
+            a step and lowers memory instead.
+        default: device -> the level used when none is given; that of a switch is `on`.
         allowed: the levels that may be given, in words, for messages.
         inert_on: devices on which it has no effect (its cells are an A/A control there).
         requires: what its settings need (device, capability, compiler, other fields).
+        partly: where it can save a part of `saves` only; None where it might save all of it.
     """
 
     name: str
-    title: str
+    description: str
     owns: tuple[str, ...]
     on: Callable[[Recipe, str], Changes]
-    default: Mapping[Device, str]
-    allowed: str
+    preserves: Preserves
+    saves: tuple[str, ...]
+    default: Mapping[Device, str] = field(default_factory=lambda: _both("on"))
+    allowed: str = "on"
     inert_on: frozenset[Device] = frozenset()
     requires: tuple[Requirement, ...] = ()
+    partly: PartialSaving | None = None
 
     @property
     def devices(self) -> frozenset[Device]:
-        """Devices on which it can run at all."""
-        return frozenset(_DEVICES).intersection(*(need.devices for need in self.requires))
+        """The devices on which it can run at all."""
+        return frozenset(DEVICES).intersection(*(need.devices for need in self.requires))
 
     def apply(self, recipe: Recipe, value: str) -> Recipe:
         """Returns the recipe with this technique on at level `value`.
@@ -106,123 +131,152 @@ def _choose(name: str) -> Callable[[Recipe, str], Changes]:
     return lambda _recipe, value: {name: value}
 
 
-_SWITCH = _both("on")
+def _skipped_updates(level: str) -> float:
+    """One optimizer step instead of n leaves 1/n of the steps."""
+    try:
+        count = float(level)
+    except ValueError:  # a study that has one level only may call it `on`
+        count = 2.0
+    return 1.0 - 1.0 / max(count, 1.0)
+
+
+_PASSES = (FORWARD, BACKWARD)
 _CPU: frozenset[Device] = frozenset(("cpu",))
 _TABLE = (
     Technique(
-        "ga",
-        "gradient accumulation, micro-batch fixed: the effective batch grows",
-        ("accumulation_steps",),
-        _factor,
-        _both("2"),
-        "a whole number from 2 up",
+        name="ga",
+        description="gradient accumulation, micro-batch fixed: the effective batch grows, so accuracy may change",
+        owns=("accumulation_steps",),
+        on=_factor,
+        preserves="changes",
+        saves=(OPTIMIZER, IDLE),
+        partly=PartialSaving("fewer optimizer steps", _skipped_updates),
+        default=_both("2"),
+        allowed="a whole number from 2 up",
     ),
     Technique(
-        "amp",
-        "automatic mixed precision: fp16 with a gradient scaler on CUDA, bf16 on CPU",
-        ("precision",),
-        _choose("precision"),
-        {"cuda": "fp16", "cpu": "bf16"},
-        "fp16, bf16",
+        name="amp",
+        description="automatic mixed precision: fp16 with a gradient scaler on CUDA, bf16 on CPU; less "
+        "activation memory",
+        owns=("precision",),
+        on=_choose("precision"),
+        preserves="rounding",
+        saves=_PASSES,
+        default={"cuda": "fp16", "cpu": "bf16"},
+        allowed="fp16, bf16",
         requires=(requirements.BF16,),
     ),
     Technique(
-        "pm",
-        "pinned (page-locked) host memory with non-blocking copies",
-        ("pin_memory", "non_blocking"),
-        _set(pin_memory=True, non_blocking=True),
-        _SWITCH,
-        "on",
+        name="pm",
+        description="pinned (page-locked) host memory with non-blocking copies",
+        owns=("pin_memory", "non_blocking"),
+        on=_set(pin_memory=True, non_blocking=True),
+        preserves="exact",
+        saves=(H2D,),
         inert_on=_CPU,
     ),
     Technique(
-        "ga_fixed",
-        "gradient accumulation, effective batch fixed: the micro-batch is divided",
-        ("batch_size", "accumulation_steps"),
-        _split,
-        _both("2"),
-        "a whole number from 2 up that divides the batch size",
+        name="ga_fixed",
+        description="gradient accumulation, effective batch fixed: the micro-batch is divided, for less activation "
+        "memory; BatchNorm sees micro-batches",
+        owns=("batch_size", "accumulation_steps"),
+        on=_split,
+        preserves="rounding",
+        saves=(),
+        default=_both("2"),
+        allowed="a whole number from 2 up that divides the batch size",
     ),
     Technique(
-        "bf16",
-        "bfloat16 autocast, no scaler",
-        ("precision",),
-        _set(precision="bf16"),
-        _SWITCH,
-        "on",
+        name="bf16",
+        description="bfloat16 autocast, no scaler; less activation memory",
+        owns=("precision",),
+        on=_set(precision="bf16"),
+        preserves="rounding",
+        saves=_PASSES,
         requires=(requirements.BF16,),
     ),
     Technique(
-        "tf32",
-        "TensorFloat-32 matrix products and convolutions",
-        ("precision",),
-        _set(precision="tf32"),
-        _SWITCH,
-        "on",
+        name="tf32",
+        description="TensorFloat-32 matrix products and convolutions",
+        owns=("precision",),
+        on=_set(precision="tf32"),
+        preserves="rounding",
+        saves=_PASSES,
         inert_on=_CPU,
         requires=(requirements.TF32,),
     ),
-    Technique("channels_last", "NHWC memory format", ("channels_last",), _set(channels_last=True), _SWITCH, "on"),
     Technique(
-        "compile",
-        "torch.compile; the warm-up is timed apart",
-        ("compile",),
-        _choose("compile"),
-        _both("default"),
-        "default, reduce-overhead, max-autotune",
+        name="channels_last",
+        description="NHWC memory format of weights and batches",
+        owns=("channels_last",),
+        on=_set(channels_last=True),
+        preserves="rounding",
+        saves=_PASSES,
+    ),
+    Technique(
+        name="compile",
+        description="torch.compile; compilation is timed apart",
+        owns=("compile",),
+        on=_choose("compile"),
+        preserves="rounding",
+        saves=(*COMPUTE_PHASES, IDLE),
+        default=_both("default"),
+        allowed="default, reduce-overhead, max-autotune",
         requires=(requirements.COMPILE,),
     ),
     Technique(
-        "cuda_graph",
-        "forward and backward passes are recorded once and replayed: one launch for all their kernels",
-        ("cuda_graph",),
-        _set(cuda_graph=True),
-        _SWITCH,
-        "on",
+        name="fused",
+        description="one fused kernel for the optimizer update",
+        owns=("fused_optimizer",),
+        on=_set(fused_optimizer=True),
+        preserves="rounding",
+        saves=(OPTIMIZER, IDLE),
+    ),
+    Technique(
+        name="cuda_graph",
+        description="forward and backward passes are recorded once and replayed: one launch for all their kernels",
+        owns=("cuda_graph",),
+        on=_set(cuda_graph=True),
+        preserves="exact",
+        saves=(LAUNCHES,),
         requires=(requirements.CUDA_GRAPH, requirements.CUDA_GRAPH_ALONE),
     ),
     Technique(
-        "grad_checkpoint",
-        "activations are recomputed in the backward pass instead of being kept: less memory, more arithmetic",
-        ("grad_checkpoint",),
-        _set(grad_checkpoint=True),
-        _SWITCH,
-        "on",
+        name="grad_checkpoint",
+        description="activations are recomputed in the backward pass instead of being kept: less memory, about a third "
+        "more arithmetic; a timm model has to support it",
+        owns=("grad_checkpoint",),
+        on=_set(grad_checkpoint=True),
+        preserves="exact",
+        saves=(),
         requires=(requirements.GRAD_CHECKPOINT,),
     ),
     Technique(
-        "fused",
-        "one fused kernel for the optimizer update",
-        ("fused_optimizer",),
-        _set(fused_optimizer=True),
-        _SWITCH,
-        "on",
-    ),
-    Technique(
-        "pin_only",
-        "pinned host memory, blocking copies",
-        ("pin_memory",),
-        _set(pin_memory=True),
-        _SWITCH,
-        "on",
+        name="pin_only",
+        description="pinned host memory, blocking copies",
+        owns=("pin_memory",),
+        on=_set(pin_memory=True),
+        preserves="exact",
+        saves=(H2D,),
         inert_on=_CPU,
     ),
     Technique(
-        "non_blocking_only",
-        "non-blocking copies from pageable memory",
-        ("non_blocking",),
-        _set(non_blocking=True),
-        _SWITCH,
-        "on",
+        name="non_blocking_only",
+        description="non-blocking copies from pageable memory",
+        owns=("non_blocking",),
+        on=_set(non_blocking=True),
+        preserves="exact",
+        saves=(H2D,),
         inert_on=_CPU,
     ),
     Technique(
-        "device_data",
-        "the training set lives in device memory",
-        ("input_pipeline",),
-        _set(input_pipeline="device"),
-        _SWITCH,
-        "on",
+        name="device_data",
+        description="the training set lies in device memory, where it has to fit; with augmentation its samples are "
+        "equal in distribution only",
+        owns=("input_pipeline",),
+        on=_set(input_pipeline="device"),
+        preserves="exact",
+        saves=(DATA_WAIT, H2D),
     ),
 )
 TECHNIQUES: Mapping[str, Technique] = {technique.name: technique for technique in _TABLE}
