@@ -262,6 +262,15 @@ def compare(study_a: str, study_b: str, tracking_uri: str | None, tracking_uri_b
 
 
 @cli.command()
+@_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
+def techniques(as_json: bool) -> None:
+    """List the techniques: levels, requirements, what each preserves and what it can save."""
+    from pipeline.commands.techniques import list_techniques
+
+    list_techniques(as_json)
+
+
+@cli.command()
 @_option("--tracking-uri", metavar="URI", help="MLflow tracking store.")
 @_option("--json", "as_json", is_flag=True, envvar=None, help="One JSON document on standard output.")
 def sync(tracking_uri: str | None, as_json: bool) -> None:

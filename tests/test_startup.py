@@ -39,6 +39,8 @@ print("loaded:", code, *sorted({name.split(".")[0] for name in sys.modules}))
         ("bench --help", "0", HEAVY | {"numpy", "pydantic"}),
         ("bench --only nonsense", "2", HEAVY | {"numpy"}),
         ("data --help", "0", HEAVY),
+        ("techniques", "0", HEAVY | {"numpy", "pandas", "scipy", "rich"}),
+        ("techniques --json", "0", HEAVY | {"numpy", "pandas", "scipy", "rich"}),
         ("tune --help", "0", HEAVY | {"numpy", "pydantic"}),
         ("tune --model test_vit --dataset digits --study quickstart --dry-run", "0", HEAVY | {"pandas", "scipy"}),
         ("tune --model test_vit --dataset nonsense", "2", HEAVY | {"numpy"}),

@@ -46,6 +46,18 @@ class Requirement:
         """Whether the recipe has one of the values."""
         return getattr(recipe, self.setting) in self.values
 
+    def describe(self) -> list[str]:
+        """Says what is needed, each need in a few words."""
+        needs = [] if self.devices == frozenset(("cpu", "cuda")) else [" or ".join(sorted(self.devices))]
+        if self.capability != ANY:
+            needs.append(f"on cuda: capability {'.'.join(map(str, self.capability))}")
+        if self.compiler:
+            needs.append("a C++ compiler (on cuda: Triton too)")
+        for other, values in self.excludes.items():
+            words = other if values == (True,) else f"{other}={'/'.join(map(str, values))}"
+            needs.append(f"not with {words}")
+        return needs
+
     def refused(self, recipe: Recipe, but: str) -> InputError:
         """The one line: field, value, what is allowed, why."""
         value = getattr(recipe, self.setting)

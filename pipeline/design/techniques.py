@@ -73,6 +73,15 @@ class Technique:
         """The devices on which it can run at all."""
         return frozenset(DEVICES).intersection(*(need.devices for need in self.requires))
 
+    def needs(self) -> list[str]:
+        """Says what it requires, in words; a need of some of its levels alone names the setting that has it."""
+        found = []
+        for need in self.requires:
+            always = all(need.needed_by(self.apply(Recipe(), self.default[device])) for device in self.devices)
+            setting = "" if always else f"{need.setting}={'/'.join(map(str, need.values))} "
+            found += [setting + words for words in need.describe()]
+        return found
+
     def apply(self, recipe: Recipe, value: str) -> Recipe:
         """Returns the recipe with this technique on at level `value`.
 

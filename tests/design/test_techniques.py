@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import pipeline
 from pipeline.design import techniques
+from pipeline.design.names import BUDGET_PHASES, LAUNCHES
 from pipeline.design.plan import apply
 from pipeline.design.spec import Device, Recipe
-from pipeline.design.techniques import TECHNIQUES
+from pipeline.design.techniques import DEVICES, TECHNIQUES, Preserves
 from pipeline.errors import InputError
 
 NAMES = list(TECHNIQUES)
-DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 BASE = Recipe(batch_size=64)
 PAIRS = list(itertools.combinations(NAMES, 2))
 OVERLAPPING = [pair for pair in PAIRS if set(TECHNIQUES[pair[0]].owns) & set(TECHNIQUES[pair[1]].owns)]
@@ -140,15 +142,48 @@ def test_owned_fields_exist_and_names_are_params() -> None:
         assert set(technique.default) == set(DEVICES) and technique.allowed
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/techniques.md"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_technique_is_documented(name: str, page: str) -> None:
-    root = Path(pipeline.__file__).parent.parent
-    rows = [line for line in (root / page).read_text().splitlines() if line.startswith("|")]
-    mine = [row for row in rows if f"`{name}`" in row.split("|")[1]]
-    assert len(mine) == 1
-    for owned in TECHNIQUES[name].owns:
-        assert owned in mine[0], "the row names the fields that it owns"
+def test_a_row_is_whole(name: str) -> None:
+    technique = TECHNIQUES[name]
+    assert technique.devices >= technique.inert_on, "it is inert where it can run"
+    assert technique.saves == (LAUNCHES,) or set(technique.saves) <= set(BUDGET_PHASES)
+    assert technique.preserves in get_args(Preserves)
+    assert technique.description and not technique.description.endswith(".") and "|" not in technique.description
+    if technique.partly is not None:
+        levels = [technique.default[device] for device in DEVICES]
+        assert all(0 < technique.partly.part(level) <= 1 for level in levels) and technique.partly.by
+
+
+def test_requirements_in_words() -> None:
+    assert TECHNIQUES["ga"].needs() == []
+    assert TECHNIQUES["bf16"].needs() == ["on cuda: capability 8.0"]
+    assert TECHNIQUES["amp"].needs() == ["precision=bf16 on cuda: capability 8.0"], "not with its level on CUDA, fp16"
+    assert TECHNIQUES["compile"].needs() == ["on cuda: capability 7.0", "a C++ compiler (on cuda: Triton too)"]
+    assert TECHNIQUES["cuda_graph"].needs() == [
+        "cuda",
+        "not with compile=reduce-overhead/max-autotune",
+        "not with grad_checkpoint",
+    ]
+
+
+# what is spelled like a technique and is none
+SPELLED_ALIKE = {
+    "analysis/peak_flops.py": {"tf32", "bf16"},  # values of the recipe field `precision`
+    "analysis/paper/audit.py": {"ga", "amp", "pm"},  # the claims of one paper are about these three
+    "tuning/result.py": {"ga"},  # a key of the tuning's document: whether accumulation pays
+}
+
+
+@pytest.mark.parametrize("room", ["analysis", "commands", "execution", "tracking", "tuning"])
+def test_techniques_are_listed_nowhere_else(room: str) -> None:
+    root = Path(pipeline.__file__).parent
+    spelled = {}
+    for path in sorted((root / room).rglob("*.py")):
+        constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        words = {word for text in constants if isinstance(text, str) for word in text.split(",")} & set(NAMES)
+        file = path.relative_to(root).as_posix()
+        spelled[file] = words - SPELLED_ALIKE.get(file, set())
+    assert {file: words for file, words in spelled.items() if words} == {}
 
 
 def test_unknown_technique_names_the_nearest() -> None:
