@@ -94,6 +94,14 @@ def test_more_blocks_keep_the_first_ones() -> None:
     assert [r.spec.digest for r in later.runs] == [r.spec.digest for r in many.runs[len(few.runs) :]]
 
 
+def test_a_further_block_keeps_the_order_of_the_ones_before() -> None:
+    study = studies.load_study("quickstart")
+    both = build_plan(study.model_copy(update={"seeds": 2}), "cpu")
+    second = build_plan(study, "cpu", blocks=range(1, 2))
+    assert [r.spec.digest for r in both.runs[48:]] == [r.spec.digest for r in second.runs]
+    assert [r.spec.label for r in both.runs[:48]] != [r.spec.label for r in second.runs], "blocks differ in order"
+
+
 def test_sentinels_repeat_the_baselines_at_both_ends() -> None:
     plan = build_plan(make(models=MODELS[:2], techniques=["amp"], seeds=2, sentinels=True), "cpu")
     assert len(plan.cells) == 8 and len(plan.runs) == 8 + 2 * 2 * 2

@@ -1,4 +1,4 @@
-"""Blocks, variants, studies that extend one another, gates, and measuring until decided."""
+"""Blocks, gates, and measuring until decided."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,66 +16,12 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline import nvml
-from pipeline.design.plan import build_plan
-from pipeline.design.selection import with_reruns
-from pipeline.design.spec import RERUNS_FROM
 from pipeline.design.study import load_study
-from pipeline.errors import InputError
 from pipeline.execution import interference
 from tests.support.grids import FinishedGrid
 
 TINY = ["--models", "test_resnet", "--datasets", "digits", "--set", "epochs=1", "--set", "max_train_samples=64"]
 TINY += ["--set", "max_test_samples=50", "--device", "cpu"]
-
-
-def _study(folder: Path, text: str, name: str = "mine") -> Path:
-    path = folder / f"{name}.yaml"
-    path.write_text(text)
-    return path
-
-
-def test_a_study_extends_another(tmp_path: Path) -> None:
-    path = _study(tmp_path, "extends: quickstart\ndatasets: [digits]\noverrides: []\nseeds: 2\n")
-    study, base = load_study(str(path)), load_study("quickstart")
-    assert study.name == "mine"
-    assert study.models == base.models
-    assert study.techniques == base.techniques
-    assert (study.datasets, study.seeds) == (("digits",), 2)
-
-
-@pytest.mark.parametrize("base", ["nowhere", "[1]", "{a: b}"])
-def test_a_study_that_extends_nothing_known_is_refused(tmp_path: Path, base: str) -> None:
-    with pytest.raises(InputError):
-        load_study(str(_study(tmp_path, f"extends: {base}\nmodels: [test_resnet]\ndatasets: [digits]\n")))
-
-
-def test_extending_oneself_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "experiments").mkdir()
-    _study(tmp_path / "experiments", "extends: loop\n", "loop")
-    with pytest.raises(InputError, match="at most four"):
-        load_study("loop")
-
-
-def test_variants_are_crossed_with_every_cell(tmp_path: Path) -> None:
-    text = "extends: quickstart\nmodels: [test_resnet]\ndatasets: [digits]\noverrides: []\n"
-    text += "techniques: [ga]\nvariants: {batch_size: [16, 32], num_threads: [1, 2]}\n"
-    plan = build_plan(load_study(str(_study(tmp_path, text))), "cpu")
-    seen = {(r.spec.recipe.batch_size, r.spec.recipe.num_threads, r.spec.label) for r in plan.runs}
-    assert len(plan.runs) == len(seen) == 2 * 2 * 2
-
-
-def test_variants_of_an_unknown_field_are_refused(tmp_path: Path) -> None:
-    text = "extends: quickstart\nvariants: {batch: [16]}\n"
-    with pytest.raises(InputError, match=r"variants: field: 'batch' is not allowed"):
-        load_study(str(_study(tmp_path, text)))
-
-
-@pytest.mark.parametrize("name", ["paper", "paper-q1", "paper-q2", "paper-q3", "paper-c1", "paper-c2", "heldout"])
-def test_every_published_study_makes_a_plan(name: str) -> None:
-    plan = build_plan(load_study(name), "cpu")
-    assert len({run.spec.digest for run in plan.runs}) == len(plan.runs)
-    assert {run.block for run in plan.runs} == set(range(plan.study.seeds))
 
 
 def test_commands_of_the_audit_name_studies_that_exist() -> None:
@@ -85,27 +30,6 @@ def test_commands_of_the_audit_name_studies_that_exist() -> None:
     for key, _, command, _ in audit.OPEN_QUESTIONS:
         words = command.split()
         assert load_study(words[words.index("--study") + 1]), key
-
-
-def test_a_further_block_keeps_the_order_of_the_ones_before() -> None:
-    study = load_study("quickstart")
-    both = build_plan(study.model_copy(update={"seeds": 2}), "cpu")
-    second = build_plan(study, "cpu", blocks=range(1, 2))
-    assert [r.spec.digest for r in both.runs[48:]] == [r.spec.digest for r in second.runs]
-    assert [r.spec.label for r in both.runs[:48]] != [r.spec.label for r in second.runs], "blocks differ in order"
-
-
-def test_tainted_cells_are_measured_again_under_their_own_digest() -> None:
-    plan = build_plan(load_study("quickstart"), "cpu")
-    bad = plan.runs[3].spec
-    again = with_reruns(plan, {bad.digest})
-    changed = [(a.spec, b.spec) for a, b in zip(plan.runs, again.runs, strict=True) if a != b]
-    assert len(changed) == 1
-    old, new = changed[0]
-    assert (old, new.repeat, new.name) == (bad, RERUNS_FROM, old.name)
-    assert new.recipe == old.recipe
-    third = with_reruns(plan, {bad.digest, new.digest})
-    assert third.runs[3].spec.repeat == RERUNS_FROM + 1, "a rerun that was disturbed too is not taken for good"
 
 
 @pytest.fixture
@@ -259,7 +183,8 @@ def test_until_decided_adds_blocks_up_to_the_limit(grid: FinishedGrid) -> None:
 
 
 def test_sentinels_stand_at_both_ends_of_a_block(grid: FinishedGrid) -> None:
-    path = _study(grid.folder, "extends: quickstart\nname: quickstart\noverrides: []\nsentinels: true\n", "watched")
+    path = grid.folder / "watched.yaml"
+    path.write_text("extends: quickstart\nname: quickstart\noverrides: []\nsentinels: true\n")
     words = ["grid", "--study", str(path), *TINY, "--techniques", "pm"]
     words += ["--tracking-uri", f"sqlite:///{grid.folder}/sentinels.db"]
     done = grid.ablate(*words)
