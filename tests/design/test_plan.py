@@ -81,7 +81,7 @@ def test_order_is_decided_by_the_order_seed_alone() -> None:
 def test_order_is_the_same_in_another_process() -> None:
     code = (
         "from pipeline.design import plan, study; "
-        "print('\\n'.join(r.spec.digest for r in plan.build(study.load('quickstart'), 'cpu').runs))"
+        "print('\\n'.join(r.spec.digest for r in plan.build_plan(study.load_study('quickstart'), 'cpu').runs))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == [run.spec.digest for run in build_plan(studies.load_study("quickstart"), "cpu").runs]
@@ -217,10 +217,10 @@ LARGE = """
 import json, re, time
 from pathlib import Path
 from pipeline.design import plan, study
-made = study.load("quickstart")
+made = study.load_study("quickstart")
 made = study.replace(made, seeds=2084)
 began = time.process_time()
-found = plan.build(made, "cpu")
+found = plan.build_plan(made, "cpu")
 seconds = time.process_time() - began
 digests = {run.spec.digest for run in found.runs}
 print(json.dumps({"cells": len(found.runs), "unique": len(digests), "seconds": seconds,
