@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,7 +45,12 @@ class GridOptions:
 
 @dataclass(frozen=True)
 class SelectedPlan:
-    """The study to run, where, and the sentence that says why."""
+    """The study to run and where.
+
+    Attributes:
+        plan: all its runs, in order.
+        headline: the line that says which study it is, and why; under it the study's title, where it has one.
+    """
 
     plan: Plan
     headline: str
@@ -63,14 +68,15 @@ def select_plan(flags: GridOptions, device: Device, single: bool = False) -> Sel
         InputError: anything that is not allowed, before anything runs.
     """
     name = flags.study or ("paper" if device == "cuda" else "quickstart")
-    chosen = _with_flags(study.load_study(name), flags, device)
+    chosen = _with_flags(study.load_study(name), flags)
     study.check_study(chosen, "command line")
     plan = in_processes(build_plan(chosen, device, study_settings(flags)), flags)
     if single:
         plan = _only(plan, chosen)
     why = "" if flags.study else _why(name, device)
     runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
-    return SelectedPlan(plan, f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}")
+    headline = f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}"
+    return SelectedPlan(plan, headline + (f"\n{' '.join(chosen.title.split())}" if chosen.title else ""))
 
 
 def _why(name: str, device: Device) -> str:
@@ -79,7 +85,7 @@ def _why(name: str, device: Device) -> str:
     return f" ({reason}; --study {other} forces the other)"
 
 
-def _with_flags(base: Study, flags: GridOptions, device: Device) -> Study:
+def _with_flags(base: Study, flags: GridOptions) -> Study:
     changes: dict[str, Any] = {}
     if flags.models not in (None, "all"):
         names = _names(flags.models, "--models")
@@ -99,7 +105,6 @@ def _with_flags(base: Study, flags: GridOptions, device: Device) -> Study:
         and o.dataset in (None, *changes.get("datasets", base.datasets))
     ]
     changes["overrides"] = [*(override.model_dump() for override in kept), *map(dict, flags.overrides)]
-    del device
     return study.replace(base, **changes)
 
 
@@ -120,7 +125,17 @@ def _technique_levels(base: Study, flags: GridOptions) -> dict[str, tuple[str, .
         levels = dict(base.techniques)
     else:
         levels = {name: base.techniques.get(name, ()) for name in _names(flags.techniques, "--techniques")}
-    for text in flags.levels:
+    return levels | parse_levels(flags.levels)
+
+
+def parse_levels(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Reads `--technique NAME=VALUE` and `NAME=VALUE,VALUE`: technique -> levels; the last of a name counts.
+
+    Raises:
+        InputError: it has another form, or there is no such technique.
+    """
+    levels: dict[str, tuple[str, ...]] = {}
+    for text in texts:
         name, equals, values = text.partition("=")
         if not equals or not all(values.split(",")):
             raise not_allowed("--technique", text, "NAME=VALUE, or NAME=VALUE,VALUE,.. for several levels")

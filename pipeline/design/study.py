@@ -37,6 +37,8 @@ class Study(Frozen):
     `overrides` in order, then `--set`; techniques come on top.
 
     Attributes:
+        name: of the study and of its experiment in MLflow; a study file's is that of the file unless it says another.
+        title: what the study is about, shown under the first line of a call; empty for nothing.
         models: model -> recipe fields of its protocol.
         techniques: technique -> levels; an empty list stands for its default level on the device.
         seeds: number of blocks; block i uses the seed `base_seed + i`.
@@ -45,7 +47,6 @@ class Study(Frozen):
             estimated for it, but those of the techniques are estimated within each value).
         sentinels: run the baselines again at the start and at the end of every block, to see drift.
         design: `full` factorial, or `fractional` (a resolution-IV fraction).
-        accuracy_margin_points: how much accuracy, in percentage points, may be given up for speed.
     """
 
     name: SafeName
@@ -59,7 +60,6 @@ class Study(Frozen):
     sentinels: bool = False
     variants: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     design: Annotated[str, Field(pattern="^(full|fractional)$")] = "full"
-    accuracy_margin_points: Annotated[float, Field(gt=0, le=100)] = 0.5
     recipe: Overrides = Field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
 
@@ -214,7 +214,8 @@ def _extended(content: Any, path: Path, depth: int) -> dict[str, Any]:
         raise not_allowed(f"study file {path}: extends", base, "the name of a study, at most four in a chain")
     found = _find(base)
     below = _extended(read_yaml(found), found, depth + 1)
-    below.pop("name", None)
+    for own in ("name", "title"):
+        below.pop(own, None)
     return {**below, **content}
 
 

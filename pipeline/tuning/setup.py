@@ -166,13 +166,7 @@ def _levels(flags: TuneOptions, spec: RunSpec, base: Study) -> dict[str, tuple[s
     found = {name: base.techniques.get(name) or (techniques.get(name).default[spec.device],) for name in named}
     if len(found) != len(named):
         raise not_allowed("--techniques", flags.techniques, "names separated by commas, each once")
-    for text in flags.levels:
-        name, equals, values = text.partition("=")
-        if not equals or not all(values.split(",")):
-            raise not_allowed("--technique", text, "NAME=VALUE, or NAME=VALUE,VALUE,.. for several levels")
-        techniques.get(name)
-        found[name] = tuple(values.split(","))
-    return found
+    return found | selection.parse_levels(flags.levels)
 
 
 def _sizes(flag: str, text: str | None) -> Sequence[int] | None:

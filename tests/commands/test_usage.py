@@ -279,7 +279,8 @@ def test_dry_run_in_words(ablate: Any) -> None:
     lines = found.out.splitlines()
     assert found.code == 0 and found.err == ""
     assert lines[0] == "study quickstart: 48 cells, 1 block(s), device cpu"
-    assert len(lines) == 49 and sum("/baseline/s" in line for line in lines) == 6
+    assert lines[1] == "Quickstart: tiny ResNet, ViT and EfficientNet on handwritten digits", "the study's title"
+    assert len(lines) == 50 and sum("/baseline/s" in line for line in lines) == 6
 
 
 def test_the_first_line_says_which_study_and_why(ablate: Any, monkeypatch: pytest.MonkeyPatch) -> None:

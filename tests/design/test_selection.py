@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import pytest
+
 from pipeline.design.plan import build_plan
-from pipeline.design.selection import with_reruns
+from pipeline.design.selection import GridOptions, SelectedPlan, in_processes, parse_levels, select_plan, with_reruns
 from pipeline.design.spec import RERUNS_FROM
 from pipeline.design.study import load_study
+from pipeline.errors import InputError
 
 
 def test_tainted_cells_are_measured_again_under_their_own_digest() -> None:
@@ -19,3 +25,55 @@ def test_tainted_cells_are_measured_again_under_their_own_digest() -> None:
     assert new.recipe == old.recipe
     third = with_reruns(plan, {bad.digest, new.digest})
     assert third.runs[3].spec.repeat == RERUNS_FROM + 1, "a rerun that was disturbed too is not taken for good"
+
+
+def select(**options: Any) -> SelectedPlan:
+    return select_plan(GridOptions(**{"study": "quickstart", **options}), "cpu")
+
+
+def labels(**options: Any) -> set[str]:
+    return {run.spec.label for run in select(**options).plan.runs}
+
+
+def test_levels_are_read_once_for_all_commands() -> None:
+    assert parse_levels(("ga=2,4", "amp=bf16")) == {"ga": ("2", "4"), "amp": ("bf16",)}
+    assert parse_levels(("ga=2", "ga=8")) == {"ga": ("8",)} and parse_levels(()) == {}
+
+
+@pytest.mark.parametrize("text", ["ga", "ga=", "ga=2,", "=2", "turbo=2"])
+def test_levels_that_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"technique.* is not allowed; allowed: "):
+        parse_levels((text,))
+
+
+def test_techniques_and_their_levels() -> None:
+    assert labels(techniques="none") == {"baseline"}
+    assert labels(techniques="pm") == {"baseline", "pm"}
+    assert labels(techniques="pm", levels=("ga=4",)) == {"baseline", "pm", "ga4", "pm+ga4"}
+    assert len(labels(levels=("ga=2,4",))) == 3 * 2 * 2, "beside the study's other techniques"
+
+
+def test_the_headline_says_what_will_run_and_the_title_what_it_is_about(tmp_path: Path) -> None:
+    first, second = select(techniques="pm").headline.splitlines()
+    assert first == "study quickstart: 12 cells, 1 block(s), device cpu"
+    assert second == load_study("quickstart").title
+    path = tmp_path / "plain.yaml"
+    path.write_text("extends: quickstart\n")
+    assert "\n" not in select(study=str(path)).headline
+
+
+def test_overrides_of_what_is_not_chosen_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: quickstart\noverrides: [{model: test_vit, recipe: {epochs: 7}}]\n")
+    chosen = select(study=str(path), models="test_resnet", techniques="none")
+    assert {run.spec.model for run in chosen.plan.runs} == {"test_resnet"}
+    both = select(study=str(path), models="test_resnet,test_vit", techniques="none").plan.runs
+    assert {run.spec.recipe.epochs for run in both if run.spec.model == "test_vit"} == {7}
+
+
+def test_processes_split_a_micro_batch() -> None:
+    plan = select(techniques="none", settings=("batch_size=8",)).plan
+    assert {run.spec.nproc for run in in_processes(plan, GridOptions(nproc=4)).runs} == {4}
+    assert in_processes(plan, GridOptions()) is plan
+    with pytest.raises(InputError, match="--nproc"):
+        in_processes(plan, GridOptions(nproc=5))

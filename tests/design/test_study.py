@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.design.plan import build_plan
-from pipeline.design.study import load_study
+from pipeline.design.spec import Recipe
+from pipeline.design.study import load_study, parse_settings, replace, validated
 from pipeline.errors import InputError
 
 
@@ -59,3 +60,45 @@ def test_every_published_study_makes_a_plan(name: str) -> None:
     plan = build_plan(load_study(name), "cpu")
     assert len({run.spec.digest for run in plan.runs}) == len(plan.runs)
     assert {run.block for run in plan.runs} == set(range(plan.study.seeds))
+
+
+def test_a_title_is_that_of_the_file_alone(tmp_path: Path) -> None:
+    assert load_study("quickstart").title
+    assert load_study(str(_study(tmp_path, "extends: quickstart\n"))).title == "", "it says what the base is about"
+    assert load_study(str(_study(tmp_path, "extends: quickstart\ntitle: Mine\n"))).title == "Mine"
+
+
+def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
+    path = _study(tmp_path, "extends: quickstart\naccuracy_margin_points: 0.5\n")
+    with pytest.raises(InputError, match=r"mine.yaml: field: 'accuracy_margin_points' is not allowed; allowed: "):
+        load_study(str(path))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epochs=3", 3),
+        ("learning_rate=1e-3", 1e-3),
+        ("compile=off", "off"),
+        ("pin_memory=on", True),
+        ("clip_norm=null", None),
+        ("precision=bf16", "bf16"),
+    ],
+)
+def test_settings_are_yaml_scalars(setting: str, value: object) -> None:
+    name = setting.partition("=")[0]
+    fields = parse_settings([setting])
+    assert getattr(validated(Recipe, fields, "here"), name) == value and type(fields[name]) in (type(value), str)
+
+
+@pytest.mark.parametrize("setting", ["epochs", "epoch=3", "epochs=[", "epochs=0", "epochs=2.5"])
+def test_settings_that_are_refused(setting: str) -> None:
+    with pytest.raises(InputError, match=r"--set.* not allowed; allowed: "):
+        parse_settings([setting])
+
+
+def test_replaced_fields_are_validated() -> None:
+    base = load_study("quickstart")
+    assert replace(base, seeds=7).seeds == 7 and replace(base) == base
+    with pytest.raises(InputError, match="command line: seeds: 0 is not allowed"):
+        replace(base, seeds=0)
