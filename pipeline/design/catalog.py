@@ -97,7 +97,7 @@ def model(name: str) -> ModelRow:
 
 @lru_cache(maxsize=1)
 def timm_architectures() -> tuple[str, ...]:
-    """Names of the installed timm's architectures, read from its sources without importing it.
+    """Lists the names of the installed timm's architectures, read from its sources without importing it.
 
     timm registers each with a decorated function, `@register_model def NAME(...)`. Importing it takes seconds
     and torch; reading takes a tenth of one.

@@ -18,7 +18,11 @@ Word = tuple[str, ...]
 
 @dataclass(frozen=True)
 class AliasSet:
-    """Effects that a fraction cannot tell apart: each word with its sign, shortest first."""
+    """Effects that a fraction cannot tell apart.
+
+    Attributes:
+        words: (sign, techniques of the effect) of each, shortest first.
+    """
 
     words: tuple[tuple[int, Word], ...]
 
@@ -28,7 +32,7 @@ class AliasSet:
         return self.words[0][1]
 
     def describe(self, longest: int = 3) -> str:
-        """Write the set as an equation, ``ga:amp = -pm:tf32``, with words of at most ``longest`` factors."""
+        """Writes the set as an equation, `ga:amp = -pm:tf32`, with words of at most `longest` factors."""
         sign = self.words[0][0]
         parts = [":".join(self.lead)]
         parts += [("" if s == sign else "-") + ":".join(w) for s, w in self.words[1:] if len(w) <= longest]
@@ -36,12 +40,12 @@ class AliasSet:
 
 
 def full(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
-    """List all 2^k settings of k techniques, baseline first."""
+    """Lists all 2^k settings of k techniques, baseline first."""
     return tuple(dict(zip(techniques, on, strict=True)) for on in product((False, True), repeat=len(techniques)))
 
 
 def fractional(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
-    """List the cells of a two-level design: all of them up to 5 techniques, a resolution-IV fraction above.
+    """Lists the cells of a two-level design: all of them up to 5 techniques, a resolution-IV fraction above.
 
     Resolution IV keeps every main effect clear of two-factor interactions (Box, Hunter and Hunter,
     "Statistics for Experimenters", ch. 6). The generators are pyDOE3's, with signs turned where needed so
@@ -72,7 +76,7 @@ def fractional(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
 
 
 def defining_words(rows: Sequence[Mapping[str, bool]]) -> tuple[tuple[int, Word], ...]:
-    """Find the defining relation of a set of cells: the products of columns that are constant over them.
+    """Finds the defining relation of a set of cells: the products of columns that are constant over them.
 
     Args:
         rows: Settings, one mapping technique -> on per cell, all with the same keys.
@@ -91,9 +95,7 @@ def defining_words(rows: Sequence[Mapping[str, bool]]) -> tuple[tuple[int, Word]
 
 
 def is_regular_fraction(rows: Sequence[Mapping[str, bool]]) -> bool:
-    """Say whether distinct cells form a regular fraction 2^(k-p) with p > 0 and every technique at both
-    levels.
-    """
+    """Says whether distinct cells form a regular fraction 2^(k-p), p > 0, with every technique at both levels."""
     if not rows:
         return False
     distinct = {tuple(row.values()) for row in rows}
@@ -104,15 +106,13 @@ def is_regular_fraction(rows: Sequence[Mapping[str, bool]]) -> bool:
 
 
 def resolution(rows: Sequence[Mapping[str, bool]]) -> int | None:
-    """Give the resolution of a regular fraction, the length of its shortest defining word; None for a full
-    factorial.
-    """
+    """Gives a regular fraction's resolution, the length of its shortest defining word; None for a full factorial."""
     words = defining_words(rows)
     return len(words[0][1]) if words else None
 
 
 def alias_structure(rows: Sequence[Mapping[str, bool]]) -> tuple[AliasSet, ...]:
-    """Partition all effects of a regular fraction into alias sets.
+    """Partitions all effects of a regular fraction into alias sets.
 
     Multiplying an effect by every word of the defining relation gives the effects it cannot be told from
     (Box, Hunter and Hunter, ch. 6).

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.paths import write_atomically
+
 # a file that changed this recently may change again without another time stamp (two seconds is FAT's resolution)
 UNSETTLED_NS = 2_000_000_000
 
 
 def digests(root: Path, names: Sequence[str]) -> list[str]:
-    """SHA-256 (hex) of each file, in order.
+    """Computes the SHA-256 (hex) of each file, in order.
+
+    Args:
+        root: folder that the names are relative to.
+        names: paths of the files.
 
     Raises:
         OSError: a file cannot be read.
@@ -33,7 +38,7 @@ def digests(root: Path, names: Sequence[str]) -> list[str]:
 
 
 def recall(cache: Path, key: str) -> str | None:
-    """The digest remembered for `key`, None when there is none that is whole."""
+    """Returns the digest remembered for `key`; None when there is none that is whole."""
     try:
         found = json.loads((cache / f"{key}.json").read_bytes())
     except (OSError, ValueError):
@@ -55,7 +60,4 @@ def remember(cache: Path, key: str, digest: str, newest: int) -> None:
         return
     with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{key}-", dir=cache)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"key": key, "digest": digest}, file)
-        Path(temporary).replace(cache / f"{key}.json")
+        write_atomically(cache / f"{key}.json", json.dumps({"key": key, "digest": digest}))

@@ -26,11 +26,17 @@ Setting = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """A cell with its place in the design: `block` (0-based) and `position` (0-based run order).
+    """A cell in its place in the design.
 
-    `kind` is `run` for the design's cells and `sentinel` for the baselines repeated at a block's ends. `tainted`
-    says why its measurement is to be doubted (see `gates`); empty when nothing is known against it. `title` is the
-    run's name where the specification's own would not tell it apart, `tags` are further tags of its row.
+    Attributes:
+        spec: the cell.
+        block: its replicate, from 0 up.
+        position: when it runs, from 0 up.
+        kind: `run` for the design's cells, `sentinel` for the baselines repeated at a block's ends.
+        tainted: why its measurement is to be doubted (see `execution.interference`); empty when nothing is known
+            against it.
+        title: its name where the specification's own would not tell it apart; else empty.
+        tags: further tags of its row, (name, text).
     """
 
     spec: RunSpec

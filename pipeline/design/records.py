@@ -18,6 +18,8 @@ class Job(Frozen):
     """What a worker gets: the run and where on this host it happens (no part of the run's identity).
 
     Attributes:
+        spec: the run.
+        data_dir: folder of the data sets.
         work_dir: folder of this run alone: log, figures, checkpoints.
         gpu: index or UUID for CUDA_VISIBLE_DEVICES; None leaves the environment as it is.
         checkpoint_every: epochs between checkpoints; 0 for none.
@@ -33,7 +35,12 @@ class Job(Frozen):
 
 
 class Phase(Frozen):
-    """A worker's place in its life, for the live display (`setup`, `train`, `evaluate`, `done`)."""
+    """How far a worker is in its life, for the live display.
+
+    Attributes:
+        time: seconds since the epoch.
+        name: `setup`, `train`, `evaluate` or `done`.
+    """
 
     type: Literal["phase"] = "phase"
     time: float
@@ -41,7 +48,17 @@ class Phase(Frozen):
 
 
 class Progress(Frozen):
-    """Where training stands, sent about once a second; `images_per_second` comes from the host clock."""
+    """Where training stands, sent about once a second.
+
+    Attributes:
+        time: seconds since the epoch.
+        epoch: the running epoch, from 1 up.
+        epochs: how many the recipe has.
+        update: optimizer updates made in this epoch.
+        updates: how many an epoch has.
+        images_per_second: images/s by the host clock.
+        loss: mean training loss of the epoch before; None in the first.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
 
@@ -56,7 +73,13 @@ class Progress(Frozen):
 
 
 class Metrics(Frozen):
-    """Measured values. `step` is the epoch (1-based) for per-epoch metrics, None for the run's summary."""
+    """Measured values.
+
+    Attributes:
+        time: seconds since the epoch.
+        step: the epoch, from 1 up, of per-epoch metrics; None for the run's summary.
+        values: metric -> value, under the names of `names`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
 
@@ -67,7 +90,12 @@ class Metrics(Frozen):
 
 
 class Tags(Frozen):
-    """Provenance and facts about the run, as text."""
+    """Provenance and facts about the run, as text.
+
+    Attributes:
+        time: seconds since the epoch.
+        values: tag -> text.
+    """
 
     type: Literal["tags"] = "tags"
     time: float
@@ -75,7 +103,13 @@ class Tags(Frozen):
 
 
 class Artifact(Frozen):
-    """A file that the worker wrote into the run's work folder; `folder` is its place among the artifacts."""
+    """A file that the worker wrote into the run's work folder.
+
+    Attributes:
+        time: seconds since the epoch.
+        path: the file, relative to the work folder.
+        folder: the folder among the run's artifacts; empty for their top.
+    """
 
     type: Literal["artifact"] = "artifact"
     time: float
@@ -84,7 +118,13 @@ class Artifact(Frozen):
 
 
 class End(Frozen):
-    """The last record of every run, exactly one."""
+    """The last record of every run, exactly one.
+
+    Attributes:
+        time: seconds since the epoch.
+        outcome: how the run ended.
+        error: why it did not finish; None where it did.
+    """
 
     type: Literal["end"] = "end"
     time: float

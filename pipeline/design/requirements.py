@@ -43,7 +43,7 @@ class Requirement:
     excludes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def needed_by(self, recipe: Recipe) -> bool:
-        """Whether the recipe has one of the values."""
+        """Says whether the recipe has one of the values."""
         return getattr(recipe, self.setting) in self.values
 
     def describe(self) -> list[str]:
@@ -59,7 +59,7 @@ class Requirement:
         return needs
 
     def refused(self, recipe: Recipe, but: str) -> InputError:
-        """The one line: field, value, what is allowed, why."""
+        """Makes the one line: field, value, what is allowed, why."""
         value = getattr(recipe, self.setting)
         return InputError(f"recipe.{self.setting}: {value!r} is not allowed {but} ({self.why})")
 
@@ -148,11 +148,11 @@ def check_machine(recipe: Recipe, device: Device, machine: Machine) -> None:
 
 
 def find_compiler() -> str | None:
-    """Path of the C++ compiler that TorchInductor will use (`CXX`, else g++), None when there is none."""
+    """Finds the C++ compiler that TorchInductor will use (`CXX`, else g++); None when there is none."""
     return shutil.which(os.environ.get("CXX") or "g++")
 
 
 def key(recipe: Recipe) -> tuple[Any, ...]:
-    """The recipe's fields that have requirements: two recipes with equal keys are allowed or refused together."""
+    """Returns the recipe's fields that have requirements: equal keys are allowed or refused together."""
     settings = {name for need in REQUIREMENTS for name in (need.setting, *need.excludes)}
     return tuple(getattr(recipe, name) for name in sorted(settings))

@@ -56,24 +56,24 @@ class SelectedPlan:
     headline: str
 
 
-def select_plan(flags: GridOptions, device: Device, single: bool = False) -> SelectedPlan:
-    """Builds the plan that the flags ask for.
+def select_plan(options: GridOptions, device: Device, single: bool = False) -> SelectedPlan:
+    """Builds the plan that the command line asks for.
 
     Args:
-        flags: from the command line.
+        options: from the command line.
         device: where runs train.
         single: one cell (`ablate run`): `--techniques` are those that are on.
 
     Raises:
         InputError: anything that is not allowed, before anything runs.
     """
-    name = flags.study or ("paper" if device == "cuda" else "quickstart")
-    chosen = _with_flags(study.load_study(name), flags)
+    name = options.study or ("paper" if device == "cuda" else "quickstart")
+    chosen = _with_options(study.load_study(name), options)
     study.check_study(chosen, "command line")
-    plan = in_processes(build_plan(chosen, device, study_settings(flags)), flags)
+    plan = in_processes(build_plan(chosen, device, study_settings(options)), options)
     if single:
         plan = _only(plan, chosen)
-    why = "" if flags.study else _why(name, device)
+    why = "" if options.study else _why(name, device)
     runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
     headline = f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}"
     return SelectedPlan(plan, headline + (f"\n{' '.join(chosen.title.split())}" if chosen.title else ""))
@@ -85,26 +85,26 @@ def _why(name: str, device: Device) -> str:
     return f" ({reason}; --study {other} forces the other)"
 
 
-def _with_flags(base: Study, flags: GridOptions) -> Study:
+def _with_options(base: Study, options: GridOptions) -> Study:
     changes: dict[str, Any] = {}
-    if flags.models not in (None, "all"):
-        names = _names(flags.models, "--models")
+    if options.models not in (None, "all"):
+        names = _names(options.models, "--models")
         changes["models"] = {name: base.models.get(name, {}) for name in names}
-    if flags.datasets not in (None, "all"):
-        changes["datasets"] = _names(flags.datasets, "--datasets")
-    if flags.techniques not in (None, "all") or flags.levels:
-        changes["techniques"] = _technique_levels(base, flags)
-    if flags.seeds is not None:
-        changes["seeds"] = flags.seeds
-    if flags.design is not None:
-        changes["design"] = flags.design
+    if options.datasets not in (None, "all"):
+        changes["datasets"] = _names(options.datasets, "--datasets")
+    if options.techniques not in (None, "all") or options.levels:
+        changes["techniques"] = _technique_levels(base, options)
+    if options.seeds is not None:
+        changes["seeds"] = options.seeds
+    if options.design is not None:
+        changes["design"] = options.design
     kept = [
         o
         for o in base.overrides
         if o.model in (None, *changes.get("models", base.models))
         and o.dataset in (None, *changes.get("datasets", base.datasets))
     ]
-    changes["overrides"] = [*(override.model_dump() for override in kept), *map(dict, flags.overrides)]
+    changes["overrides"] = [*(override.model_dump() for override in kept), *map(dict, options.overrides)]
     return study.replace(base, **changes)
 
 
@@ -118,14 +118,14 @@ def _names(text: str | None, flag: str) -> list[str]:
     return names
 
 
-def _technique_levels(base: Study, flags: GridOptions) -> dict[str, tuple[str, ...]]:
-    if flags.techniques in ("none", "baseline"):
+def _technique_levels(base: Study, options: GridOptions) -> dict[str, tuple[str, ...]]:
+    if options.techniques in ("none", "baseline"):
         levels: dict[str, tuple[str, ...]] = {}
-    elif flags.techniques in (None, "all"):
+    elif options.techniques in (None, "all"):
         levels = dict(base.techniques)
     else:
-        levels = {name: base.techniques.get(name, ()) for name in _names(flags.techniques, "--techniques")}
-    return levels | parse_levels(flags.levels)
+        levels = {name: base.techniques.get(name, ()) for name in _names(options.techniques, "--techniques")}
+    return levels | parse_levels(options.levels)
 
 
 def parse_levels(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -155,26 +155,26 @@ def _only(plan: Plan, chosen: Study) -> Plan:
     return Plan(plan.study, plan.device, tuple(runs))
 
 
-def study_settings(flags: GridOptions) -> dict[str, Any]:
-    """The recipe fields of `--set`."""
-    return study.parse_settings(flags.settings)
+def study_settings(options: GridOptions) -> dict[str, Any]:
+    """Returns the recipe fields of `--set`."""
+    return study.parse_settings(options.settings)
 
 
-def in_processes(plan: Plan, flags: GridOptions) -> Plan:
-    """The plan with every run in `--nproc` processes.
+def in_processes(plan: Plan, options: GridOptions) -> Plan:
+    """Returns the plan with every run in `--nproc` processes.
 
     Raises:
         InputError: a micro-batch is too small to be split over them.
     """
-    if flags.nproc == 1:
+    if options.nproc == 1:
         return plan
     smallest = min(run.spec.recipe.batch_size for run in plan.runs)
-    if smallest < 2 * flags.nproc:
+    if smallest < 2 * options.nproc:
         allowed = f"at most half of the smallest batch_size, {smallest} (each process takes part of a micro-batch)"
-        raise not_allowed("--nproc", flags.nproc, allowed)
+        raise not_allowed("--nproc", options.nproc, allowed)
     if any(run.spec.recipe.cuda_graph for run in plan.runs):
-        raise not_allowed("--nproc", flags.nproc, "1 with cuda_graph (an exchange of gradients is not recorded)")
-    spread = (replace(run, spec=run.spec.model_copy(update={"nproc": flags.nproc})) for run in plan.runs)
+        raise not_allowed("--nproc", options.nproc, "1 with cuda_graph (an exchange of gradients is not recorded)")
+    spread = (replace(run, spec=run.spec.model_copy(update={"nproc": options.nproc})) for run in plan.runs)
     return replace(plan, runs=tuple(spread))
 
 

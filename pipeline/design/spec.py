@@ -1,7 +1,7 @@
-"""What a run is: recipe, run specification and records, frozen and validated.
+"""What a run is: recipe and run specification, frozen and validated.
 
 A `RunSpec` holds everything that can change a result; its digest is the identity of a cell. It crosses the
-process boundary as JSON, and records come back the same way. No torch here: the parent half imports this.
+process boundary as JSON, and `records` come back the same way. No torch here: the parent half imports this.
 """
 
 from __future__ import annotations
@@ -46,8 +46,48 @@ def content_digest(value: Any) -> str:
 class Recipe(Frozen):
     """How one run trains. Every field is explicit, logged as `recipe.FIELD`, and part of the digest.
 
-    `batch_size` is the micro-batch; the effective batch is `batch_size * accumulation_steps`. `warmup` is a
-    fraction of all optimizer updates. `learning_rate` is the peak rate before `lr_scaling`.
+    Attributes:
+        epochs: passes over the training part.
+        max_train_samples, max_test_samples: the most images of a part; None for all.
+        batch_size: images of a micro-batch; the effective batch is `batch_size * accumulation_steps`.
+        accumulation_steps: micro-batches of an optimizer update.
+        precision: the arithmetic of matrix products and convolutions.
+        scaler_init_scale: the gradient scaler's first scale (fp16).
+        scaler_growth_interval: updates without an overflow before the scale doubles (fp16).
+        channels_last: whether weights and batches are laid out NHWC.
+        compile: the mode of torch.compile.
+        cuda_graph: whether the passes are recorded once and replayed.
+        grad_checkpoint: whether activations are recomputed in the backward pass.
+        fused_optimizer: whether an update is one kernel.
+        deterministic: whether PyTorch is held to deterministic algorithms.
+        num_threads: threads of PyTorch on the CPU.
+        input_pipeline: where images are read from and prepared, see docs/input.md.
+        pin_memory: whether host buffers are page-locked.
+        non_blocking: whether the host goes on while a batch is copied.
+        num_workers: worker processes of the pipeline `loader`.
+        image_size: height and width that a model gets, pixels.
+        interpolation: how images are resized.
+        augmentation: random changes of training images.
+        normalization: whose mean and standard deviation are used.
+        optimizer: the rule of an update.
+        learning_rate: the peak rate, before `lr_scaling`.
+        lr_scaling: how the rate follows the effective batch.
+        lr_reference_batch: the effective batch, in images, that `learning_rate` is meant for.
+        backbone_lr_scale, neck_lr_scale: factors on the rate of these layers.
+        momentum, nesterov: of SGD.
+        weight_decay: of the optimizer.
+        clip_norm: the largest norm of an update's gradient; None for no clipping.
+        label_smoothing: a fraction.
+        schedule: the rate over the updates.
+        schedule_gamma: the factor on the rate per epoch (`exponential`).
+        warmup: the fraction of all updates in which the rate rises.
+        pretrained: whether timm's weights are loaded.
+        weights, weights_sha256: a file of weights, and what its content has to be.
+        patch_size: of a vision transformer, pixels; None for the model's own.
+        validation_fraction: the fraction of the training images that is held out.
+        eval_every: epochs between evaluations on the held-out part.
+        eval_batch_size: images of an evaluation's batch.
+        warmup_windows: first updates that steady-state throughput leaves out.
     """
 
     # length
@@ -115,16 +155,18 @@ class Recipe(Frozen):
 
 
 class Probe(Frozen):
-    """How a measured trial differs from a full run: it may end earlier, always after a whole window, and it never
-    reads the test set.
+    """How a measured trial differs from a full run: it may end earlier, and it never reads the test set.
+
+    It ends after a whole window always.
 
     Attributes:
+        read_test: whether the test set is read; never.
         interval: end once the 95 % interval of steady-state images/s is narrower than this share of it (then the
             recipe's epochs are no limit; one of the maxima is needed).
         max_windows: optimizer updates at most.
         max_seconds: seconds of training at most (evaluation and set-up not counted).
         max_samples: training samples at most, rounded up to a whole window.
-        target_accuracy: end at the first validation record that reaches it.
+        target_accuracy: end at the first validation record that reaches it, a fraction.
         validate_epochs: whether the validation split is read after each epoch.
     """
 
@@ -148,13 +190,17 @@ class Probe(Frozen):
 class RunSpec(Frozen):
     """One cell of a design in one replicate: all that can change its result, and nothing else.
 
-    `repeat` from `RERUNS_FROM` on counts measurements that were made again because something spoiled the first.
-
-    `techniques` lists those that are on, as `NAME` or `NAME=VALUE`, in canonical order. `repeat` tells apart
-    deliberate repetitions of the same cell with the same seed (sentinel baselines). `data_digest` identifies
-    the content of data sets that can change on disk (image folders); it is empty for the fixed ones. `probe` is
-    set for the trials of a tuning, which are no full runs. `nproc` is the number of processes that train
-    data-parallel, each on a device of its own; `batch_size` is split over them.
+    Attributes:
+        model, dataset: names of the catalog.
+        techniques: those that are on, as `NAME` or `NAME=VALUE`, in canonical order.
+        seed: decides initial weights, order of samples and augmentation.
+        repeat: tells apart deliberate repetitions of the same cell with the same seed (sentinel baselines); from
+            `RERUNS_FROM` on it counts measurements that were made again because something spoiled the first.
+        device: where it trains.
+        data_digest: identity of the content of a data set that can change on disk (image folders); empty otherwise.
+        recipe: how it trains, techniques applied.
+        probe: how a trial of a tuning is shorter; None for a full run.
+        nproc: processes that train data-parallel, each on a device of its own; `batch_size` is split over them.
     """
 
     model: str

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 def sizes(n: int, classes: int, fraction: float, max_samples: int | None) -> tuple[int, int]:
-    """Images (to train on, to validate on); `max_samples` bounds the first, the second follows it."""
+    """Counts the images (to train on, to validate on).
+
+    Args:
+        n: images of the training part.
+        classes: how many there are; the validation part has room for each.
+        fraction: the part that is held out for validation, 0 for none.
+        max_samples: the most images to train on, which the held-out part then follows; None for all.
+    """
     held_out = max(round(fraction * n), classes) if fraction else 0
     train = n - held_out
     if max_samples is not None and max_samples < train:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from pipeline.design import catalog, techniques
 from pipeline.design.spec import Frozen, Recipe, SafeName
-from pipeline.errors import AblateError, InputError, not_allowed, suggest
+from pipeline.errors import AblateError, InputError, first_line, not_allowed, suggest
 
 M = TypeVar("M", bound=BaseModel)
 MAX_STUDY_BYTES = 1_000_000
@@ -23,7 +23,12 @@ Overrides = dict[str, Any]
 
 
 class Override(Frozen):
-    """Recipe fields for the cells that match; an absent model or data set matches every one."""
+    """Recipe fields for the cells that match.
+
+    Attributes:
+        model, dataset: the cells it is for; None matches every one.
+        recipe: the fields and their values.
+    """
 
     model: str | None = None
     dataset: str | None = None
@@ -40,13 +45,17 @@ class Study(Frozen):
         name: of the study and of its experiment in MLflow; a study file's is that of the file unless it says another.
         title: what the study is about, shown under the first line of a call; empty for nothing.
         models: model -> recipe fields of its protocol.
+        datasets: names of the catalog.
         techniques: technique -> levels; an empty list stands for its default level on the device.
-        seeds: number of blocks; block i uses the seed `base_seed + i`.
+        seeds: number of blocks.
+        base_seed: block i uses the seed `base_seed + i`.
         order_seed: decides the order of blocks' cells.
         variants: recipe field -> values that are crossed with everything else (not a technique: no effect is
             estimated for it, but those of the techniques are estimated within each value).
         sentinels: run the baselines again at the start and at the end of every block, to see drift.
         design: `full` factorial, or `fractional` (a resolution-IV fraction).
+        recipe: recipe fields of every cell.
+        overrides: recipe fields of some cells, in order.
     """
 
     name: SafeName
@@ -175,7 +184,7 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0] or type(error).__name__
+        problem = getattr(error, "problem", None) or first_line(error)
         raise InputError(f"study file {path}: {place}{problem}; allowed: plain YAML") from None
 
 
@@ -262,7 +271,11 @@ def check_study(study: Study, where: str) -> None:
 
 
 def replace(study: Study, **changes: Any) -> Study:
-    """A copy with validated changes (command-line flags on top of the file)."""
+    """Returns a copy with validated changes (the command line on top of the file).
+
+    Raises:
+        InputError: a field is unknown or its value is not allowed.
+    """
     fields: dict[str, Any] = {name: getattr(study, name) for name in type(study).model_fields}
     fields["overrides"] = [override.model_dump() for override in study.overrides]
     return validated(Study, {**fields, **changes}, "command line")

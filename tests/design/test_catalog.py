@@ -1,0 +1,38 @@
+"""Rows of models and data sets by name, and what is said of a name that there is none of."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.design import catalog
+from pipeline.errors import InputError
+
+
+def test_a_short_name_and_its_timm_name_have_one_row() -> None:
+    row = catalog.model("resnet50")
+    assert row.cifar_stem and row.timm_name == "resnet50" and catalog.model("timm:resnet50") == row
+    tagged = catalog.model("timm:vit_base_patch16_224.augreg_in1k")
+    assert tagged.pretrained_tag == "augreg_in1k" and tagged.sized is True
+    assert catalog.model("timm:vit_base_patch16_224").pretrained_tag == "augreg_in21k", "the row's own"
+
+
+def test_any_architecture_of_timm_is_a_model() -> None:
+    row = catalog.model("timm:convnext_atto.d2_in1k")
+    assert (row.timm_name, row.pretrained_tag, row.sized, row.cifar_stem) == ("convnext_atto", "d2_in1k", None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet5", "resnet50"), ("timm:convnext_ato", "convnext_atto"), ("timm:", "timm:NAME")]
+)
+def test_unknown_models_name_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"model: '{name}' is not allowed; allowed: .*{near}"):
+        catalog.model(name)
+
+
+def test_data_sets() -> None:
+    assert catalog.dataset("cifar100").classes == 100
+    folder = catalog.dataset("imagefolder:photos")
+    assert (folder.classes, folder.train_images, folder.mean) == (0, 0, catalog.IMAGENET.mean), "the folder tells"
+    for name, word in (("cifar", "cifar10"), ("imagefolder:", "DIR")):
+        with pytest.raises(InputError, match=f"dataset: '{name}' is not allowed; allowed: .*{word}"):
+            catalog.dataset(name)
