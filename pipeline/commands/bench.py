@@ -1,63 +1,75 @@
-"""`ablate bench`, without parsing."""
+"""`ablate bench`: ablate beside other libraries."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 from pipeline.bench import suite, text
 from pipeline.bench.cases import DEFAULT_MODELS, case_of
+from pipeline.commands.options import BenchArguments
+from pipeline.commands.output import stream_for_progress
 from pipeline.errors import OutsideError, not_allowed
 from pipeline.execution import device
 
 
-def run_bench(flags: dict[str, Any], *, as_json: bool) -> None:
+def run_bench(arguments: BenchArguments) -> int:
     """Runs the benchmark and prints its results.
+
+    Args:
+        arguments: as they were typed.
+
+    Returns:
+        The exit code.
 
     Raises:
         AblateError: bad input, no such device, a folder that cannot be written, a process that failed.
     """
-    options = options_of(flags)
-    out = Path(flags["out"]) if flags["out"] else None
+    options = bench_options(arguments)
+    out = Path(arguments.out) if arguments.out else None
     if out is not None:
         _writable(out)
 
     def note(line: str) -> None:
-        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+        print(line, file=stream_for_progress(arguments.as_json), flush=True)
 
-    results = suite.run_suite(options, note, lambda found: suite.write_bench(found, out) if out is not None else None)
+    results = suite.run_suite(
+        options, note, lambda measured: suite.write_bench(measured, out) if out is not None else None
+    )
     document = results.document()
-    if as_json:
+    if arguments.as_json:
         print(json.dumps(document, indent=1))
     else:
         text.show_bench(document)
         if out is not None:
             print(f"written: {out / 'bench.json'}, {out / 'bench.md'}")
+    return 0
 
 
-def options_of(flags: dict[str, Any]) -> suite.BenchOptions:
-    """Checks the flags.
+def bench_options(arguments: BenchArguments) -> suite.BenchOptions:
+    """Checks what was typed.
+
+    Args:
+        arguments: as they were typed.
 
     Raises:
         InputError, OutsideError: before anything runs.
     """
     from pipeline.design.study import load_study
 
-    models = tuple(name.strip() for name in flags["models"].split(",")) if flags["models"] else DEFAULT_MODELS
+    models = tuple(name.strip() for name in arguments.models.split(",")) if arguments.models else DEFAULT_MODELS
     if len(set(models)) != len(models):
-        raise not_allowed("--models", flags["models"], "names separated by commas, each once")
+        raise not_allowed("--models", arguments.models, "names separated by commas, each once")
     options = suite.BenchOptions(
         models=models,
-        parts=suite.parse_parts(flags["only"]),
-        blocks=flags["blocks"],
-        windows=flags["windows"],
-        batch=flags["batch"],
-        device=device.resolve_device(flags["device"]),
-        grid_study=flags["grid_study"],
-        full=flags["full"],
+        parts=suite.parse_parts(arguments.only),
+        blocks=arguments.blocks,
+        windows=arguments.windows,
+        batch=arguments.batch,
+        device=device.resolve_device(arguments.device),
+        grid_study=arguments.grid_study,
+        full=arguments.full,
         cores=len(os.sched_getaffinity(0)),
     )
     for model in models:

@@ -1,4 +1,4 @@
-"""`ablate data`."""
+"""`ablate data`: data sets are prepared, and checked against their checksums."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.options import DataOptions
+from pipeline.paths import default_data_dir
 
-def _data_dir(data_dir: str | None) -> Path:
-    from pipeline.paths import default_data_dir
-
-    return Path(data_dir) if data_dir else default_data_dir()
+IMAGE_SIZE = 32
 
 
-def prepare_data(names: tuple[str, ...], data_dir: str | None) -> None:
-    """`ablate data prepare`: with a progress bar on a terminal, one line per data set elsewhere."""
+def prepare_data(options: DataOptions) -> int:
+    """Downloads or builds data sets: with a progress bar on a terminal, one line per data set elsewhere.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: no such data set; nothing has been prepared then.
+        OutsideError: a download or the disk failed.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from pipeline.design import catalog
-
-    for name in names:
-        catalog.dataset(name)
+    _check_names(options.names)
     from pipeline.training.data import store
 
     console = Console(stderr=True)
@@ -31,35 +38,55 @@ def prepare_data(names: tuple[str, ...], data_dir: str | None) -> None:
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),
     )
-    for name in names:
+    for name in options.names:
         with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
             task = bar.add_task(name, total=None)
             source = store.prepare_dataset(
                 name,
-                _data_dir(data_dir),
-                image_size=32,
+                _folder(options),
+                image_size=IMAGE_SIZE,
                 check=True,
                 report=partial(_advance, bar, task),
             )
         train, test = len(source.train_labels), len(source.test_labels)
         print(f"{name}: {train} training and {test} test images, {len(source.class_names)} classes")
+    return 0
 
 
-def _advance(bar: Any, task: Any, text: str, done: int, total: int) -> None:
-    bar.update(task, description=text, completed=done, total=total)
+def verify_data(options: DataOptions) -> int:
+    """Checks prepared data sets and prints a line for each.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The exit code: 1 if something is wrong with one of them.
+
+    Raises:
+        InputError: no such data set.
+    """
+    _check_names(options.names)
+    from pipeline.training.data import store
+
+    bad = 0
+    for name in options.names:
+        problems = store.verify_dataset(name, _folder(options))
+        bad += bool(problems)
+        print(f"{name}: " + ("; ".join(problems) if problems else "ok"))
+    return 1 if bad else 0
 
 
-def verify_data(names: tuple[str, ...], data_dir: str | None) -> int:
-    """`ablate data verify`; returns the exit code."""
+def _check_names(names: tuple[str, ...]) -> None:
+    """All are looked up first: nothing is downloaded for a list with a slip of the pen in it."""
     from pipeline.design import catalog
 
     for name in names:
         catalog.dataset(name)
-    from pipeline.training.data import store
 
-    bad = 0
-    for name in names:
-        problems = store.verify_dataset(name, _data_dir(data_dir))
-        bad += bool(problems)
-        print(f"{name}: " + ("; ".join(problems) if problems else "ok"))
-    return 1 if bad else 0
+
+def _folder(options: DataOptions) -> Path:
+    return Path(options.data_dir) if options.data_dir else default_data_dir()
+
+
+def _advance(bar: Any, task: Any, text: str, done: int, total: int) -> None:
+    bar.update(task, description=text, completed=done, total=total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import nvml
+from pipeline.commands.options import DoctorOptions
 from pipeline.design import requirements
 from pipeline.errors import AblateError
 from pipeline.paths import STATE_DIR
@@ -30,8 +32,32 @@ class Check:
     remedy: str = ""
 
 
+def run_doctor(options: DoctorOptions) -> int:
+    """Runs every check and prints a line for each.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The exit code: 1 if a check failed.
+    """
+    found = checks(options.data_dir, options.tracking_uri)
+    if options.as_json:
+        print(json.dumps({"checks": [vars(check) for check in found]}, indent=1))
+    else:
+        for check in found:
+            remedy = f"  -> {check.remedy}" if check.remedy else ""
+            print(f"{check.status:<4}  {check.name:<16} {check.detail}{remedy}")
+    return 1 if any(check.status == "fail" for check in found) else 0
+
+
 def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
-    """Runs every check; one that breaks is a failed check, never an exception."""
+    """Runs every check; one that breaks is a failed check, never an exception.
+
+    Args:
+        data_dir: folder of the data sets; None for the default.
+        tracking_uri: the tracking store; None for the default.
+    """
     found: list[Check] = []
     parts: list[Callable[[], list[Check]]] = [
         _python,
@@ -60,7 +86,7 @@ def _python() -> list[Check]:
 
 
 def _torch() -> list[Check]:
-    """torch is imported in a child: it takes seconds, and a broken install may crash the process."""
+    """PyTorch is imported in a child: it takes seconds, and a broken install may crash the process."""
     code = (
         "import torch, torchvision, timm; print(torch.__version__, torchvision.__version__, timm.__version__, "
         "torch.version.cuda, torch.cuda.is_available(), sep='|')"

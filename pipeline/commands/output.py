@@ -1,16 +1,16 @@
-"""What commands share: defaults, and how an interrupted one ends."""
+"""What commands share: the default study, who shows what happens, and how a call ends."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
+from pipeline.commands.display import LiveDisplay, PlainDisplay
+from pipeline.errors import OutsideError
 from pipeline.execution import device, interrupt
-
-
-def interrupted() -> int:
-    print(f"ablate: interrupted; go on with: {interrupt.resume_command()}", file=sys.stderr)
-    return 130
 
 
 def default_study() -> str:
@@ -19,10 +19,63 @@ def default_study() -> str:
 
 
 def experiment_of(study: str | None) -> str:
-    """The experiment that a study's runs are in."""
+    """The experiment that a study's runs are in.
+
+    Args:
+        study: its name or file; None for the default.
+    """
     name = study or default_study()
     if name.endswith((".yaml", ".yml")):
         from pipeline.design.study import load_study
 
         name = load_study(name).name
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or name
+
+
+def stream_for_progress(as_json: bool) -> TextIO:
+    """Where progress is shown: standard output is the document's alone where one is asked for."""
+    return sys.stderr if as_json else sys.stdout
+
+
+@contextmanager
+def shown_on(out: TextIO) -> Iterator[PlainDisplay]:
+    """Shows what happens: redrawn in place on a terminal, one line per event elsewhere.
+
+    Args:
+        out: standard output or standard error.
+    """
+    live = out.isatty() and os.environ.get("TERM") != "dumb"
+    display = LiveDisplay() if live else PlainDisplay(out)
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+def interrupted() -> int:
+    """Says how to go on, and returns the exit code of an interrupted call."""
+    print(f"ablate: interrupted; go on with: {interrupt.resume_command()}", file=sys.stderr)
+    return 130
+
+
+def exit_code(*, broken: str | None, was_interrupted: bool, delivered: bool, cause: str | None, complete: bool) -> int:
+    """The exit code of a call that trained.
+
+    Args:
+        broken: what stopped it from outside; None for nothing.
+        was_interrupted: whether it was interrupted.
+        delivered: whether the tracking store has everything.
+        cause: why it has not; None where that is not known.
+        complete: whether everything that was wanted is there.
+
+    Raises:
+        OutsideError: it was stopped from outside, or the store has not everything.
+    """
+    if broken is not None:
+        raise OutsideError(f"{broken}; what was journaled is kept, go on with: {interrupt.resume_command()}")
+    if was_interrupted:
+        return interrupted()
+    if not delivered:
+        cause = cause or "the store does not answer"
+        raise OutsideError(f"tracking store: not everything was delivered ({cause}); `ablate sync` will deliver it")
+    return 0 if complete else 1

@@ -1,4 +1,4 @@
-"""`ablate report` and `ablate compare`: from the tracking store to files and text."""
+"""`ablate report`: from the tracking store to files and text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands.options import ReportOptions
+from pipeline.commands.output import experiment_of
 from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_sqlite
@@ -43,21 +45,23 @@ class ReportRequest:
     accuracy_margin_points: float
 
 
-def run_report(
-    study: str,
-    tracking_uri: str | None,
-    out: str | None,
-    *,
-    as_json: bool,
-    paper: bool,
-    memory_limit: float | None,
-    margin: float,
-    accuracy_margin: float,
-) -> None:
-    """`ablate report`: builds and writes the report, and logs it to the parent run."""
-    folder = Path(out) if out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
-    request = ReportRequest(folder, paper, memory_limit, margin, accuracy_margin)
-    uri = resolve_uri(tracking_uri)
+def run_report(options: ReportOptions) -> int:
+    """Builds and writes the report, logs it to the parent run, and prints a summary.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: no such store, study or folder.
+        OutsideError: the store failed; what was written stays.
+    """
+    study = experiment_of(options.study)
+    folder = Path(options.out) if options.out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
+    request = ReportRequest(folder, options.paper, options.memory_limit, options.margin, options.accuracy_margin)
+    uri = resolve_uri(options.tracking_uri)
     local = mlflow_sqlite.open_reader(sqlite_file(uri), study)
     with _writer(study, local, request) as ask:
         if local:
@@ -66,7 +70,7 @@ def run_report(
         else:
             tracker = client_of(uri, study, STATE_DIR)
             paths, lines, parent = ask(read_study_data(tracker, study, curves=True))
-    if as_json:
+    if options.as_json:
         print((folder / "report.json").read_text())
     else:
         print("\n".join(lines))
@@ -82,6 +86,7 @@ def run_report(
         raise OutsideError(
             f"report: written to {place}, but not logged to the parent run: {first_line(error)}"
         ) from None
+    return 0
 
 
 Read = tuple["StudyData", str]
@@ -92,8 +97,10 @@ Written = tuple[list[Path], list[str], str]  # the files, the summary, the paren
 def _writer(
     study: str, store: mlflow_sqlite.SqliteReader | None, request: ReportRequest
 ) -> Iterator[Callable[[Read | None], Written]]:
-    """A process that makes the report. It imports statistics and drawing, and reads a local store, while this one
-    imports MLflow and connects, or reads a store that is elsewhere: each takes seconds, and neither needs the other.
+    """Starts a process that makes the report.
+
+    It imports statistics and drawing, and reads a local store, while this one imports MLflow and connects, or reads a
+    store that is elsewhere: each takes seconds, and neither needs the other.
     """
     context = multiprocessing.get_context("fork")  # nothing heavy, and no thread, is here yet
     ours, theirs = context.Pipe()

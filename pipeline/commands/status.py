@@ -1,29 +1,39 @@
-"""`ablate status`."""
+"""`ablate status`: how far a study is."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from pipeline.commands.options import StatusOptions
 from pipeline.commands.output import experiment_of
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri
 
+STATES = ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending")
 
-def _tracker(name: str, tracking_uri: str | None) -> Any:
+
+def show_status(options: StatusOptions) -> int:
+    """Counts the cells of the study's youngest grid by their state, and prints the counts.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: no such store or study.
+        OutsideError: the store does not answer.
+    """
+    from pipeline.tracking.status import status_of
     from pipeline.tracking.study_data import client_of
 
-    return client_of(resolve_uri(tracking_uri), name, STATE_DIR)
-
-
-def show_status(study: str | None, tracking_uri: str | None, as_json: bool) -> None:
-    """`ablate status`."""
-    from pipeline.tracking.status import status_of
-
-    found = status_of(_tracker(experiment_of(study), tracking_uri), STATE_DIR)
-    if as_json:
-        print(json.dumps(found, indent=1))
+    study = experiment_of(options.study)
+    document = status_of(client_of(resolve_uri(options.tracking_uri), study, STATE_DIR), STATE_DIR)
+    if options.as_json:
+        print(json.dumps(document, indent=1))
     else:
-        print(f"study {found['study']}: {found['cells']} cells")
-        for name in ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending"):
-            print(f"  {name:<12} {found[name]}")
+        print(f"study {document['study']}: {document['cells']} cells")
+        for state in STATES:
+            print(f"  {state:<12} {document[state]}")
+    return 0

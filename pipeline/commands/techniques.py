@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.design.names import LAUNCHES
+from pipeline.design.options import JsonOptions
 from pipeline.design.techniques import DEVICES, TECHNIQUES, Technique
 
 
@@ -70,18 +71,22 @@ def _document(technique: Technique) -> dict[str, Any]:
     }
 
 
-def list_techniques(as_json: bool) -> None:
+def list_techniques(options: JsonOptions) -> int:
     """Prints every technique: a drawn table on a terminal, Markdown with one line for each elsewhere.
 
     Args:
-        as_json: Whether to print one JSON document instead.
+        options: of the command.
+
+    Returns:
+        The exit code.
     """
-    if as_json:
+    if options.as_json:
         print(json.dumps({"techniques": [_document(technique) for technique in TECHNIQUES.values()]}, indent=1))
     elif sys.stdout.isatty():
         _draw()
     else:
         print(markdown_table())
+    return 0
 
 
 def _draw() -> None:

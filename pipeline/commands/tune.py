@@ -1,89 +1,155 @@
-"""`ablate tune`, without parsing; and tuned recipes for `ablate grid --tuned`."""
+"""`ablate tune`; and tuned recipes for `ablate grid --tuned`."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pipeline.commands.display import LiveDisplay, PlainDisplay
-from pipeline.design import selection
+from pipeline.commands.output import exit_code, interrupted, shown_on, stream_for_progress
+from pipeline.design.options import GridOptions, TuneOptions
+from pipeline.design.selection import select_plan
 from pipeline.errors import OutsideError
-from pipeline.execution import interrupt
 from pipeline.execution.device import device_of
-from pipeline.tuning.setup import Setup, TuneOptions, prepare_tuning
+from pipeline.tuning.setup import Setup, prepare_tuning
 from pipeline.tuning.study_file import overrides
 
 if TYPE_CHECKING:
     from pipeline.tuning.session import CallStatus, Tuning
 
+SHOWN_PROBLEMS = 5
 
-def run_tune(options: dict[str, Any], *, as_json: bool, dry_run: bool) -> int:
-    """`ablate tune`; returns the exit code."""
-    flags = TuneOptions(**options)
-    setup = prepare_tuning(flags)
-    out = sys.stderr if as_json else sys.stdout
+
+def run_tune(options: TuneOptions) -> int:
+    """Searches, confirms and prints what came out.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        AblateError: anything that is not allowed, before anything runs; or the store or the disk failed.
+    """
+    setup = prepare_tuning(options)
+    out = stream_for_progress(options.as_json)
     print(setup.headline, file=out, flush=True)
-    if dry_run:
-        print(json.dumps(_space_document(setup), indent=1) if as_json else _space_text(setup))
+    if options.dry_run:
+        print(json.dumps(_space_document(setup), indent=1) if options.as_json else _space_text(setup))
         return 0
     try:
-        held, result = _tune(flags, setup, out)
+        tuning, status = _tune(options, setup, out)
     except KeyboardInterrupt:  # before the first trial
-        return _interrupted()
-    code = _exit_code(held, result)
-    if result.outcome is not None and result.document is not None:
-        if as_json:
-            print(json.dumps(result.document, indent=1))
+        return interrupted()
+    code = _exit_code(tuning, status)
+    if status.outcome is not None and status.document is not None:
+        if options.as_json:
+            print(json.dumps(status.document, indent=1))
         else:
-            _show(held, result)
+            _show(tuning, status)
     return code
 
 
-def _tune(flags: TuneOptions, setup: Setup, out: TextIO) -> tuple[Tuning, CallStatus]:
-    live = out.isatty() and os.environ.get("TERM") != "dumb"
-    display = LiveDisplay() if live else PlainDisplay(out)
-    try:
+def with_tuned_recipes(options: GridOptions, out: TextIO) -> GridOptions:
+    """Tunes each (model, data set) of a grid once, for throughput, and puts the recipes into the grid's options.
+
+    What is tuned already, for the same recipe, space and device, is not tuned again. A dry run uses what there is and
+    tunes nothing.
+
+    Args:
+        options: of the grid.
+        out: where progress is shown.
+
+    Raises:
+        InputError, OutsideError: as a tuning and a grid do.
+        KeyboardInterrupt: interrupted.
+    """
+    study = select_plan(options, device_of(options)).plan.study
+    recipes = []
+    for model in study.models:
+        for dataset in study.datasets:
+            recipe = _tuned_recipe(_tuning_of(options, model, dataset), out)
+            if recipe is not None:
+                recipes.append(overrides(model, dataset, recipe))
+    return replace(options, overrides=tuple(recipes))
+
+
+def _tuning_of(options: GridOptions, model: str, dataset: str) -> TuneOptions:
+    """What `--tuned` of a grid means for one (model, data set): always on this machine, one trial at a time."""
+    return TuneOptions(
+        model=model,
+        dataset=dataset,
+        study=options.study,
+        settings=options.settings,
+        trials=options.tune_trials,
+        trial_seconds=options.tune_seconds,
+        storage=options.storage,
+        device=options.device,
+        data_dir=options.data_dir,
+        tracking_uri=options.tracking_uri,
+        run_timeout=options.timeout,
+        dry_run=options.dry_run,
+    )
+
+
+def _tuned_recipe(options: TuneOptions, out: TextIO) -> dict[str, Any] | None:
+    """The recommended recipe fields of one (model, data set); None for a dry run that finds none."""
+    from pipeline.tuning.session import IDENTITY, RESULT
+    from pipeline.tuning.storage import existing
+
+    setup = prepare_tuning(options)
+    cell = f"{setup.spec.model} on {setup.spec.dataset}"
+    study = existing(setup.storage, setup.name)
+    document = study.user_attrs.get(RESULT) if study and study.user_attrs.get(IDENTITY) == setup.identity else None
+    if document is None and options.dry_run:
+        print(f"not tuned yet: {cell}", file=out, flush=True)
+        return None
+    if document is None:
+        print(setup.headline, file=out, flush=True)
+        tuning, status = _tune(options, setup, out)
+        if status.interrupted:
+            raise KeyboardInterrupt
+        _exit_code(tuning, status)
+        document = status.document
+    if document is None:
+        raise OutsideError(f"tuning of {cell} came to no result; see ablate tune")
+    fields = dict(document["recommended"])
+    shown = ", ".join(f"{name}={value}" for name, value in fields.items())
+    print(f"tuned {cell} ({document['verdict']}): {shown}", file=out, flush=True)
+    return fields
+
+
+def _tune(options: TuneOptions, setup: Setup, out: TextIO) -> tuple[Tuning, CallStatus]:
+    with shown_on(out) as display:
         from pipeline.tuning.session import Tuning
 
-        held = Tuning(flags, setup, display)
-        return held, held.run()
-    finally:
-        display.close()
+        tuning = Tuning(options, setup, display)
+        return tuning, tuning.run()
 
 
-def _show(held: Tuning, result: CallStatus) -> None:
+def _exit_code(tuning: Tuning, status: CallStatus) -> int:
+    result = status.outcome
+    return exit_code(
+        broken=status.broken,
+        was_interrupted=status.interrupted,
+        delivered=status.delivered,
+        cause=tuning.book.error,
+        complete=result is not None and result.best is not None and not result.failed,
+    )
+
+
+def _show(tuning: Tuning, status: CallStatus) -> None:
     from pipeline.tuning.text import show_tuning
 
-    assert result.outcome is not None and result.document is not None
-    show_tuning(result.outcome)
-    for problem in held.tracker.problems[:5]:
+    assert status.outcome is not None and status.document is not None
+    show_tuning(status.outcome)
+    for problem in tuning.tracker.problems[:SHOWN_PROBLEMS]:
         print(f"not stored: {problem}")
-    if result.document["study_file"]:
-        print(f"the recommended recipe as a study: ablate grid --study {result.document['study_file']}")
-    storage = f" --storage {result.document['storage']}" if held.flags.storage else ""
+    if status.document["study_file"]:
+        print(f"the recommended recipe as a study: ablate grid --study {status.document['study_file']}")
+    storage = f" --storage {status.document['storage']}" if tuning.flags.storage else ""
     print(f"look at the trials: ablate ui --optuna{storage}")
-
-
-def _exit_code(held: Tuning, result: CallStatus) -> int:
-    if result.broken is not None:
-        go_on = interrupt.resume_command()
-        raise OutsideError(f"{result.broken}; what was journaled is kept, go on with: {go_on}")
-    if result.interrupted:
-        return _interrupted()
-    if not result.delivered:
-        cause = held.book.error or "the store does not answer"
-        raise OutsideError(f"tracking store: not everything was delivered ({cause}); `ablate sync` will deliver it")
-    found = result.outcome
-    return 1 if found is None or found.best is None or found.failed else 0
-
-
-def _interrupted() -> int:
-    print(f"ablate: interrupted; go on with: {interrupt.resume_command()}", file=sys.stderr)
-    return 130
 
 
 def _space_text(setup: Setup) -> str:
@@ -103,67 +169,3 @@ def _space_document(setup: Setup) -> dict[str, Any]:
         "baseline": setup.space.baseline.params,
         "configurations": [config.params for config in setup.space.configs],
     }
-
-
-def freeze(
-    flags: selection.GridOptions, how: Mapping[str, Any], *, dry_run: bool, out: TextIO
-) -> selection.GridOptions:
-    """Tunes each (model, data set) of a grid once, for throughput, and puts the recipes into the grid's flags.
-
-    What is tuned already, for the same recipe, space and device, is not tuned again.
-
-    Args:
-        flags: of the grid.
-        how: fields of `TuneOptions`: the trials of each search, their length, Optuna's storage.
-        dry_run: use what there is and tune nothing.
-        out: where to say what happens.
-
-    Raises:
-        InputError, OutsideError: as a tuning and a grid do.
-        KeyboardInterrupt: interrupted.
-    """
-    chosen = selection.select_plan(flags, device_of(flags)).plan.study
-    frozen = []
-    for model in chosen.models:
-        for dataset in chosen.datasets:
-            wanted = TuneOptions(
-                model=model,
-                dataset=dataset,
-                study=flags.study,
-                settings=flags.settings,
-                **how,
-                device=flags.device,
-                data_dir=flags.data_dir,
-                tracking_uri=flags.tracking_uri,
-                run_timeout=flags.timeout,
-            )
-            found = _tuned(wanted, dry_run=dry_run, out=out)
-            if found is not None:
-                frozen.append(overrides(model, dataset, found))
-    return replace(flags, overrides=tuple(frozen))
-
-
-def _tuned(flags: TuneOptions, *, dry_run: bool, out: TextIO) -> dict[str, Any] | None:
-    """The recommended recipe fields of one (model, data set)."""
-    from pipeline.tuning.session import IDENTITY, RESULT
-    from pipeline.tuning.storage import existing
-
-    setup = prepare_tuning(flags)
-    study = existing(setup.storage, setup.name)
-    known = study.user_attrs.get(RESULT) if study and study.user_attrs.get(IDENTITY) == setup.identity else None
-    if known is None and dry_run:
-        print(f"not tuned yet: {setup.spec.model} on {setup.spec.dataset}", file=out, flush=True)
-        return None
-    if known is None:
-        print(setup.headline, file=out, flush=True)
-        held, result = _tune(flags, setup, out)
-        if result.interrupted:
-            raise KeyboardInterrupt
-        _exit_code(held, result)
-        known = result.document
-    if known is None:
-        raise OutsideError(f"tuning of {setup.spec.model} on {setup.spec.dataset} came to no result; see ablate tune")
-    fields = dict(known["recommended"])
-    shown = ", ".join(f"{name}={value}" for name, value in fields.items())
-    print(f"tuned {setup.spec.model} on {setup.spec.dataset} ({known['verdict']}): {shown}", file=out, flush=True)
-    return fields

@@ -1,5 +1,6 @@
-"""`ablate ui`: MLflow's web interface on the store that `ablate` writes (a bare `mlflow ui` opens another file), or
-Optuna's on the storage of the tunings.
+"""`ablate ui`: MLflow's web interface on the store that `ablate` writes, or Optuna's on the storage of the tunings.
+
+A bare `mlflow ui` opens another file.
 """
 
 from __future__ import annotations
@@ -14,13 +15,37 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.options import UiOptions
 from pipeline.errors import InputError, OutsideError
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 
-def serve(tracking_uri: str | None, host: str, port: int) -> int:
+def run_ui(options: UiOptions) -> int:
+    """Runs one of the two servers until it is stopped.
+
+    Args:
+        options: of the command.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: no such store, or a server's address was given.
+        OutsideError: the port is taken, or optuna-dashboard is not installed.
+    """
+    if options.optuna:
+        return serve_optuna(options.storage, options.host, options.port)
+    return serve_mlflow(options.tracking_uri, options.host, options.port)
+
+
+def serve_mlflow(tracking_uri: str | None, host: str, port: int) -> int:
     """Runs MLflow's server until it is stopped; returns its exit code.
+
+    Args:
+        tracking_uri: the tracking store; None for the default.
+        host: address to listen on.
+        port: TCP port to listen on.
 
     Raises:
         InputError: no such store, or a server's address was given.
@@ -52,6 +77,11 @@ def serve(tracking_uri: str | None, host: str, port: int) -> int:
 
 def serve_optuna(storage: str | None, host: str, port: int) -> int:
     """Runs optuna-dashboard on the storage of the tunings until it is stopped; returns its exit code.
+
+    Args:
+        storage: URL of Optuna's storage; None for the default.
+        host: address to listen on.
+        port: TCP port to listen on.
 
     Raises:
         InputError: no such storage.

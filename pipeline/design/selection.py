@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.design import catalog, study, techniques
+from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
 from pipeline.design.spec import RERUNS_FROM, Device
 from pipeline.design.study import Study
 from pipeline.errors import InputError, not_allowed
-
-
-@dataclass(frozen=True)
-class GridOptions:
-    """What the command line said, after environment variables; None or empty where it said nothing."""
-
-    study: str | None = None
-    models: str | None = None
-    datasets: str | None = None
-    techniques: str | None = None
-    levels: tuple[str, ...] = ()
-    seeds: int | None = None
-    settings: tuple[str, ...] = ()
-    design: str | None = None
-    device: str = "auto"
-    jobs: int | None = None
-    data_dir: str | None = None
-    tracking_uri: str | None = None
-    fresh: bool = False
-    timeout: float | None = None
-    retries: int = 2
-    checkpoint_every: int = 0
-    until_decided: bool = False
-    precision: float = 0.02
-    max_blocks: int = 20
-    rerun_tainted: bool = False
-    launcher: str = "local"
-    address: str = "auto"
-    nproc: int = 1
-    overrides: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,13 +27,12 @@ class SelectedPlan:
     headline: str
 
 
-def select_plan(options: GridOptions, device: Device, single: bool = False) -> SelectedPlan:
-    """Builds the plan that the command line asks for.
+def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
+    """Builds the plan that the options ask for; in that of `ablate run`, all techniques that are named are on.
 
     Args:
         options: from the command line.
         device: where runs train.
-        single: one cell (`ablate run`): `--techniques` are those that are on.
 
     Raises:
         InputError: anything that is not allowed, before anything runs.
@@ -71,7 +41,7 @@ def select_plan(options: GridOptions, device: Device, single: bool = False) -> S
     chosen = _with_options(study.load_study(name), options)
     study.check_study(chosen, "command line")
     plan = in_processes(build_plan(chosen, device, study_settings(options)), options)
-    if single:
+    if options.single:
         plan = _only(plan, chosen)
     why = "" if options.study else _why(name, device)
     runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pipeline import nvml
-from pipeline.design.selection import GridOptions
+from pipeline.design.options import LauncherOptions
 from pipeline.design.spec import Device
 from pipeline.errors import OutsideError
 
 
-def device_of(flags: GridOptions) -> Device:
+def device_of(flags: LauncherOptions) -> Device:
     """The device that the flags ask for: of this machine, or of the cluster that `--launcher ray` goes to.
 
     Raises:

@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
-from pipeline.design.selection import GridOptions
+from pipeline.design.options import LauncherOptions
 from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
 
 
-def make_launcher(flags: GridOptions, device: Device, state_dir: Path, scope: str, note: Callable[[str], None]) -> Any:
+def make_launcher(
+    flags: LauncherOptions,
+    device: Device,
+    state_dir: Path,
+    scope: str,
+    note: Callable[[str], None],
+    *,
+    timeout: float | None,
+    checkpoint_every: int,
+    nproc: int,
+) -> Any:
     """The launcher that the flags ask for; every command that runs cells gets its launcher here.
 
     Args:
@@ -21,14 +31,17 @@ def make_launcher(flags: GridOptions, device: Device, state_dir: Path, scope: st
         state_dir: `mlruns`; work folders are made in it.
         scope: names tracking store and experiment, in which blocks are numbered.
         note: shows a line to the user.
+        timeout: longest time of a run in s; None for no limit.
+        checkpoint_every: epochs between two checkpoints of a run; 0 for none.
+        nproc: processes of one run.
 
     Raises:
         InputError: more runs at once than there are GPUs.
     """
     common: dict[str, Any] = {
         "work_dir": state_dir / "work",
-        "timeout": flags.timeout,
-        "checkpoint_every": flags.checkpoint_every,
+        "timeout": timeout,
+        "checkpoint_every": checkpoint_every,
     }
     data_dir = Path(flags.data_dir) if flags.data_dir else None
     if flags.launcher == "ray":
@@ -41,12 +54,12 @@ def make_launcher(flags: GridOptions, device: Device, state_dir: Path, scope: st
     from pipeline.paths import default_data_dir
 
     gpus = [gpu.uuid for gpu in nvml.gpus()] if device == "cuda" else []
-    if gpus and flags.nproc > len(gpus):
-        raise not_allowed("--nproc", flags.nproc, f"at most one process per GPU, of which {len(gpus)} are visible")
-    places = [",".join(gpus[start : start + flags.nproc]) for start in range(0, len(gpus), flags.nproc)]
-    places = places[: len(gpus) // flags.nproc]  # without the rest that is too few for a run
+    if gpus and nproc > len(gpus):
+        raise not_allowed("--nproc", nproc, f"at most one process per GPU, of which {len(gpus)} are visible")
+    places = [",".join(gpus[start : start + nproc]) for start in range(0, len(gpus), nproc)]
+    places = places[: len(gpus) // nproc]  # without the rest that is too few for a run
     wanted = flags.jobs or (len(places) if places else 1)
     if places and wanted > len(places):
-        each = f"{flags.nproc} of them for each" if flags.nproc > 1 else "one for each"
+        each = f"{nproc} of them for each" if nproc > 1 else "one for each"
         raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible ({each})")
     return LocalLauncher(device, gpus=places[:wanted], jobs=wanted, data_dir=data_dir or default_data_dir(), **common)

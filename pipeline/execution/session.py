@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.design import requirements
+from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
-from pipeline.design.selection import GridOptions, SelectedPlan, in_processes, study_settings, with_reruns
+from pipeline.design.selection import SelectedPlan, in_processes, study_settings, with_reruns
 from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import OutsideError
 from pipeline.execution.controller import Controller
@@ -67,7 +68,16 @@ class Session:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.plan.study.name
         self.tracker = MlflowStore(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
         scope = content_digest([without_credentials(self.tracker.uri), experiment])
-        self.launcher = make_launcher(flags, self.plan.device, state_dir, scope, listener.note)
+        self.launcher = make_launcher(
+            flags,
+            self.plan.device,
+            state_dir,
+            scope,
+            listener.note,
+            timeout=flags.timeout,
+            checkpoint_every=flags.checkpoint_every,
+            nproc=flags.nproc,
+        )
         self.grid: Controller | None = None
         self.began = time.time()
 
@@ -109,14 +119,14 @@ class Session:
             return tally
 
     def _until_decided(self, grid: Controller, tally: GridOutcome) -> GridOutcome:
-        """Adds blocks until every main effect on the training time is known to `--precision`."""
+        """Adds blocks until every main effect on the training time is known to `--interval-width`."""
         study = self.plan.study
         blocks = study.seeds
         while self._undecided and self.flags.until_decided and not tally.interrupted and tally.broken is None:
-            left = self._undecided(self.tracker, study.name, tuple(study.techniques), self.flags.precision)
+            left = self._undecided(self.tracker, study.name, tuple(study.techniques), self.flags.interval_width)
             if not left:
                 self.listener.note(
-                    f"decided after {blocks} blocks: every interval is within {self.flags.precision:.1%}"
+                    f"decided after {blocks} blocks: every interval is within {self.flags.interval_width:.1%}"
                 )
                 break
             if blocks >= self.flags.max_blocks:

@@ -85,8 +85,8 @@ class Limits:
         budget_samples, budget_seconds: for time, accuracy and pareto; without them, the recipe's epochs.
     """
 
-    seconds: float = 5.0
-    interval: float = 0.01
+    seconds: float
+    interval: float
     target_accuracy: float | None = None
     budget_samples: int | None = None
     budget_seconds: float | None = None

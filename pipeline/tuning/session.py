@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 
+from pipeline.design.options import TuneOptions
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import Outcome as RunOutcome
 from pipeline.design.spec import RunSpec, content_digest
@@ -29,7 +30,7 @@ from pipeline.tuning import confirmation, plots, study_file, text
 from pipeline.tuning import result as outcome
 from pipeline.tuning.result import TuningResult
 from pipeline.tuning.search import Search, TrialTemplate, planned
-from pipeline.tuning.setup import Setup, TuneOptions
+from pipeline.tuning.setup import Setup
 from pipeline.tuning.space import Config
 from pipeline.tuning.storage import existing, open_study
 from pipeline.tuning.trials import SharedStudy, workers
@@ -72,7 +73,16 @@ class Tuning:
         self.tracker = MlflowStore(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
         scope = content_digest([without_credentials(self.tracker.uri), experiment])
         device = setup.spec.device
-        self.launcher = launcher_factory.make_launcher(flags.launcher_flags, device, state_dir, scope, listener.note)
+        self.launcher = launcher_factory.make_launcher(
+            flags,
+            device,
+            state_dir,
+            scope,
+            listener.note,
+            timeout=flags.run_timeout,
+            checkpoint_every=0,
+            nproc=1,
+        )
         self._gate = InterferenceCheck(device) if flags.launcher == "local" else None  # a node looks for itself
         self._search: Search | None = None
         self._grid: Controller | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import nvml
 from pipeline.design import catalog, selection, study, techniques
+from pipeline.design.options import GridOptions, TuneOptions
 from pipeline.design.plan import Plan
 from pipeline.design.spec import Frozen, Probe, RunSpec, SafeName, content_digest
 from pipeline.design.study import Study
@@ -18,67 +19,6 @@ from pipeline.tracking.provenance import host_provenance
 from pipeline.tuning import space as spaces
 from pipeline.tuning import storage_url
 from pipeline.tuning.objective import OBJECTIVES, Limits, Objective, probe
-
-DEFAULT_TRIALS = 30
-
-
-@dataclass(frozen=True)
-class TuneOptions:
-    """What the command line said, after environment variables."""
-
-    model: str
-    dataset: str
-    objective: str = "throughput"
-    study: str | None = None
-    settings: tuple[str, ...] = ()
-    techniques: str | None = None
-    levels: tuple[str, ...] = ()
-    batch_sizes: str | None = None
-    accumulation: str | None = None
-    effective_batch: int | None = None
-    memory_limit: float | None = None
-    target_accuracy: float | None = None
-    budget_samples: int | None = None
-    budget_seconds: float | None = None
-    trial_seconds: float = 5.0
-    interval: float = 0.01
-    trials: int = DEFAULT_TRIALS
-    timeout: float | None = None
-    run_timeout: float | None = None
-    retries: int = 2
-    top: int = 3
-    confirm_blocks: int = 6
-    seed: int = 0
-    name: str | None = None
-    storage: str | None = None
-    join: bool = False
-    fresh: bool = False
-    device: str = "auto"
-    jobs: int | None = None
-    data_dir: str | None = None
-    tracking_uri: str | None = None
-    launcher: str = "local"
-    address: str = "auto"
-
-    @property
-    def launcher_flags(self) -> selection.GridOptions:
-        """The part that makes a launcher."""
-        return selection.GridOptions(
-            study=self.study,
-            models=self.model,
-            datasets=self.dataset,
-            techniques="none",
-            seeds=1,
-            settings=self.settings,
-            device=self.device,
-            jobs=self.jobs,
-            data_dir=self.data_dir,
-            tracking_uri=self.tracking_uri,
-            timeout=self.run_timeout,
-            retries=self.retries,
-            launcher=self.launcher,
-            address=self.address,
-        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +59,15 @@ def prepare_tuning(flags: TuneOptions) -> Setup:
     if flags.objective not in OBJECTIVES:
         raise not_allowed("--objective", flags.objective, suggest(flags.objective, list(OBJECTIVES)))
     objective = OBJECTIVES[flags.objective]
-    choice = selection.select_plan(flags.launcher_flags, device_of(flags.launcher_flags))
+    cell = GridOptions(
+        study=flags.study,
+        models=flags.model,
+        datasets=flags.dataset,
+        techniques="none",
+        seeds=1,
+        settings=flags.settings,
+    )
+    choice = selection.select_plan(cell, device_of(flags))
     spec = choice.plan.runs[0].spec.model_copy(update={"seed": flags.seed})
     base = study.load_study(flags.study or choice.plan.study.name)
     levels = _levels(flags, spec, base)
@@ -133,7 +81,7 @@ def prepare_tuning(flags: TuneOptions) -> Setup:
         effective_batch=flags.effective_batch,
     )
     limits = Limits(
-        flags.trial_seconds, flags.interval, flags.target_accuracy, flags.budget_samples, flags.budget_seconds
+        flags.trial_seconds, flags.interval_width, flags.target_accuracy, flags.budget_samples, flags.budget_seconds
     )
     measured = probe(objective, limits)
     identity = content_digest(

@@ -1,0 +1,91 @@
+"""What `ablate grid` and `ablate run` print: the plan of a dry run and the results, in words or as a document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.commands.display import print_tables
+from pipeline.design.plan import Plan
+from pipeline.design.records import OUTCOMES
+from pipeline.execution.listener import GridOutcome
+from pipeline.execution.session import Session
+from pipeline.execution.summary import CellRow
+
+SHOWN_PROBLEMS = 5
+Tables = Mapping[tuple[str, str], Sequence[CellRow]]  # (model, data set) -> rows
+
+
+def print_plan(plan: Plan, as_json: bool) -> None:
+    """Prints every cell of a plan, in the order of the runs.
+
+    Args:
+        plan: the plan.
+        as_json: whether to print one document with all fields instead of a line per cell.
+    """
+    print(json.dumps(_plan_document(plan), indent=1) if as_json else _plan_text(plan))
+
+
+def print_results(session: Session, outcome: GridOutcome, tables: Tables, as_json: bool) -> None:
+    """Prints what a grid measured.
+
+    Args:
+        session: the call, which has run.
+        outcome: how it ended.
+        tables: its results.
+        as_json: whether to print one document instead of tables.
+    """
+    if as_json:
+        print(json.dumps(_result_document(session, outcome, tables), indent=1))
+    else:
+        print_tables(tables)
+        print(_closing_text(session, outcome))
+
+
+def _plan_text(plan: Plan) -> str:
+    lines = [f"{run.position:>5}  block {run.block}  {run.spec.digest[:12]}  {run.spec.name}" for run in plan.runs]
+    if plan.alias:
+        lines += ["", "aliases of the fraction:", *(f"  {text}" for text in plan.alias)]
+    return "\n".join(lines)
+
+
+def _plan_document(plan: Plan) -> dict[str, Any]:
+    cells = [
+        {
+            "position": run.position,
+            "block": run.block,
+            "kind": run.kind,
+            "name": run.spec.name,
+            "digest": run.spec.digest,
+            **run.spec.model_dump(mode="json"),
+        }
+        for run in plan.runs
+    ]
+    return {"study": plan.study.name, "device": plan.device, "alias": list(plan.alias), "cells": cells}
+
+
+def _closing_text(session: Session, outcome: GridOutcome) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
+    lines = [f"{outcome.cells} cell{'' if outcome.cells == 1 else 's'}: {counts}"]
+    lines += [f"not stored: {problem}" for problem in session.tracker.problems[:SHOWN_PROBLEMS]]
+    uri = session.flags.tracking_uri
+    lines.append("compare the runs: ablate ui" + (f" --tracking-uri {uri}" if uri else ""))
+    lines.append(f"effects with intervals: ablate report {session.plan.study.name}")
+    return "\n".join(lines)
+
+
+def _result_document(session: Session, outcome: GridOutcome, tables: Tables) -> dict[str, Any]:
+    counts = {name: outcome.outcomes.get(name, 0) for name in (*OUTCOMES, "pending")}
+    rows = [
+        {"model": model, "dataset": dataset, **vars(row)} for (model, dataset), rows in tables.items() for row in rows
+    ]
+    return {
+        "study": session.plan.study.name,
+        "experiment": session.tracker.experiment,
+        "parent": session.grid.book.parent if session.grid else "",
+        "cells": outcome.cells,
+        **counts,
+        "delivered": outcome.delivered,
+        "results": rows,
+    }

@@ -1,0 +1,157 @@
+"""What the command line can say to the commands that read, serve and prepare: one frozen class per command.
+
+`design.options` has the classes of those that train, and how an option is declared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.design.options import INNER_SHARE, POSITIVE, JsonOptions, LauncherOptions, Range, argument, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataDirOptions:
+    """Where data sets are.
+
+    Attributes:
+        data_dir: folder; None for the user's cache.
+    """
+
+    data_dir: str | None = option(None, "Where data sets are.", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreOptions(JsonOptions):
+    """What the commands that read a tracking store share.
+
+    Attributes:
+        tracking_uri: MLflow's store; None for the default.
+    """
+
+    tracking_uri: str | None = option(None, "MLflow tracking store.", metavar="URI")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(StoreOptions):
+    """`ablate status`.
+
+    Attributes:
+        study: name or file; None for the device's default.
+    """
+
+    study: str | None = argument(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOptions(StoreOptions):
+    """`ablate sync`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(DataDirOptions, StoreOptions):
+    """`ablate doctor`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(StoreOptions):
+    """`ablate report`.
+
+    Attributes:
+        study: name or file; None for the device's default.
+        out: folder of the report; None for the default.
+        paper: whether to write the audit of the paper's claims too.
+        memory_limit: peak memory in MiB that a recommended setting may need; None for any.
+        margin: smallest ratio of times that counts as an effect, as a fraction.
+        accuracy_margin: loss of accuracy in percentage points that still counts as none.
+    """
+
+    study: str | None = argument(None)
+    out: str | None = option(None, "Folder for the report  [default: mlruns/reports/STUDY]", metavar="DIR")
+    paper: bool = option(False, "Audit of arXiv 2312.10024: its claims beside our measurement.")
+    memory_limit: float | None = option(None, "For the recommendation.", metavar="MIB", allowed=POSITIVE)
+    margin: float = option(0.01, "No-effect margin.", allowed=INNER_SHARE)
+    accuracy_margin: float = option(
+        1.0,
+        "Non-inferiority margin of accuracy.",
+        metavar="POINTS",
+        allowed=Range(0, 100, low_open=True),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(JsonOptions):
+    """`ablate compare`.
+
+    Attributes:
+        study_a: name of the study that is compared with.
+        study_b: name of the study that is compared.
+        tracking_uri: MLflow's store of A; None for the default.
+        tracking_uri_b: MLflow's store of B; None for that of A.
+    """
+
+    study_a: str = argument()
+    study_b: str = argument()
+    tracking_uri: str | None = option(None, "MLflow tracking store (of A).", metavar="URI")
+    tracking_uri_b: str | None = option(None, "Tracking store of B, if another.", metavar="URI")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchArguments(JsonOptions):
+    """`ablate bench`, as it was typed.
+
+    Attributes:
+        models: names separated by commas; None for the default.
+        only: names of the wanted rows, separated by commas; None for all.
+        blocks: fresh processes per model; None for the default.
+        windows: optimizer steps of one timed epoch; None for the default.
+        batch: images per step; None for the model's.
+        device: `auto` is CUDA where there is a GPU.
+        grid_study: name or file of the study of `grid_overhead`.
+        full: whether to measure the report's cost at 100,000 cells too.
+        out: folder for the results; None for none.
+    """
+
+    models: str | None = option(None, "Models to race  [default: test_resnet,resnet50]", metavar="A,B")
+    only: str | None = option(
+        None, "Only these rows: over_bare, .., gather_over_loader, grid_overhead, scaling.", metavar="NAMES"
+    )
+    blocks: int | None = option(None, "Fresh processes per model; the interval is over them.", allowed=Range(1, 1000))
+    windows: int | None = option(None, "Optimizer steps of one timed epoch.", allowed=Range(1, 100_000))
+    batch: int | None = option(None, "Images per step  [default: by model]", allowed=Range(2, 100_000))
+    device: str = option(LauncherOptions.device, "Where to train.", choices=("auto", "cuda", "cpu"))
+    grid_study: str = option("quickstart", "Study of grid_overhead.", metavar="NAME|FILE")
+    full: bool = option(False, "The report's cost at 100,000 cells too (minutes).")
+    out: str | None = option(None, "Folder for bench.json and bench.md; written after every part.", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UiOptions:
+    """`ablate ui`.
+
+    Attributes:
+        tracking_uri: MLflow's store; None for the default.
+        optuna: whether to serve the tunings instead.
+        storage: URL of Optuna's storage; None for the default.
+        host: address to listen on.
+        port: TCP port to listen on.
+    """
+
+    tracking_uri: str | None = option(None, "MLflow tracking store.", metavar="URI")
+    optuna: bool = option(False, "Open optuna-dashboard on the tunings instead.")
+    storage: str | None = option(
+        None, "Optuna storage of --optuna  [default: sqlite:///mlruns/optuna.db]", metavar="URL"
+    )
+    host: str = option("127.0.0.1", "Address to listen on.")
+    port: int = option(5000, "Port to listen on.", allowed=Range(1, 65535))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(DataDirOptions):
+    """`ablate data prepare` and `ablate data verify`.
+
+    Attributes:
+        names: the data sets.
+    """
+
+    names: tuple[str, ...] = argument()
