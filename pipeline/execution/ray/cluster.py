@@ -1,6 +1,6 @@
 """Connection to an existing Ray cluster: address, authentication, nodes, the shared table of blocks.
 
-Ray is imported only here and in the launcher, inside functions: the parent half starts without it.
+Ray is imported inside functions only, here and in `node`: the parent half starts without it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from typing import Any
 from pipeline.errors import InputError, OutsideError, first_line, not_allowed
 
 NAMESPACE = b"ablate"
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 5.0  # that the cluster's head may take to answer
 
 
 @dataclass(frozen=True)
 class ClusterNode:
-    """A living node as Ray describes it; `gpus` and `cpus` are all it has, used or not."""
+    """A living node as Ray describes it.
+
+    Attributes:
+        id: Ray's identifier; a node that comes back has a new one.
+        name: host name, for people.
+        gpus: all that it has, used or not.
+        cpus: likewise.
+    """
 
     id: str
     name: str
@@ -74,8 +81,9 @@ def connect(address: str) -> Any:
 
 
 def _silence(ray: Any) -> None:
-    """Keeps Ray's own news (a node is lost) off standard output, whatever `log_to_driver` says: with `--json` it is
-    not theirs, and the launcher tells the same.
+    """Keeps Ray's own news (a node is lost) off standard output, whatever `log_to_driver` says.
+
+    With `--json` standard output is not theirs, and the launcher tells the same.
     """
     worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(worker, "_worker_logs_enabled"):
@@ -127,19 +135,30 @@ def _own_gpus() -> int:
 
 
 def machines(ray: Any) -> dict[str, ClusterNode]:
-    """The nodes that live, by identifier."""
-    found = {}
+    """Returns the nodes that live, by identifier."""
+    living = {}
     for node in ray.nodes():
         if node["Alive"]:
             resources = node["Resources"]
             name = node.get("NodeManagerHostname") or node.get("NodeManagerAddress", "?")
             machine = ClusterNode(node["NodeID"], name, int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
-            found[machine.id] = machine
-    return found
+            living[machine.id] = machine
+    return living
+
+
+def on_node(node_id: str) -> Any:
+    """Returns Ray's scheduling strategy for a task that may run on this node alone."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def has_gpus(address: str) -> bool:
-    """Whether some node of the cluster has a GPU (`--device auto`)."""
+    """Says whether some node of the cluster has a GPU (`--device auto`).
+
+    Raises:
+        InputError, OutsideError: see `connect`.
+    """
     return any(machine.gpus for machine in machines(connect(address)).values())
 
 
@@ -153,10 +172,10 @@ class SharedAssignments:
     def __init__(self, scope: str) -> None:
         self._scope = scope
 
-    def pin(self, block: int, turn: int, node: str) -> str:
-        """See `places.Pins.pin`."""
+    def assign(self, block: int, attempt: int, node: str) -> str:
+        """See `placement.BlockAssignments.assign`."""
         from ray.experimental import internal_kv
 
-        key = f"{self._scope}/{block}/{turn}".encode()
+        key = f"{self._scope}/{block}/{attempt}".encode()
         internal_kv._internal_kv_put(key, node.encode(), overwrite=False, namespace=NAMESPACE)
         return str(internal_kv._internal_kv_get(key, namespace=NAMESPACE).decode())

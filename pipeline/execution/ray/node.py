@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.records import Artifact, End, Job, Record, Tags
+from pipeline.design.records import Artifact, End, Job, Record, Tags, parse_record
 from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError
 from pipeline.execution.interference import cpu_interference, gpu_interference
@@ -26,7 +26,7 @@ from pipeline.execution.local.launcher import LocalLauncher
 from pipeline.tracking.provenance import host_provenance, source_digest
 
 COMPARED = ("python", "ablate", "source", "torch", "torchvision", "timm", "numpy")
-LOG_BYTES = 4 * 2**20
+LOG_BYTES = 4 * 2**20  # of a log, from its end, that travel
 CHECKPOINT = "checkpoint.pt"
 _FOLDER = "ablate-ray-"
 
@@ -38,7 +38,7 @@ class Request:
     Attributes:
         device: where runs train.
         data_dir: of data sets; None for the node's default.
-        timeout: seconds after which a run is stopped, or None.
+        timeout: time after which a run is stopped, in s; None for none.
         checkpoint_every: epochs between checkpoints; 0 for none.
         environment: variables to set; None removes one.
     """
@@ -52,7 +52,12 @@ class Request:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a run's folder, as it travels: relative path and content."""
+    """A file of a run's folder, as it travels.
+
+    Attributes:
+        path: relative to the folder.
+        content: all of it.
+    """
 
     path: str
     content: bytes
@@ -62,25 +67,32 @@ Item = str | File  # a record as JSON, or a file that a record will name
 
 
 def facts(device: Device) -> dict[str, str]:
-    """Versions and hardware of this machine: those of `COMPARED`, `hostname`, `model` (GPU's or CPU's name)."""
+    """Returns versions and hardware of this machine: `COMPARED`, `hostname` and `model` (the GPU's or CPU's name).
+
+    Args:
+        device: where runs train; decides whose name `model` is.
+    """
     from pipeline import nvml
 
     _unhide_gpus()
     provenance = {name.removeprefix("env."): value for name, value in host_provenance().items()}
     gpus = sorted({gpu.name for gpu in nvml.gpus()}) if device == "cuda" else []
-    found = {name: provenance.get(name, "none") for name in COMPARED} | {"source": source_digest()}
-    return {**found, "hostname": provenance["hostname"], "model": "+".join(gpus) or provenance["cpu"]}
+    versions = {name: provenance.get(name, "none") for name in COMPARED} | {"source": source_digest()}
+    return {**versions, "hostname": provenance["hostname"], "model": "+".join(gpus) or provenance["cpu"]}
 
 
 def check_node(request: Request, specs: list[str]) -> tuple[int, str]:
-    """Prepares data and checks models and weights on this node; returns (exit code, message), (0, "") if all is well.
+    """Prepares data and checks models and weights on this node.
 
     Args:
         request: what the runs need.
         specs: run specifications, as JSON.
+
+    Returns:
+        Exit code and message; (0, "") if all is well.
     """
     launcher = _launcher(request)
-    launcher.warm()
+    launcher.start()
     try:
         launcher.preflight([RunSpec.model_validate_json(spec) for spec in specs])
     except AblateError as error:
@@ -210,7 +222,5 @@ def _sweep() -> None:
 
 
 def parse(item: Item) -> Record | File:
-    """An item of the stream as the controller needs it."""
-    from pipeline.design.records import parse_record
-
+    """Returns an item of the stream as the controller needs it."""
     return item if isinstance(item, File) else parse_record(item)

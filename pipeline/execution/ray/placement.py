@@ -13,14 +13,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MAX_MOVES = 100
-_LOOKS = 2  # looks at the cluster after which a node that is not in it is taken for lost
+_REFRESHES = 2  # after which a node that was in none of them is taken for lost
 
 
 class BlockAssignments(Protocol):
     """Table that all controllers share: the nodes of a block, one after the other."""
 
-    def pin(self, block: int, turn: int, node: str) -> str:
-        """Writes `node` as the block's `turn`-th node unless another one is there; returns what is there."""
+    def assign(self, block: int, attempt: int, node: str) -> str:
+        """Writes a node as the block's unless another one is there; returns what is there.
+
+        Args:
+            block: number of the block.
+            attempt: how many nodes the block has had, and lost, before.
+            node: identifier of the node.
+        """
         ...
 
 
@@ -30,9 +36,9 @@ class LocalAssignments:
     def __init__(self) -> None:
         self._table: dict[tuple[int, int], str] = {}
 
-    def pin(self, block: int, turn: int, node: str) -> str:
-        """See `BlockAssignments.pin`."""
-        return self._table.setdefault((block, turn), node)
+    def assign(self, block: int, attempt: int, node: str) -> str:
+        """See `BlockAssignments.assign`."""
+        return self._table.setdefault((block, attempt), node)
 
 
 @dataclass
@@ -54,7 +60,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot for one run; `moved` says why the run's block is on more than one node, empty when it is not."""
+    """A slot for one run.
+
+    Attributes:
+        node: Ray's identifier of the node.
+        name: its host name.
+        moved: why the run's block is on more than one node; empty when it is not.
+    """
 
     node: str
     name: str
@@ -65,45 +77,45 @@ class NodeSlots:
     """Slots of the nodes that live; thread-safe.
 
     Args:
-        pins: where blocks are pinned to nodes.
+        assignments: which node each block belongs to, shared by all controllers.
     """
 
-    def __init__(self, pins: BlockAssignments) -> None:
-        self._pins = pins
+    def __init__(self, assignments: BlockAssignments) -> None:
+        self._assignments = assignments
         self._nodes: dict[str, Node] = {}
         self._names: dict[str, str] = {}
         self._alive: set[str] = set()
-        self._refused: set[str] = set()
+        self._excluded: set[str] = set()
         self._round = 0
-        self._missing: dict[str, int] = {}  # node -> look at which it was found missing
+        self._missing: dict[str, int] = {}  # node -> refresh at which it was found missing
         self._blocks: dict[int, list[str]] = {}  # block -> its nodes, one after the other
         self._lock = threading.Lock()
 
     def add(self, node: Node) -> None:
-        """A node joins, with all its slots free."""
+        """Takes a node that has joined, with all its slots free."""
         with self._lock:
             self._nodes.setdefault(node.id, node)
             self._names[node.id] = node.name
 
-    def look(self, alive: Iterable[str]) -> list[str]:
-        """Takes note of the nodes that live; returns the names of those that were lost since the last look."""
+    def refresh(self, alive: Iterable[str]) -> list[str]:
+        """Takes note of the nodes that live; returns the names of those that were lost since the last refresh."""
         with self._lock:
             self._alive = set(alive)
             self._round += 1
             gone = [node for node in self._nodes.values() if node.id not in self._alive]
             for node in gone:
                 del self._nodes[node.id]
-                self._missing[node.id] = self._round - _LOOKS
+                self._missing[node.id] = self._round - _REFRESHES
         return [node.name for node in gone]
 
-    def refuse(self, node: str) -> None:
-        """A node that lives but cannot be used counts as missing."""
+    def exclude(self, node: str) -> None:
+        """Counts a node that lives but cannot be used as missing."""
         with self._lock:
-            self._missing[node] = self._round - _LOOKS
-            self._refused.add(node)
+            self._missing[node] = self._round - _REFRESHES
+            self._excluded.add(node)
 
     @property
-    def slots(self) -> int:
+    def total(self) -> int:
         """Slots of all nodes, free or not."""
         with self._lock:
             return sum(node.slots for node in self._nodes.values())
@@ -120,7 +132,14 @@ class NodeSlots:
             return self._nodes[node].used if node in self._nodes else 0
 
     def take(self, block: int | None) -> Slot | None:
-        """Takes a slot for a run of `block`, or on any node where it is None; None when there is no slot now."""
+        """Takes a slot for a run.
+
+        Args:
+            block: of the run; None for a run that may be on any node.
+
+        Returns:
+            The slot; None when there is none now.
+        """
         with self._lock:
             if block is None:
                 node = self._emptiest()
@@ -129,12 +148,12 @@ class NodeSlots:
             node = self._node_of(block, nodes)
             if node is None or node.used >= node.slots:
                 return None
-            return self._occupy(node, self._story(block, nodes))
+            return self._occupy(node, self._moves(block, nodes))
 
-    def give_back(self, place: Slot) -> None:
+    def give_back(self, slot: Slot) -> None:
         """Frees a slot; one of a lost node is gone with it."""
         with self._lock:
-            node = self._nodes.get(place.node)
+            node = self._nodes.get(slot.node)
             if node is not None:
                 node.used -= 1
 
@@ -143,31 +162,33 @@ class NodeSlots:
         return Slot(node.id, node.name, moved)
 
     def _node_of(self, block: int, nodes: list[str]) -> Node | None:
-        """The living node of a block; pins it to one if it has none, or has lost it."""
+        """Returns the living node of a block; assigns one if it has none, or has lost it."""
         while len(nodes) < MAX_MOVES:
             if nodes and nodes[-1] in self._nodes:
                 return self._nodes[nodes[-1]]
             if nodes and not self._gone(nodes[-1]):
                 return None
             wanted = self._emptiest()
-            if wanted is None:  # pinned only to a node that can take it at once
+            if wanted is None:  # assigned only to a node that can take it at once
                 return None
-            nodes.append(self._pins.pin(block, len(nodes), wanted.id))
+            nodes.append(self._assignments.assign(block, len(nodes), wanted.id))
         return None
 
     def _gone(self, node: str) -> bool:
-        """Whether a node is lost for good. Another controller may know a node that joined after the last look."""
-        if node in self._alive and node not in self._refused:
+        """Whether a node is lost for good. Another controller may know a node that joined after the last refresh."""
+        if node in self._alive and node not in self._excluded:
             return False
-        return self._round >= self._missing.setdefault(node, self._round) + _LOOKS
+        return self._round >= self._missing.setdefault(node, self._round) + _REFRESHES
 
     def _emptiest(self) -> Node | None:
         """The node with the most free slots, then with the fewest blocks."""
-        pinned = [nodes[-1] for nodes in self._blocks.values() if nodes]
+        assigned = [nodes[-1] for nodes in self._blocks.values() if nodes]
         open_nodes = [node for node in self._nodes.values() if node.used < node.slots]
-        return max(open_nodes, key=lambda node: (node.slots - node.used, -pinned.count(node.id), node.id), default=None)
+        return max(
+            open_nodes, key=lambda node: (node.slots - node.used, -assigned.count(node.id), node.id), default=None
+        )
 
-    def _story(self, block: int, nodes: list[str]) -> str:
+    def _moves(self, block: int, nodes: list[str]) -> str:
         if len(nodes) < 2:
             return ""
         names = " -> ".join(f"{self._names.get(node, 'a lost node')} ({node[:8]})" for node in nodes)

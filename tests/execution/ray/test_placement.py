@@ -13,7 +13,7 @@ from pipeline.execution.ray.placement import LocalAssignments, Node, NodeSlots, 
 def places(*slots: int, pins: LocalAssignments | None = None) -> NodeSlots:
     """Nodes n0, n1, .. with these slots."""
     found = NodeSlots(pins or LocalAssignments())
-    found.look([f"n{index}" for index in range(len(slots))])
+    found.refresh([f"n{index}" for index in range(len(slots))])
     for index, count in enumerate(slots):
         found.add(Node(f"n{index}", f"host{index}", count))
     return found
@@ -40,7 +40,7 @@ def test_a_lost_node_s_block_moves_and_says_so() -> None:
     place = taken(found, 0)
     assert place.moved == ""
     other = next(node for node in ("n0", "n1") if node != place.node)
-    assert found.look([other]) == [place.name]
+    assert found.refresh([other]) == [place.name]
     found.give_back(place)  # of a node that is gone: nothing to free
     moved = taken(found, 0)
     assert moved.node == other
@@ -56,19 +56,19 @@ def taken_later_blocks_are_not_marked(found: NodeSlots, moved: Slot) -> bool:
 def test_without_any_node_a_block_waits() -> None:
     found = places(1)
     taken(found, 0)
-    found.look([])
-    assert found.take(0) is None and found.slots == 0
-    found.look(["m"])
+    found.refresh([])
+    assert found.take(0) is None and found.total == 0
+    found.refresh(["m"])
     found.add(Node("m", "hostm", 1))
     assert taken(found, 0).node == "m"
 
 
 def test_a_node_that_only_another_controller_knows_is_waited_for() -> None:
     pins = LocalAssignments()
-    pins.pin(0, 0, "new")
+    pins.assign(0, 0, "new")
     found = places(1, pins=pins)
     assert found.take(0) is None
-    found.look(["n0", "new"])
+    found.refresh(["n0", "new"])
     assert found.take(0) is None, "it lives, and is being checked"
     found.add(Node("new", "newhost", 1))
     assert taken(found, 0).node == "new"
@@ -76,20 +76,20 @@ def test_a_node_that_only_another_controller_knows_is_waited_for() -> None:
 
 def test_a_pin_to_a_node_that_no_look_finds_is_given_up() -> None:
     pins = LocalAssignments()
-    pins.pin(0, 0, "gone")
+    pins.assign(0, 0, "gone")
     found = places(1, pins=pins)
     assert found.take(0) is None
-    found.look(["n0"])
-    found.look(["n0"])
+    found.refresh(["n0"])
+    found.refresh(["n0"])
     assert taken(found, 0).node == "n0"
 
 
 def test_a_refused_node_counts_as_lost() -> None:
     pins = LocalAssignments()
-    pins.pin(0, 0, "other-model")
+    pins.assign(0, 0, "other-model")
     found = places(1, pins=pins)
-    found.look(["n0", "other-model"])
-    found.refuse("other-model")
+    found.refresh(["n0", "other-model"])
+    found.exclude("other-model")
     assert taken(found, 0).node == "n0"
 
 
@@ -120,7 +120,7 @@ def test_two_controllers_never_split_a_block_over_living_nodes(
         if action == "lose" and len(alive) > 1:
             alive.pop(number % len(alive))
             for found in both:
-                found.look(alive)
+                found.refresh(alive)
         elif action == "free" and open_places[who]:
             both[who].give_back(open_places[who].pop())
         elif action == "take":

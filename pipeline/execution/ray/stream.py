@@ -1,0 +1,140 @@
+"""One run as a Ray task: submitting it, following its stream of records and files, ending it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.design.records import End, Record
+from pipeline.design.spec import RunSpec
+from pipeline.errors import OutsideError
+from pipeline.execution.ray import cluster, node
+from pipeline.execution.ray.membership import units
+from pipeline.execution.ray.placement import NodeSlots, Slot
+from pipeline.execution.ray.vetting import last_line
+from pipeline.paths import write_atomically
+
+
+class WorkerLostError(Exception):
+    """A run's Ray worker is gone, perhaps with its node; the text is the kind of Ray's error."""
+
+
+class RunStreams:
+    """Runs as tasks of the cluster.
+
+    Args:
+        ray: the module, connected.
+        request: what all runs need.
+        slots: of the nodes.
+        cancelled: says whether all runs are to end.
+    """
+
+    def __init__(self, ray: Any, request: node.Request, slots: NodeSlots, cancelled: Callable[[], bool]) -> None:
+        self._ray = ray
+        self._request = request
+        self._slots = slots
+        self._cancelled = cancelled
+        self._watched: set[tuple[str, int]] = set()
+        self._streams: set[Any] = set()
+
+    def submit(self, spec: RunSpec, folder: Path, slot: Slot) -> Any:
+        """Starts a run on the node of its slot; a checkpoint in its folder goes along.
+
+        Args:
+            spec: the run.
+            folder: the run's own on this machine.
+            slot: where it runs.
+
+        Returns:
+            The stream, for `follow`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.txt").unlink(missing_ok=True)
+        saved = folder / node.CHECKPOINT
+        checkpoint = self._ray.put(saved.read_bytes()) if saved.is_file() else None
+        key = (slot.node, spec.seed)
+        watch = key not in self._watched and self._slots.used(slot.node) == 1
+        self._watched.add(key)
+        need = units(spec, self._request.device)
+        on_gpus = self._request.device == "cuda"
+        # max_calls=0: the worker process, hence its fork server, is kept; the run itself is forked for each task
+        task = self._ray.remote(max_calls=0, max_retries=0)(node.run_cell)
+        options: dict[str, Any] = {"num_gpus": need, "num_cpus": 0} if on_gpus else {"num_cpus": need}
+        options |= {"scheduling_strategy": cluster.on_node(slot.node), "name": spec.name}
+        return task.options(**options).remote(
+            self._request, spec.model_dump_json(), slot.node, slot.moved, watch, checkpoint
+        )
+
+    def follow(self, stream: Any, folder: Path) -> Generator[Record, None, End]:
+        """Yields the run's records up to its `End`, which is returned; files are put into the run's folder.
+
+        Args:
+            stream: of `submit`.
+            folder: the run's own on this machine.
+
+        Raises:
+            WorkerLostError: the stream broke off.
+            OutsideError: the run sent a file that does not belong into its folder.
+        """
+        errors = self._ray.exceptions
+        self._streams.add(stream)
+        try:
+            if self._cancelled():
+                self._ray.cancel(stream)
+            for reference in stream:
+                item = node.parse(self._ray.get(reference))
+                if isinstance(item, node.File):
+                    keep_file(folder, item)
+                elif isinstance(item, End):
+                    return item
+                else:
+                    yield item
+        except GeneratorExit:  # a tuner has seen enough of the run
+            self._ray.cancel(stream)
+            raise
+        except errors.TaskCancelledError:
+            return interrupted("cancelled")
+        except errors.OutOfMemoryError as error:
+            return End(time=time.time(), outcome="oom", error=last_line(error))
+        except errors.RayTaskError as error:
+            return interrupted("cancelled") if self._cancelled() else _failed(last_line(error))
+        except errors.RayError as error:
+            raise WorkerLostError(type(error).__name__) from error
+        finally:
+            self._streams.discard(stream)
+        return interrupted("cancelled") if self._cancelled() else _failed("its stream ended without a last record")
+
+    def cancel(self, *, force: bool) -> None:
+        """Ends all runs that are followed.
+
+        Args:
+            force: kill their Ray workers, without last records.
+        """
+        for stream in list(self._streams):
+            with suppress(Exception):  # the stream may just have ended; whatever is left dies with the driver
+                self._ray.cancel(stream, force=force)
+
+
+def keep_file(folder: Path, file: node.File) -> None:
+    """Puts a file of a run into its folder, whole or not at all.
+
+    Raises:
+        OutsideError: its path leads out of the folder.
+    """
+    target = (folder / file.path).resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise OutsideError(f"Ray: a run sent a file outside of its folder: {file.path}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, file.content)
+
+
+def interrupted(why: str) -> End:
+    """Returns the last record of a run that was stopped, or lost."""
+    return End(time=time.time(), outcome="interrupted", error=why)
+
+
+def _failed(why: str) -> End:
+    return End(time=time.time(), outcome="failed", error=why)

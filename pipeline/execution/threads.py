@@ -1,0 +1,56 @@
+"""Waiting for threads without keeping signals waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_TURN_SECONDS = 0.2
+
+
+def join(*threads: threading.Thread) -> None:
+    """Waits until all threads have ended, and lets signal handlers run meanwhile.
+
+    Python runs them in the main thread, between two of its instructions; a join without a time-out is one.
+    """
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_TURN_SECONDS)
+
+
+class Background(Generic[T]):
+    """A function that runs in a thread of its own while something else goes on.
+
+    Args:
+        function: Called once, at once.
+    """
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._function())
+        except BaseException as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Waits until the function has ended, in whatever way."""
+        join(self._thread)
+
+    def result(self) -> T:
+        """Waits for the function and returns its value.
+
+        Raises:
+            BaseException: What the function raised.
+        """
+        self.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
