@@ -11,7 +11,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from pipeline.design.records import Artifact, End, Metrics, Progress, Record, Ta
 from pipeline.design.spec import RunSpec
 from pipeline.design.study import Study
 from pipeline.execution.controller import Controller
-from pipeline.tracking.mlflow_store import MlflowStore, resolve_uri
+from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.recorder import Recorder
+from pipeline.tracking.uri import resolve_uri
 
 EPOCHS = 30
 SUMMARY = 32  # summary metrics of a run on a GPU
@@ -42,11 +43,20 @@ class Instant:
         """The run's folder."""
         return self._folder / spec.digest
 
+    def start(self) -> None:
+        """Nothing is needed."""
+
+    def preflight(self, specs: Sequence[RunSpec], note: Callable[[str], None]) -> None:
+        """Nothing can be wrong."""
+
     def cancel(self) -> None:
         """Nothing runs for long."""
 
-    def launch(self, spec: RunSpec) -> Iterator[Record]:
-        """The records of a run."""
+    def kill(self) -> None:
+        """Nothing runs for long."""
+
+    def launch(self, spec: RunSpec) -> Generator[Record, None, None]:
+        """Yields the records of a run."""
         folder = self.work_dir(spec)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "confusion.png").write_bytes(bytes(FIGURE_BYTES))
@@ -103,7 +113,7 @@ def measure(folder: Path, uri: str | None, cells: int, jobs: int, seconds: float
     began, cpu = time.perf_counter(), time.process_time()
     tally = grid.run()
     ran = time.perf_counter() - began
-    grid.book.finish(3600.0)
+    book.finish(3600.0)
     delivered = time.perf_counter() - began
     used = time.process_time() - cpu
     assert tally.finished == cells, tally

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,14 @@ class NoTraining:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def launch(self, spec: RunSpec) -> Iterator[Record]:
-        """The records of a run of three epochs."""
+    def start(self) -> None:
+        """Nothing is needed."""
+
+    def preflight(self, specs: Sequence[RunSpec], note: Callable[[str], None]) -> None:
+        """Nothing can be wrong."""
+
+    def launch(self, spec: RunSpec) -> Generator[Record, None, None]:
+        """Yields the records of a run of three epochs."""
         del spec
         yield Phase(time=time.time(), name="setup")
         yield Tags(time=time.time(), values={"env.device": "cpu"})
@@ -52,7 +58,10 @@ class NoTraining:
         return self._folder / spec.digest
 
     def cancel(self) -> None:
-        """Nothing runs."""
+        """Nothing runs for long."""
+
+    def kill(self) -> None:
+        """Nothing runs for long."""
 
 
 class Quiet:
@@ -129,10 +138,10 @@ def measure_orchestration(runs: int, folder: str) -> dict[str, Any]:
     grid = Controller(_plan(runs), launcher, book, listener, retries=0, state_dir=place)
     grid.resume("bench", {}, fresh=True)
     before = Counter(counting.calls)
-    grid.run()
+    outcome = grid.run()
     book._delivery.wait(book._journal.end, 60.0)
     calls = counting.calls - before
-    grid.close(grid._tally(), grid.results, 0.0)
+    grid.close(outcome, grid.results, 0.0)
     half = listener.ends[runs // 2 :]
     seconds = _writer_seconds(MlflowWriter(tracker), next(iter(tracker._ids)))
     return {

@@ -50,7 +50,7 @@ def run_grid(options: GridOptions) -> int:
         broken=outcome.broken,
         was_interrupted=outcome.interrupted,
         delivered=outcome.delivered,
-        cause=session.grid.book.error,
+        cause=session.grid.recorder.error,
         complete=outcome.complete,
     )
 

@@ -9,7 +9,7 @@ from pipeline.errors import OutsideError
 
 
 def device_of(flags: LauncherOptions) -> Device:
-    """The device that the flags ask for: of this machine, or of the cluster that `--launcher ray` goes to.
+    """Returns the device that the options ask for: of this machine, or of the cluster that `--launcher ray` goes to.
 
     Raises:
         InputError, OutsideError: no such device, or no such cluster.
@@ -24,12 +24,12 @@ def device_of(flags: LauncherOptions) -> Device:
 
 
 def resolve_device(wanted: str) -> Device:
-    """`auto` takes CUDA where NVML shows a GPU; nothing heavy is imported for it.
+    """Returns `cuda` or `cpu`; `auto` takes CUDA where NVML shows a GPU, and nothing heavy is imported for it.
 
     Raises:
         OutsideError: CUDA is wanted and there is none.
     """
-    found = nvml.gpus()
-    if wanted == "cuda" and not found:
+    gpus = nvml.gpus()
+    if wanted == "cuda" and not gpus:
         raise OutsideError("device cuda: no NVIDIA GPU is visible on this machine; use --device cpu")
-    return "cuda" if wanted != "cpu" and found else "cpu"
+    return "cuda" if wanted != "cpu" and gpus else "cpu"

@@ -1,4 +1,4 @@
-"""Trust gates: is anything else using the machine before a block or a run starts? What is found taints its cells.
+"""Is anything else using the machine before a block or a run starts? What is found taints its cells.
 
 Nothing is refused and nothing waits: the measurement is made, and the report says which cells to doubt
 (`--rerun-tainted` repeats them).
@@ -17,13 +17,16 @@ from pipeline.design.spec import Device
 
 BUSY_CORES = 0.35  # CPU use of others, in cores, from which a block is doubted
 WATCH_SECONDS = 1.0
-HOT_CELSIUS = 88
+HOT_CELSIUS = 88  # from which a GPU is doubted
 # NVML's reasons for lower clocks that distort a comparison: software and hardware slow-down, thermal and power brake
 THROTTLES = {0x8: "hardware slow-down", 0x20: "thermal, software", 0x40: "thermal, hardware", 0x80: "power brake"}
 
 
 def cpu_interference(seconds: float = WATCH_SECONDS) -> list[str]:
-    """CPU time that others use while this program is idle, watched for a moment.
+    """Watches for a moment whether others use the CPU while this program is idle.
+
+    Args:
+        seconds: how long to watch, in s.
 
     Returns:
         One sentence, or nothing when the machine is quiet.
@@ -56,7 +59,7 @@ def _own_seconds() -> float:
 
 
 def gpu_interference(uuids: list[str] | None = None, strangers: Collection[int] = ()) -> list[str]:
-    """Co-tenants, throttling and heat of the GPUs that are used.
+    """Looks for co-tenants, throttling and heat of the GPUs that are used.
 
     In a container NVML may tell the host's numbers of processes, by which this program's own workers cannot be
     recognised: a number that no process has here is a co-tenant only if it is among `strangers`.
@@ -64,22 +67,25 @@ def gpu_interference(uuids: list[str] | None = None, strangers: Collection[int] 
     Args:
         uuids: GPUs to look at; None for all visible ones.
         strangers: processes that were there before this program's first run.
+
+    Returns:
+        Sentences, none for GPUs that are quiet.
     """
     family = _family()
-    found = []
+    doubts = []
     for gpu in nvml.gpus():
         if uuids is not None and gpu.uuid not in uuids:
             continue
         foreign = [pid for pid in gpu.tenants if pid in strangers or (pid not in family and psutil.pid_exists(pid))]
         if foreign:
-            found.append(f"GPU {gpu.index} is also used by process {', '.join(map(str, foreign))}")
+            doubts.append(f"GPU {gpu.index} is also used by process {', '.join(map(str, foreign))}")
         reasons = gpu.throttle_reasons or 0
         named = [name for bit, name in THROTTLES.items() if reasons & bit]
         if named:
-            found.append(f"GPU {gpu.index} is throttled ({', '.join(named)})")
+            doubts.append(f"GPU {gpu.index} is throttled ({', '.join(named)})")
         if gpu.temperature is not None and gpu.temperature >= HOT_CELSIUS:
-            found.append(f"GPU {gpu.index} is at {gpu.temperature} degrees Celsius")
-    return found
+            doubts.append(f"GPU {gpu.index} is at {gpu.temperature} degrees Celsius")
+    return doubts
 
 
 def strangers() -> frozenset[int]:
@@ -107,8 +113,8 @@ class InterferenceCheck:
         self._blocks: dict[int, list[str]] = {}
         self._strangers: frozenset[int] | None = None
 
-    def look(self, block: int, *, alone: bool) -> list[str]:
-        """Reasons to doubt a run that starts now.
+    def before_run(self, block: int, *, alone: bool) -> list[str]:
+        """Returns reasons to doubt a run that starts now, each a sentence.
 
         Args:
             block: its block; the CPU is watched once, before the first run of each.

@@ -1,8 +1,9 @@
-"""Signals: the first one closes what runs, the second one leaves at once."""
+"""Signals: the first one closes what runs, the second one leaves at once; the command line that goes on later."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -11,38 +12,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 from pipeline.errors import scrubbed
+from pipeline.execution.launcher import Launcher
 from pipeline.execution.listener import Listener
-
-
-class Background:
-    """Runs a function in a thread while something else goes on; `result` raises what it raised."""
-
-    def __init__(self, function: Any) -> None:
-        self._error: BaseException | None = None
-        self._function = function
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._function()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> None:
-        """Waits; raises the function's error."""
-        while self._thread.is_alive():
-            self._thread.join(0.2)
-        if self._error is not None:
-            raise self._error
-
-
-class Killable(Protocol):
-    """What has workers."""
-
-    def kill(self) -> None:
-        """Kills them at once."""
-        ...
 
 
 class Stoppable(Protocol):
@@ -54,8 +25,10 @@ class Stoppable(Protocol):
 
 
 @contextmanager
-def interruptible(launcher: Killable, listener: Listener, controller: Callable[[], Stoppable | None]) -> Iterator[None]:
-    """First SIGINT or SIGTERM: running cells are cancelled and all rows closed. Second one: leave at once.
+def interruptible(launcher: Launcher, listener: Listener, controller: Callable[[], Stoppable | None]) -> Iterator[None]:
+    """At the first SIGINT or SIGTERM running cells are cancelled and all rows closed; the second one leaves at once.
+
+    Outside the main thread, where Python sets no handlers, signals stay as they are.
 
     Args:
         launcher: its workers are killed before leaving at once.
@@ -88,8 +61,10 @@ def interruptible(launcher: Killable, listener: Listener, controller: Callable[[
 
 
 def resume_command(arguments: Sequence[str] | None = None) -> str:
-    """The command line that goes on where this one stopped, without passwords: it ends up in logs."""
-    import shlex
+    """Returns the command line that goes on where this one stopped, without passwords: it ends up in logs.
 
+    Args:
+        arguments: of the command; None for those of this process.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     return shlex.join(["ablate", *(scrubbed(word) for word in words if word != "--fresh")])

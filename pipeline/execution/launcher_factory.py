@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from pipeline import nvml
 from pipeline.design.options import LauncherOptions
 from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
+from pipeline.execution.launcher import Launcher
+
+
+class _Common(TypedDict):
+    work_dir: Path
+    timeout: float | None
+    checkpoint_every: int
 
 
 def make_launcher(
@@ -22,8 +29,8 @@ def make_launcher(
     timeout: float | None,
     checkpoint_every: int,
     nproc: int,
-) -> Any:
-    """The launcher that the flags ask for; every command that runs cells gets its launcher here.
+) -> Launcher:
+    """Makes the launcher that the options ask for; every command that runs cells gets its launcher here.
 
     Args:
         flags: from the command line.
@@ -36,9 +43,9 @@ def make_launcher(
         nproc: processes of one run.
 
     Raises:
-        InputError: more runs at once than there are GPUs.
+        InputError: more runs at once, or more processes for one run, than there are GPUs.
     """
-    common: dict[str, Any] = {
+    common: _Common = {
         "work_dir": state_dir / "work",
         "timeout": timeout,
         "checkpoint_every": checkpoint_every,
@@ -56,10 +63,10 @@ def make_launcher(
     gpus = [gpu.uuid for gpu in nvml.gpus()] if device == "cuda" else []
     if gpus and nproc > len(gpus):
         raise not_allowed("--nproc", nproc, f"at most one process per GPU, of which {len(gpus)} are visible")
-    places = [",".join(gpus[start : start + nproc]) for start in range(0, len(gpus), nproc)]
-    places = places[: len(gpus) // nproc]  # without the rest that is too few for a run
-    wanted = flags.jobs or (len(places) if places else 1)
-    if places and wanted > len(places):
+    slots = [",".join(gpus[start : start + nproc]) for start in range(0, len(gpus), nproc)]
+    slots = slots[: len(gpus) // nproc]  # without the rest that is too few for a run
+    wanted = flags.jobs or (len(slots) if slots else 1)
+    if slots and wanted > len(slots):
         each = f"{nproc} of them for each" if nproc > 1 else "one for each"
         raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible ({each})")
-    return LocalLauncher(device, gpus=places[:wanted], jobs=wanted, data_dir=data_dir or default_data_dir(), **common)
+    return LocalLauncher(device, gpus=slots[:wanted], jobs=wanted, data_dir=data_dir or default_data_dir(), **common)

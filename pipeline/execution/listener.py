@@ -13,33 +13,41 @@ class Listener(Protocol):
     """Sees what happens, to show it; called from several threads."""
 
     def preparing(self, text: str) -> None:
-        """Data and models are being prepared; called often."""
+        """Shows that data and models are being prepared; called often."""
         ...
 
     def begin(self, total: int, done: int) -> None:
-        """The grid starts: `total` cells, `done` of them finished before."""
+        """Shows that the grid starts, or has grown: `total` cells, `done` of them finished before."""
         ...
 
     def started(self, run: PlannedRun) -> None:
-        """A run has been launched."""
+        """Shows that a run has been launched."""
         ...
 
     def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
-        """A run reports."""
+        """Shows what a run reports."""
         ...
 
     def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:
-        """A run has ended."""
+        """Shows that a run has ended; `values` are its metrics by name."""
         ...
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Shows a line."""
         ...
 
 
 @dataclass
 class GridOutcome:
-    """How a grid call ended."""
+    """How a grid call ended.
+
+    Attributes:
+        cells: all cells of the plan.
+        outcomes: outcome -> number of cells, of this call and of those before it; `pending` for what was not run.
+        interrupted: somebody stopped it.
+        delivered: the store has everything; otherwise `ablate sync` has work to do.
+        broken: why it could not go on, in one line; None while nothing is wrong.
+    """
 
     cells: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From flags to a grid: study, device, plan, launcher, book and controller, put together for the commands."""
+"""From options to a grid: study, device, plan, launcher, recorder and controller, put together for the commands."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import OutsideError
 from pipeline.execution.controller import Controller
 from pipeline.execution.interference import InterferenceCheck
-from pipeline.execution.interrupt import Background, interruptible
+from pipeline.execution.interrupt import interruptible
 from pipeline.execution.launcher_factory import make_launcher
 from pipeline.execution.listener import GridOutcome, Listener
+from pipeline.execution.threads import Background
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.uri import resolve_uri
@@ -30,7 +31,7 @@ class FindsUndecided(Protocol):
     """Says in words which effects are not known well enough yet, widest interval first."""
 
     def __call__(self, store: MlflowStore, study: str, techniques: tuple[str, ...], width: float, /) -> list[str]:
-        """`width` is the largest allowed width of an interval, as a fraction."""
+        """Returns one sentence an effect; `width` is the largest allowed width of an interval, as a fraction."""
         ...
 
 
@@ -43,6 +44,10 @@ class Session:
         listener: shows what happens.
         state_dir: `mlruns`.
         undecided: says what is not known well enough yet; for `--until-decided`.
+
+    Raises:
+        OutsideError: the folder cannot be made.
+        InputError: the options of launcher or store are not allowed.
     """
 
     def __init__(
@@ -58,8 +63,8 @@ class Session:
 
         self.plan = choice.plan
         self.flags = flags
-        self._undecided = undecided
         self.listener = listener
+        self._undecided = undecided
         self._state_dir = state_dir
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
@@ -84,45 +89,57 @@ class Session:
     def run(self, alone: bool = False) -> GridOutcome:
         """Preflight, resume, run, close.
 
+        Args:
+            alone: a single run with a parent of its own.
+
         Raises:
             InputError, OutsideError: before any run.
             KeyboardInterrupt: interrupted before the first run.
         """
+        with interruptible(self.launcher, self.listener, lambda: self.grid):
+            self._prepare()
+            self.grid = grid = self._controller()
+            study = self.plan.study
+            tags = {"ablate.study": study.name, "ablate.techniques": ",".join(study.techniques)}
+            name = f"{study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            grid.resume(name, tags, fresh=self.flags.fresh, alone=alone)
+            outcome = self._until_decided(grid, grid.run())
+            grid.close(outcome, grid.results, time.time() - self.began)
+            return outcome
+
+    def _prepare(self) -> None:
+        """Starts the launcher, has it check what will run, and connects to the store."""
+        self.launcher.start()
+        imported = Background(self.tracker.load_library)
+        self.launcher.preflight(distinct(self.plan), self.listener.preparing)
+        imported.result()
+        self.tracker.connect()  # only now: bad input leaves no store behind
+
+    def _controller(self) -> Controller:
+        """Makes recorder and controller, and delivers what dead controllers left."""
         from pipeline.tracking.recorder import Recorder
 
-        with interruptible(self.launcher, self.listener, lambda: self.grid):
-            self.launcher.warm()
-            imported = Background(self.tracker.load_library)
-            self.launcher.preflight(_distinct(self.plan), self.listener.preparing)
-            imported.result()
-            self.tracker.connect()  # only now: bad input leaves no store behind
-            book = Recorder(self.tracker, self._state_dir)
-            if self.flags.rerun_tainted:
-                self.plan = with_reruns(self.plan, self.tracker.tainted())
-            self.grid = Controller(
-                self.plan,
-                self.launcher,
-                book,
-                self.listener,
-                retries=self.flags.retries,
-                state_dir=self._state_dir,
-                gate=InterferenceCheck(self.plan.device)
-                if self.flags.launcher == "local"
-                else None,  # a node looks for itself
-            )
-            book.start()
-            name = f"{self.plan.study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            tags = {"ablate.study": self.plan.study.name, "ablate.techniques": ",".join(self.plan.study.techniques)}
-            self.grid.resume(name, tags, fresh=self.flags.fresh, alone=alone)
-            tally = self._until_decided(self.grid, self.grid.run())
-            self.grid.close(tally, self.grid.results, time.time() - self.began)
-            return tally
+        recorder = Recorder(self.tracker, self._state_dir)
+        if self.flags.rerun_tainted:
+            self.plan = with_reruns(self.plan, self.tracker.tainted())
+        here = self.flags.launcher == "local"  # the nodes of a cluster look for themselves
+        grid = Controller(
+            self.plan,
+            self.launcher,
+            recorder,
+            self.listener,
+            retries=self.flags.retries,
+            state_dir=self._state_dir,
+            interference=InterferenceCheck(self.plan.device) if here else None,
+        )
+        recorder.start()
+        return grid
 
-    def _until_decided(self, grid: Controller, tally: GridOutcome) -> GridOutcome:
+    def _until_decided(self, grid: Controller, outcome: GridOutcome) -> GridOutcome:
         """Adds blocks until every main effect on the training time is known to `--interval-width`."""
         study = self.plan.study
         blocks = study.seeds
-        while self._undecided and self.flags.until_decided and not tally.interrupted and tally.broken is None:
+        while self._undecided and self.flags.until_decided and not outcome.interrupted and outcome.broken is None:
             left = self._undecided(self.tracker, study.name, tuple(study.techniques), self.flags.interval_width)
             if not left:
                 self.listener.note(
@@ -136,17 +153,17 @@ class Session:
             more = build_plan(study, self.plan.device, study_settings(self.flags), range(blocks, blocks + 1))
             grid.extend(in_processes(more, self.flags))
             blocks += 1
-            tally = grid.run()
+            outcome = grid.run()
         self.plan = grid.plan
-        return tally
+        return outcome
 
 
-def _distinct(plan: Plan) -> list[RunSpec]:
-    """One specification per thing that the preflight can find wrong."""
-    found: dict[tuple[Any, ...], RunSpec] = {}
+def distinct(plan: Plan) -> list[RunSpec]:
+    """Returns one specification per thing that the preflight can find wrong."""
+    by_need: dict[tuple[Any, ...], RunSpec] = {}
     for run in plan.runs:
         spec, recipe = run.spec, run.spec.recipe
-        key = (
+        need = (
             spec.model,
             spec.dataset,
             recipe.image_size,
@@ -159,5 +176,5 @@ def _distinct(plan: Plan) -> list[RunSpec]:
             recipe.max_test_samples,
             requirements.key(recipe),
         )
-        found.setdefault(key, spec)
-    return list(found.values())
+        by_need.setdefault(need, spec)
+    return list(by_need.values())

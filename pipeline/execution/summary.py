@@ -20,7 +20,15 @@ F1 = "test/f1_macro"
 
 @dataclass(frozen=True)
 class CellResult:
-    """One finished (or not finished) run, as the tables need it."""
+    """One finished (or not finished) run, as the tables need it.
+
+    Attributes:
+        model: name of the model.
+        dataset: name of the data set.
+        label: its techniques, joined by `+`; `baseline` for none.
+        outcome: of the run; `pending` where there is none yet.
+        values: metric -> value.
+    """
 
     model: str
     dataset: str
@@ -33,7 +41,19 @@ class CellResult:
 class CellRow:
     """A line of the table: one setting of one (model, data set), averaged over its finished blocks.
 
-    Times, rates and memory are geometric means, scores arithmetic ones; ratios are to the baseline's.
+    Times, rates and memory are geometric means, scores arithmetic ones; None where nothing was measured.
+
+    Attributes:
+        label: its techniques, joined by `+`.
+        runs: finished blocks.
+        outcome: what else came of its blocks, joined by commas.
+        seconds: training time, in s.
+        rate: throughput, in images/s.
+        memory_mib: peak of the GPU's memory, or else of the host's, in MiB.
+        accuracy: on the test set, as a fraction.
+        f1: macro average on the test set, as a fraction.
+        time_ratio: training time over the baseline's.
+        rate_ratio: throughput over the baseline's.
     """
 
     label: str
@@ -53,11 +73,11 @@ def tables(results: Iterable[CellResult]) -> dict[tuple[str, str], list[CellRow]
     grouped: dict[tuple[str, str], dict[str, list[CellResult]]] = {}
     for result in results:
         grouped.setdefault((result.model, result.dataset), {}).setdefault(result.label, []).append(result)
-    return {place: _with_ratios(settings) for place, settings in sorted(grouped.items())}
+    return {pair: _with_ratios(settings) for pair, settings in sorted(grouped.items())}
 
 
 def _with_ratios(settings: Mapping[str, list[CellResult]]) -> list[CellRow]:
-    rows = {label: _row(label, found) for label, found in settings.items()}
+    rows = {label: _row(label, results) for label, results in settings.items()}
     base = rows.get("baseline")
     complete = []
     for label in sorted(rows, key=lambda name: (name != "baseline", name.count("+"), name)):
@@ -67,9 +87,9 @@ def _with_ratios(settings: Mapping[str, list[CellResult]]) -> list[CellRow]:
     return complete
 
 
-def _row(label: str, found: Sequence[CellResult]) -> CellRow:
-    done = [result.values for result in found if result.outcome == "finished"]
-    others = sorted({result.outcome for result in found if result.outcome != "finished"})
+def _row(label: str, results: Sequence[CellResult]) -> CellRow:
+    done = [result.values for result in results if result.outcome == "finished"]
+    others = sorted({result.outcome for result in results if result.outcome != "finished"})
     memory = GPU_MEMORY if any(GPU_MEMORY in values for values in done) else HOST_MEMORY
     return CellRow(
         label=label,
@@ -83,17 +103,17 @@ def _row(label: str, found: Sequence[CellResult]) -> CellRow:
     )
 
 
-def _known(done: Sequence[Mapping[str, float]], name: str) -> list[float]:
+def _finite(done: Sequence[Mapping[str, float]], name: str) -> list[float]:
     return [values[name] for values in done if name in values and math.isfinite(values[name])]
 
 
 def _geometric(done: Sequence[Mapping[str, float]], name: str) -> float | None:
-    values = [value for value in _known(done, name) if value > 0]
+    values = [value for value in _finite(done, name) if value > 0]
     return math.exp(fmean(map(math.log, values))) if values else None
 
 
 def _mean(done: Sequence[Mapping[str, float]], name: str) -> float | None:
-    values = _known(done, name)
+    values = _finite(done, name)
     return fmean(values) if values else None
 
 
@@ -123,32 +143,32 @@ def cells(row: CellRow) -> tuple[str, ...]:
     )
 
 
-def summary_markdown(found: Mapping[tuple[str, str], Sequence[CellRow]]) -> str:
+def summary_markdown(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> str:
     """All tables as Markdown, for the parent run's description."""
-    parts = []
-    for (model, dataset), rows in found.items():
+    sections = []
+    for (model, dataset), rows in by_pair.items():
         lines = [f"### {_escaped(model)} on {_escaped(dataset)}", "", "| " + " | ".join(HEADINGS) + " |"]
         lines.append("|" + "|".join([" --- ", *([" ---: "] * (len(HEADINGS) - 1))]) + "|")
         lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+        sections.append("\n".join(lines))
+    return "\n\n".join(sections)
 
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def aggregates(found: Mapping[tuple[str, str], Sequence[CellRow]]) -> dict[str, float]:
-    """Parent-run metrics: per setting, geometric means over all (model, data set) of the ratios to baseline."""
+def aggregates(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> dict[str, float]:
+    """Returns the parent run's metrics: per setting the geometric mean over all pairs of the ratios to the baseline."""
     values: dict[str, float] = {}
     by_label: dict[str, list[CellRow]] = {}
-    for rows in found.values():
+    for rows in by_pair.values():
         for row in rows:
             by_label.setdefault(row.label, []).append(row)
     for label, rows in by_label.items():
         for name in ("time_ratio", "rate_ratio"):
-            known = [{name: ratio} for row in rows if (ratio := getattr(row, name)) is not None]
-            mean = _geometric(known, name)
+            ratios = [{name: ratio} for row in rows if (ratio := getattr(row, name)) is not None]
+            mean = _geometric(ratios, name)
             if mean is not None:
                 values[f"{name}/{label.replace('+', '.')}"] = mean
     return values

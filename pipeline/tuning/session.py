@@ -20,6 +20,7 @@ from pipeline.execution import interrupt, launcher_factory
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.listener import Listener
+from pipeline.execution.threads import Background
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.locks import exclusive
@@ -83,7 +84,7 @@ class Tuning:
             checkpoint_every=0,
             nproc=1,
         )
-        self._gate = InterferenceCheck(device) if flags.launcher == "local" else None  # a node looks for itself
+        self._interference = InterferenceCheck(device) if flags.launcher == "local" else None  # a node looks for itself
         self._search: Search | None = None
         self._grid: Controller | None = None
         self._stopped = False
@@ -113,8 +114,8 @@ class Tuning:
         began = time.time()
         self._check_known()
         with interrupt.interruptible(self.launcher, self.listener, lambda: self if self._search else None):
-            self.launcher.warm()
-            imported = interrupt.Background(self.tracker.load_library)
+            self.launcher.start()
+            imported = Background(self.tracker.load_library)
             self.launcher.preflight(self._distinct(), self.listener.preparing)
             imported.result()
             shared = self._ledger()
@@ -194,7 +195,9 @@ class Tuning:
         setup = self.setup
         task = TrialTemplate(setup.spec, setup.probe, setup.objective, self.flags.memory_limit, setup.plan)
         deadline = None if self.flags.timeout is None else time.monotonic() + self.flags.timeout
-        self._search = Search(task, shared, self.launcher, self.book, self.listener, deadline=deadline, gate=self._gate)
+        self._search = Search(
+            task, shared, self.launcher, self.book, self.listener, deadline=deadline, interference=self._interference
+        )
         self._search.run()
         if self._search.late:
             self.listener.note(f"the time for the search is over after {len(shared.findings())} trials (--timeout)")
@@ -235,7 +238,7 @@ class Tuning:
             self.listener,
             retries=self.flags.retries,
             state_dir=self._state_dir,
-            gate=self._gate,
+            interference=self._interference,
         )
         self._grid = grid
         while not self._stopped:

@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,10 +75,19 @@ class Device:
         """Nothing is written."""
         return Path("nowhere", spec.digest)
 
+    def start(self) -> None:
+        """Nothing is needed."""
+
+    def preflight(self, specs: Sequence[RunSpec], note: Callable[[str], None]) -> None:
+        """Nothing can be wrong."""
+
     def cancel(self) -> None:
         """Nothing runs for long."""
 
-    def launch(self, spec: RunSpec) -> Iterator[Record]:
+    def kill(self) -> None:
+        """Nothing runs for long."""
+
+    def launch(self, spec: RunSpec) -> Generator[Record, None, None]:
         """One run."""
         self.launched.append(spec)
         recipe = spec.recipe

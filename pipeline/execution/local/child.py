@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def run_child(
-    payload: str, began: float, gate: Connection, records: Connection, lifeline: Connection, log_path: str
+    payload: str, began: float, start_signal: Connection, records: Connection, lifeline: Connection, log_path: str
 ) -> None:
     """Runs one job in this process and streams its records.
 
     Args:
         payload: the job, as JSON.
-        began: `time.time()` when the parent launched it.
-        gate: training starts when a message comes from here.
+        began: `time.time()` when the parent launched it, in s.
+        start_signal: training starts when a message comes from here.
         records: where records go, each as one JSON message.
         lifeline: never written to; its end-of-file means that the parent is dead.
         log_path: takes standard output and error.
@@ -39,12 +39,12 @@ def run_child(
     job = Job.model_validate_json(payload)
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
-    worker.run_job(job, sender(records), began, lambda: _pass(gate))
+    worker.run_job(job, sender(records), began, lambda: _await(start_signal))
     _leave(records)
 
 
 def sender(records: Connection) -> Callable[[Record], None]:
-    """What a worker emits its records with: one JSON message each, for `parse_record`."""
+    """Returns what a worker emits its records with: one JSON message each, for `parse_record`."""
 
     def send(record: Record) -> None:
         records.send_bytes(record.__pydantic_serializer__.to_json(record))
@@ -53,7 +53,14 @@ def sender(records: Connection) -> Callable[[Record], None]:
 
 
 def check_child(payloads: list[str], records: Connection, lifeline: Connection, log_path: str) -> None:
-    """Runs the preflight; sends ("note", text) while it works, then ("ok", "") or (exit code, message)."""
+    """Runs the preflight in this process; sends ("note", text) while it works, then ("ok", "") or (exit code, message).
+
+    Args:
+        payloads: jobs, as JSON.
+        records: where notes and answer go.
+        lifeline: never written to; its end-of-file means that the parent is dead.
+        log_path: takes standard output and error.
+    """
     _enter(lifeline, log_path)
     from pipeline.design.records import Job
     from pipeline.errors import AblateError
@@ -74,10 +81,10 @@ def check_child(payloads: list[str], records: Connection, lifeline: Connection, 
     _leave(records)
 
 
-def _pass(gate: Connection) -> None:
+def _await(start_signal: Connection) -> None:
     """Waits for the parent's word; without a parent there is no run."""
     try:
-        gate.recv_bytes()
+        start_signal.recv_bytes()
     except EOFError:
         os._exit(1)
 
@@ -86,7 +93,7 @@ def _enter(lifeline: Connection, log_path: str) -> None:
     """Own process group (signals of the terminal are the parent's), log file, stack dumps, watch on the parent."""
     os.setsid()
     _leave_server()
-    _die_with_server()
+    host.die_with_parent()  # the fork server, which ends with the parent
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -99,20 +106,14 @@ def _enter(lifeline: Connection, log_path: str) -> None:
 
 
 def _leave_server() -> None:
-    """Closes this child's end of the pipe that keeps the fork server alive: the server is to end with the parent, and
-    not to wait for a worker that hangs.
+    """Closes this child's end of the pipe that keeps the fork server alive.
+
+    The server is to end with the parent, and not to wait for a worker that hangs.
     """
     server: Any = forkserver._forkserver
     if server._forkserver_alive_fd is not None:
         os.close(server._forkserver_alive_fd)
         server._forkserver_alive_fd = None
-
-
-def _die_with_server() -> None:
-    """Asks the kernel for SIGKILL when the fork server ends (it ends with the parent): a worker that hangs in native
-    code with the interpreter's lock held cannot watch its lifeline.
-    """
-    host.die_with_parent()
 
 
 def _watch(lifeline: Connection) -> None:

@@ -8,7 +8,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -27,11 +27,18 @@ FLOPS = "model/flops_per_image"
 
 
 @dataclass(frozen=True)
-class _Ahead:
-    """A worker that sets up while the run before it, on the same slot, still ends."""
+class PreparedWorker:
+    """A worker that sets up, and waits for its start signal.
+
+    Attributes:
+        slot: its GPUs as CUDA_VISIBLE_DEVICES takes them; None on the CPU.
+        child: its process.
+        kills: how often the kernel's out-of-memory killer had struck before it.
+        present: whether NVML listed its GPUs.
+    """
 
     slot: str | None
-    started: Child
+    child: Child
     kills: int
     present: bool
 
@@ -40,13 +47,16 @@ class LocalLauncher:
     """Launches each run in a process of its own.
 
     Args:
-        device: `cuda` takes a free GPU for every run; `cpu` takes none.
-        gpus: identifiers for CUDA_VISIBLE_DEVICES, one run at a time on each.
+        device: `cuda` takes a free slot of `gpus` for every run; `cpu` takes none.
+        gpus: one entry for each slot, as CUDA_VISIBLE_DEVICES takes it.
         jobs: runs at once on the CPU.
         data_dir: where data sets are.
         work_dir: a folder for each run's log, figures and checkpoint is made here.
-        timeout: seconds after which a run is stopped, or None.
+        timeout: time after which a run is stopped, in s; None for none.
         checkpoint_every: epochs between checkpoints; 0 for none.
+
+    Attributes:
+        jobs: runs at once, see `Launcher`.
     """
 
     def __init__(
@@ -66,32 +76,37 @@ class LocalLauncher:
         self._timeout = timeout
         self._checkpoint_every = checkpoint_every
         self._slots: queue.Queue[str | None] = queue.Queue()
-        places: list[str | None] = [*gpus] if device == "cuda" else [None] * jobs
-        for place in places:
-            self._slots.put(place)
-        self.jobs = len(places)
+        slots: list[str | None] = [*gpus] if device == "cuda" else [None] * jobs
+        for slot in slots:
+            self._slots.put(slot)
+        self.jobs = len(slots)
         self._cancelled = False
         self._running: set[int] = set()
         self._lock = threading.Lock()
         self._slot_of: dict[str, str | None] = {}
-        self._ahead: dict[str, _Ahead] = {}
+        self._prepared: dict[str, PreparedWorker] = {}
         self._flops: dict[tuple[Any, ...], float] = {}
         os.environ.update({**process_environment(), **_kept("CUBLAS_WORKSPACE_CONFIG")})
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["pipeline.execution.local.preload"])
 
-    def warm(self) -> None:
-        """Starts the fork server; its imports go on while the parent does something else."""
+    def start(self) -> None:
+        """Starts the fork server, whose imports go on while the parent does something else."""
         from multiprocessing import forkserver
 
         forkserver.ensure_running()
 
     def work_dir(self, spec: RunSpec) -> Path:
-        """The run's own folder."""
+        """See `Launcher.work_dir`."""
         return self._work_dir / spec.digest
 
     def job(self, spec: RunSpec, gpu: str | None = None) -> Job:
-        """The job of a run on this host."""
+        """Returns the job of a run on this host.
+
+        Args:
+            spec: the run.
+            gpu: as CUDA_VISIBLE_DEVICES takes it; None on the CPU.
+        """
         return Job(
             spec=spec,
             data_dir=str(self._data_dir.resolve()),
@@ -101,19 +116,24 @@ class LocalLauncher:
             flops_per_image=self._flops.get(_shape(spec)),
         )
 
-    def preflight(self, specs: list[RunSpec], note: Any = None) -> None:
-        """Checks device, data, models and weights in a child, before any run.
+    def preflight(self, specs: Sequence[RunSpec], note: Callable[[str], None] | None = None) -> None:
+        """Checks device, data, models and weights in a child (see `Launcher.preflight`).
+
+        Args:
+            specs: one run for each thing that can be wrong.
+            note: shows the user a line.
 
         Raises:
-            InputError, OutsideError: as the child found.
+            InputError: a specification asks for something that cannot work.
+            OutsideError: something is missing here, or the child died.
         """
         log = self._work_dir / "preflight.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         payloads = [self.job(spec).model_dump_json() for spec in specs]
-        with self._closing(Child(self._context, child.check_child, (payloads,), log)) as started:
+        with self._closing(Child(self._context, child.check_child, (payloads,), log)) as checking:
             try:
                 while True:
-                    code, text = started.records.recv()
+                    code, text = checking.records.recv()
                     if code == "note":
                         if note is not None:
                             note(text)
@@ -122,22 +142,22 @@ class LocalLauncher:
                     else:
                         raise {2: InputError, 3: OutsideError}.get(code, AblateError)(text)
             except EOFError:
-                started.wait()
-                raise OutsideError(f"preflight ended with {death(started.process.exitcode)}; see {log}") from None
+                checking.wait()
+                raise OutsideError(f"preflight ended with {death(checking.process.exitcode)}; see {log}") from None
 
-    def launch(self, spec: RunSpec) -> Iterator[Record]:
-        """Runs `spec`; yields its records, the last one an `End` whatever happens to the process.
+    def launch(self, spec: RunSpec) -> Generator[Record, None, None]:
+        """Runs `spec` in a process of its own (see `Launcher.launch`).
 
-        A GPU that disappears under a run takes its place with it: `jobs` goes down by one, and the run is
+        A GPU that disappears under a run takes its slot with it: `jobs` goes down by one, and the run is
         `interrupted`, since nothing is known against it.
         """
-        ahead = self._ahead.pop(spec.digest, None)
-        slot = ahead.slot if ahead else self._slots.get()
-        present = ahead.present if ahead else _present(slot)
+        prepared = self._prepared.pop(spec.digest, None)
+        slot = prepared.slot if prepared else self._slots.get()
+        present = prepared.present if prepared else _present(slot)
         with self._lock:
             self._slot_of[spec.digest] = slot
         try:
-            for record in self._launch(ahead or self._start(self.job(spec, slot)), self.job(spec, slot)):
+            for record in self._launch(prepared or self._start_worker(self.job(spec, slot)), self.job(spec, slot)):
                 if isinstance(record, End) and record.outcome == "failed" and present and not _present(slot):
                     text = f"GPU {slot} disappeared: {record.error}"
                     record = record.model_copy(update={"outcome": "interrupted", "error": text})
@@ -150,76 +170,73 @@ class LocalLauncher:
                     self._slots.put(self._slot_of.pop(spec.digest))
 
     def _lose(self, spec: RunSpec) -> None:
-        """Gives the run's place up, unless the next run has taken it over and will find that itself."""
+        """Gives the run's slot up, unless the next run has taken it over and will find that itself."""
         with self._lock:
             if spec.digest in self._slot_of:
                 del self._slot_of[spec.digest]
                 self.jobs -= 1
 
     def prepare(self, spec: RunSpec, after: RunSpec) -> None:
-        """Starts the worker of the run that will follow `after` on its slot; it sets up, and waits before training.
-
-        To be called between two records of `after`; `launch` is then the one that lets it train.
-        """
+        """Starts the worker of the run that will follow `after` on its slot (see `PreparesNext`)."""
         with self._lock:
             slot = self._slot_of.pop(after.digest)
         try:
-            self._ahead[spec.digest] = self._start(self.job(spec, slot))
+            self._prepared[spec.digest] = self._start_worker(self.job(spec, slot))
         except BaseException:
             with self._lock:
                 self._slot_of[after.digest] = slot
             raise
 
     def cancel(self) -> None:
-        """Stops every run; their last record says `interrupted`."""
+        """See `Launcher.cancel`."""
         self._cancelled = True
 
     def kill(self) -> None:
-        """Kills all workers at once: for a controller that leaves without waiting for them."""
+        """Kills all workers at once."""
         for pid in self._running - {0}:  # 0 would be this process's own group
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
-    def launch_job(self, job: Job) -> Iterator[Record]:
+    def launch_job(self, job: Job) -> Generator[Record, None, None]:
         """Runs a job whose slot somebody else keeps (see `launch`)."""
-        return self._launch(self._start(job), job)
+        return self._launch(self._start_worker(job), job)
 
-    def _start(self, job: Job) -> _Ahead:
+    def _start_worker(self, job: Job) -> PreparedWorker:
         folder = Path(job.work_dir)
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
         log.unlink(missing_ok=True)
         kills = oom_kills()
-        started = Child(self._context, child.run_child, (job.model_dump_json(), time.time()), log, gated=True)
-        self._running.add(started.pid)
-        return _Ahead(job.gpu, started, kills, _present(job.gpu))
+        worker = Child(self._context, child.run_child, (job.model_dump_json(), time.time()), log, waits=True)
+        self._running.add(worker.pid)
+        return PreparedWorker(job.gpu, worker, kills, _present(job.gpu))
 
-    def _launch(self, ahead: _Ahead, job: Job) -> Iterator[Record]:
-        started = ahead.started
-        with self._closing(started):
-            started.open_gate()
-            end = yield from self._follow(started, job.spec)
+    def _launch(self, prepared: PreparedWorker, job: Job) -> Generator[Record, None, None]:
+        worker = prepared.child
+        with self._closing(worker):
+            worker.send_start()
+            end = yield from self._follow(worker, job.spec)
             if end is None:
-                started.wait()
-                end = _dead(started, oom_kills() > ahead.kills)
+                worker.wait()
+                end = _dead(worker, oom_kills() > prepared.kills)
         if end.outcome != "finished":
             yield Artifact(time=time.time(), path="log.txt")
         yield end
 
-    def _follow(self, started: Child, spec: RunSpec) -> Generator[Record, None, End | None]:
+    def _follow(self, worker: Child, spec: RunSpec) -> Generator[Record, None, End | None]:
         """Yields records up to the last one, which is the generator's return value; None when it never came."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             if self._cancelled:
-                stop(started.process)
+                stop(worker.process)
                 return End(time=time.time(), outcome="interrupted", error="cancelled")
             if deadline is not None and time.monotonic() > deadline:
-                dump_and_stop(started.process)
+                dump_and_stop(worker.process)
                 return End(time=time.time(), outcome="timeout", error=f"no end within {self._timeout:g} s")
-            if not wait([started.records], timeout=0.2):
+            if not wait([worker.records], timeout=0.2):
                 continue
             try:
-                record = parse_record(started.records.recv_bytes())
+                record = parse_record(worker.records.recv_bytes())
             except (EOFError, OSError):
                 return None
             if isinstance(record, End):
@@ -229,15 +246,15 @@ class LocalLauncher:
             yield record
 
     @contextmanager
-    def _closing(self, started: Child) -> Iterator[Child]:
-        """The child is gone when the block is left, however."""
-        self._running.add(started.pid)
+    def _closing(self, worker: Child) -> Iterator[Child]:
+        """The process is gone when the block is left, however."""
+        self._running.add(worker.pid)
         try:
-            yield started
-            started.wait()
+            yield worker
+            worker.wait()
         finally:
-            self._running.discard(started.pid)
-            started.close()
+            self._running.discard(worker.pid)
+            worker.close()
 
 
 def _shape(spec: RunSpec) -> tuple[Any, ...]:
@@ -255,9 +272,9 @@ def _kept(name: str) -> dict[str, str]:
     return {name: os.environ[name]} if name in os.environ else {}
 
 
-def _dead(started: Child, by_oom_killer: bool) -> End:
+def _dead(worker: Child, by_oom_killer: bool) -> End:
     """The last record of a worker that died without one."""
-    code = started.process.exitcode
+    code = worker.process.exitcode
     if by_oom_killer and code == -signal.SIGKILL:
         return End(time=time.time(), outcome="oom", error="killed by the kernel's out-of-memory killer")
     return End(time=time.time(), outcome="failed", error=f"worker ended with {death(code)}")

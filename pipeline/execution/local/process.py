@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-GRACE_SECONDS = 3.0  # from the asking to the killing of a worker
+GRACE_SECONDS = 3.0  # that an ending worker gets before it is killed, or a killed one to be reaped
 
 
 class Child:
@@ -20,41 +20,42 @@ class Child:
     Args:
         context: whose server it is forked from.
         target: called with `arguments`, then the pipe for its records, its lifeline, and the log's path.
-        arguments: picklable; of a gated child the gate comes behind them.
+        arguments: picklable; the start signal, if there is one, comes behind them.
         log: takes its output.
-        gated: whether it gets a gate, which `open_gate` opens.
+        waits: whether it gets a pipe for a start signal, which `send_start` sends.
 
     Attributes:
         process: the process.
+        pid: its number.
         records: what it sends.
     """
 
     def __init__(
-        self, context: ForkServerContext, target: Any, arguments: tuple[Any, ...], log: Path, *, gated: bool = False
+        self, context: ForkServerContext, target: Any, arguments: tuple[Any, ...], log: Path, *, waits: bool = False
     ) -> None:
         self.records, sender = context.Pipe(duplex=False)
         watched, self._lifeline = context.Pipe(duplex=False)
-        gate: Connection | None = None
-        self._gate: Connection | None = None
-        if gated:
-            gate, self._gate = context.Pipe(duplex=False)
-        given = (*arguments, gate) if gated else arguments
+        start_signal: Connection | None = None
+        self._start_signal: Connection | None = None
+        if waits:
+            start_signal, self._start_signal = context.Pipe(duplex=False)
+        given = (*arguments, start_signal) if waits else arguments
         self.process: ForkServerProcess = context.Process(
             target=target, args=(*given, sender, watched, str(log.resolve()))
         )
         try:
             self.process.start()
         finally:
-            for end in (sender, watched, gate):
+            for end in (sender, watched, start_signal):
                 if end is not None:
                     end.close()
         self.pid = self.process.pid or 0
 
-    def open_gate(self) -> None:
+    def send_start(self) -> None:
         """Lets it go on; a process that has died meanwhile is noticed by whoever reads its records."""
-        if self._gate is not None:
+        if self._start_signal is not None:
             with suppress(OSError):
-                self._gate.send_bytes(b"go")
+                self._start_signal.send_bytes(b"go")
 
     def wait(self) -> None:
         """Gives it a moment to end by itself."""
@@ -65,7 +66,7 @@ class Child:
         if self.process.is_alive():
             stop(self.process)
         self.process.close()
-        for end in (self._lifeline, self.records, self._gate):
+        for end in (self._lifeline, self.records, self._start_signal):
             if end is not None:
                 end.close()
 
@@ -97,7 +98,7 @@ def dump_and_stop(process: ForkServerProcess) -> None:
 
 
 def death(code: int | None) -> str:
-    """An exit code in words."""
+    """Returns an exit code in words; a negative one is a signal's number, None an unknown one."""
     if code is None:
         return "no exit status"
     if code < 0:

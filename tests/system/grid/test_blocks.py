@@ -81,13 +81,13 @@ def test_own_workers_are_no_co_tenants_in_a_container(monkeypatch: pytest.Monkey
     monkeypatch.setattr(nvml, "gpus", lambda: [replace(gpu, tenants=tuple(tenants))])
     monkeypatch.setattr(interference, "cpu_interference", list)
     gate = interference.InterferenceCheck("cuda")
-    assert gate.look(0, alone=True) == [f"GPU 0 is also used by process {other_host_process}"]
+    assert gate.before_run(0, alone=True) == [f"GPU 0 is also used by process {other_host_process}"]
     tenants.append(nobody)  # the first run's worker
-    assert gate.look(0, alone=False) == [f"GPU 0 is also used by process {other_host_process}"]
+    assert gate.before_run(0, alone=False) == [f"GPU 0 is also used by process {other_host_process}"]
     tenants.remove(other_host_process)
-    assert gate.look(0, alone=False) == []
+    assert gate.before_run(0, alone=False) == []
     tenants[:] = [1]  # a process that is here, and not of this program
-    assert gate.look(0, alone=False) == ["GPU 0 is also used by process 1"]
+    assert gate.before_run(0, alone=False) == ["GPU 0 is also used by process 1"]
 
 
 class Board:
@@ -147,9 +147,11 @@ def test_the_cpu_is_watched_once_a_block(monkeypatch: pytest.MonkeyPatch) -> Non
     looks: list[float] = []
     monkeypatch.setattr(interference, "cpu_interference", lambda: looks.append(time.time()) or ["busy"])
     gate = interference.InterferenceCheck("cpu")
-    assert [gate.look(0, alone=True), gate.look(0, alone=True), gate.look(1, alone=True)] == [["busy"]] * 3
+    assert [gate.before_run(0, alone=True), gate.before_run(0, alone=True), gate.before_run(1, alone=True)] == [
+        ["busy"]
+    ] * 3
     assert len(looks) == 2
-    assert gate.look(2, alone=False) == [], "own runs are not other processes"
+    assert gate.before_run(2, alone=False) == [], "own runs are not other processes"
 
 
 def _runs(grid: FinishedGrid, database: str) -> list[Any]:
