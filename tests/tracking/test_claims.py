@@ -1,4 +1,4 @@
-"""Claims and liveness: never two holders, whatever the interleaving; nobody taken for dead without being watched."""
+"""Claims: never two holders, whatever the interleaving."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from hypothesis import strategies as st
 
 from pipeline.tracking import liveness as ownership
 from pipeline.tracking.claims import LocalClaims, settle_claim
-from pipeline.tracking.journal import abandoned
-from pipeline.tracking.liveness import ENDED, Liveness, is_alive, owner
-from pipeline.tracking.locks import exclusive
 
 
 class CrashError(Exception):
@@ -168,114 +164,6 @@ def test_never_two_holders(keys: list[str], count: int, order: list[int], crashe
         assert True in results or None in results
 
 
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def watch(liveness: Liveness, clock: Clock, seconds: float, beats: dict[str, str]) -> None:
-    """Looks at the same heartbeats every five seconds."""
-    for _ in range(int(seconds / 5)):
-        clock.now += 5
-        liveness.see(beats)
-
-
-def test_a_controller_elsewhere_is_dead_after_a_minute_without_a_new_heartbeat() -> None:
-    clock = Clock()
-    liveness = Liveness(clock=clock)
-    liveness.see({"other.1.2": "17"})
-    assert liveness.alive("other.1.2")
-    watch(liveness, clock, 55, {"other.1.2": "17"})
-    assert liveness.alive("other.1.2")
-    watch(liveness, clock, 10, {"other.1.2": "17"})
-    assert not liveness.alive("other.1.2")
-    liveness.see({"other.1.2": "18"})
-    assert liveness.alive("other.1.2")
-
-
-def test_other_clocks_and_unwatched_time_kill_nobody() -> None:
-    clock = Clock()
-    liveness = Liveness(clock=clock)
-    liveness.see({"other.1.2": "1"})  # a clock of 1970
-    clock.now += 3600  # the store was away: nobody could write, nobody could read
-    liveness.see({"other.1.2": "1"})
-    assert liveness.alive("other.1.2")
-    watch(liveness, clock, 65, {"other.1.2": "1"})
-    assert not liveness.alive("other.1.2")
-
-
-def test_one_that_has_left_is_not_waited_for() -> None:
-    liveness = Liveness(clock=Clock())
-    liveness.see({"other.1.2": ENDED, "more.1.2": "5"})
-    assert not liveness.alive("other.1.2")
-    assert liveness.living() == ["more.1.2"]
-
-
-def test_one_without_a_heartbeat_gets_its_minute() -> None:
-    clock = Clock()
-    liveness = Liveness(clock=clock)
-    assert liveness.alive("other.1.2")
-    watch(liveness, clock, 65, {})
-    assert not liveness.alive("other.1.2")
-
-
-def test_on_this_host_the_process_table_decides() -> None:
-    liveness = Liveness()
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    host = owner().partition(".")[0]
-    start = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
-    name = f"{host}.{process.pid}.{start}"
-    try:
-        assert liveness.alive(name)
-        assert is_alive(name, None)
-        assert not liveness.alive(f"{host}.{process.pid}.{int(start) + 1}"), "another process with a reused pid"
-    finally:
-        process.kill()
-        process.wait()
-    liveness.see({name: "9999999999999"})
-    assert not liveness.alive(name)
-    assert liveness.alive(owner())
-
-
-HALF_DEAD = """
-import ctypes, sys, threading, time
-from pathlib import Path
-from pipeline.tracking.journal import Journal
-from pipeline.tracking.liveness import owner
-book = Journal(Path(sys.argv[1]))
-threading.Thread(target=time.sleep, args=(600,)).start()
-print(owner(), flush=True)
-ctypes.CDLL(None).pthread_exit(None)  # as when a kill has reached the main thread, and another one hangs in fsync
-"""
-
-
-def test_a_process_lives_until_its_last_thread_has_let_go_of_its_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.journal"
-    process = subprocess.Popen([sys.executable, "-c", HALF_DEAD, str(path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        name = process.stdout.readline().strip()
-        stat = Path(f"/proc/{process.pid}/stat")
-        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
-            time.sleep(0.01)
-        with abandoned(path) as free:
-            assert not free
-        assert is_alive(name, None)
-        process.kill()
-        while is_alive(name, None):  # nobody has asked for its exit status yet: it stays in the process table
-            time.sleep(0.01)
-        with abandoned(path) as free:
-            assert free and stat.exists()
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_a_local_claim_is_one_and_dies_with_its_process(tmp_path: Path) -> None:
     mine, other = LocalClaims(tmp_path), LocalClaims(tmp_path)
     assert mine.take("d")
@@ -289,13 +177,3 @@ def test_a_local_claim_is_one_and_dies_with_its_process(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert mine.take("e")
-
-
-def test_an_exclusive_section_is_left_when_it_cannot_be_had(tmp_path: Path) -> None:
-    with exclusive(tmp_path / "lock", 1) as got:
-        assert got
-        with exclusive(tmp_path / "lock", 0.1) as second:
-            assert not second
-    with exclusive(tmp_path / "lock", 0) as got:
-        assert got
-    assert [path.name for path in tmp_path.iterdir()] == ["lock"]

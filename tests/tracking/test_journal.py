@@ -1,4 +1,4 @@
-"""The journal and its delivery: damage, torn tails, refusals of the disk, replays."""
+"""The journal: damage, torn tails, refusals of the disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import random
-import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +15,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.tracking import delivery, entries, journal
-from pipeline.tracking.delivery import Delivery, delivered_offset, replay
+from pipeline.tracking import journal
 from pipeline.tracking.journal import JOURNAL_MAGIC, Journal, read_entries, valid_end
 
 QUICK = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
 TEXT = st.text(st.characters(codec=None), max_size=30)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
+
+
 ENTRIES = st.lists(st.dictionaries(TEXT, VALUES, max_size=4), min_size=1, max_size=8)
 
 
@@ -130,136 +134,6 @@ def test_one_writer_only_and_its_death_frees_the_journal(tmp_path: Path) -> None
         assert free
     with journal.abandoned(tmp_path / "none.journal") as free:
         assert not free
-
-
-class Memory:
-    """A store that keeps what it is given, and can be away."""
-
-    def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.away = False
-        self.fail_after: int | None = None
-
-    def apply(self, entries: list[dict[str, Any]]) -> None:
-        if self.away:
-            raise ConnectionError("connection refused\nmore")
-        self.entries += entries
-
-
-def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [{"kind": "metrics", "n": number} for number in range(start, start + count)]
-
-
-def test_delivery_goes_on_where_an_outage_stopped_it(tmp_path: Path) -> None:
-    book, store = Journal(tmp_path / "a.journal"), Memory()
-    worker = Delivery(book.path, store)
-    worker.start()
-    worker.notify(book.append(*numbered(10)))
-    assert worker.wait(book.end, 5)
-    store.away = True
-    worker.notify(book.append(*numbered(2000, 10)))
-    assert not worker.wait(book.end, 0.5)
-    assert worker.error == "connection refused"
-    store.away = False
-    assert worker.wait(book.end, 12)
-    assert worker.error is None
-    assert worker.stop(5)
-    assert store.entries == numbered(2010)
-    assert delivered_offset(book.path) == book.end
-
-
-def test_an_entry_that_is_still_being_written_is_not_delivered(tmp_path: Path) -> None:
-    """A group whose fsync fails is taken back: what was read of it before must not have gone out."""
-    book, store = Journal(tmp_path / "a.journal"), Memory()
-    first = book.append(*numbered(1))
-    book.append(*numbered(1, 1))
-    worker = Delivery(book.path, store)
-    worker.notify(first)
-    worker.start()
-    assert worker.wait(first, 5)
-    assert worker.stop(5)
-    assert store.entries == numbered(1)
-
-
-def test_no_heartbeat_before_everything_is_delivered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "BATCH", 10)
-    book, store, beats = Journal(tmp_path / "a.journal"), Memory(), []
-    worker = Delivery(book.path, store, lambda: beats.append(len(store.entries)))
-    worker.notify(book.append(*numbered(35)))
-    worker.start()
-    assert worker.wait(book.end, 5)
-    worker.stop(5)
-    assert all(seen == 35 for seen in beats)
-
-
-def test_replay_delivers_the_rest_and_closes_what_was_left_open(tmp_path: Path) -> None:
-    path, store = tmp_path / "a.journal", Memory()
-    rows = [
-        {"kind": "open", "key": "parent", "parent": None},
-        {"kind": "open", "key": "one", "parent": "parent"},
-        {"kind": "close", "key": "one"},
-        {"kind": "open", "key": "two", "parent": "parent"},
-    ]
-    ends = write(path, rows)
-    delivery.save_offset(path, ends[1])
-    store.away = True
-    with pytest.raises(ConnectionError):
-        replay(path, store)
-    store.away = False
-    assert replay(path, store) > 0
-    assert store.entries[:2] == rows[2:]
-    assert [(e["key"], e["status"], e["orphan"]) for e in store.entries[2:]] == [
-        ("two", "KILLED", True),
-        ("parent", "KILLED", True),
-    ]
-    assert replay(path, store) == 0
-
-
-def test_replay_leaves_a_living_writer_alone(tmp_path: Path) -> None:
-    store = Memory()
-    book = Journal(tmp_path / "a.journal")
-    book.append(*numbered(3))
-    assert replay(book.path, store) == 0
-    assert store.entries == []
-    book.close()
-    assert replay(book.path, store) == 3
-
-
-def test_two_replays_at_once_deliver_once(tmp_path: Path) -> None:
-    path, store = tmp_path / "a.journal", Memory()
-    write(path, numbered(3000))
-    threads = [threading.Thread(target=replay, args=(path, store)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert store.entries == numbered(3000)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"offset": null}', '{"offset": "x"}', '{"offset": -5}', "\0"])
-def test_a_damaged_offset_only_costs_a_replay(tmp_path: Path, text: str) -> None:
-    path, store = tmp_path / "a.journal", Memory()
-    write(path, numbered(3))
-    delivery.delivered_path(path).write_text(text)
-    assert replay(path, store) == 3
-    assert store.entries == numbered(3)
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"kind": "open", "key": "k", "time": "now", "name": "n", "tags": {}, "params": {}},
-        {"kind": "open", "key": "k", "time": 1, "name": "n", "tags": [], "params": {}},
-        {"kind": "metrics", "key": "k", "time": 1, "values": {"a": "x"}},
-        {"kind": "metrics", "key": "k", "time": 1, "values": {"a": 1}, "step": "x"},
-        {"kind": "close", "key": 3, "time": 1, "status": "FINISHED", "tags": {}},
-        {"kind": ["open"]},
-        {"kind": "something new"},
-        {},
-    ],
-)
-def test_entries_without_their_fields_are_told_apart(entry: dict[str, Any]) -> None:
-    assert not entries.well_formed(entry)
 
 
 def test_ten_thousand_mutations_of_a_journal(tmp_path: Path) -> None:
