@@ -1,8 +1,8 @@
 """The journal: every record is appended here before it goes to the tracking store, and the store is made from it.
 
-A file is a sequence of frames: length (4 bytes, little endian), CRC-32 of the payload (4 bytes), payload (one JSON
-object in UTF-8). A torn or damaged frame ends the readable part; everything before it comes back. One process
-writes a file; any may read it while it grows.
+A file is a sequence of lines, each a JSON object: the CRC-32 of what follows it in the line, then the entry's fields,
+as in `{"crc":"1c291ca3","kind":"close",...}`. A torn or damaged line ends the readable part; everything before it comes
+back. One process writes a file; any may read it while it grows. Numbers that are none stand as `NaN` and `Infinity`.
 """
 
 from __future__ import annotations
@@ -11,29 +11,28 @@ import fcntl
 import json
 import os
 import shutil
-import struct
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from pipeline.tracking.binary_journal import BINARY_MAGIC, read_frames
 from pipeline.tracking.entries import Entry
 
-JOURNAL_MAGIC = b"ablate-journal-1\n"
-MAX_FRAME = 16 * 2**20
-_HEADER = struct.Struct("<II")
+MAX_LINE = 16 * 2**20  # bytes
+_CHECKSUM_SIZE = len('{"crc":"01234567"')
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Journal:
     """An open journal file, written by this process alone; safe to use from several threads.
 
     Args:
-        path: the file; made with its folders when absent. A damaged tail is cut off.
+        path: The file; made with its folders when absent. A damaged tail is cut off.
 
     Raises:
-        OSError: it cannot be written, or another process writes it.
+        OSError: It cannot be written, another process writes it, or an earlier version wrote it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,13 +50,12 @@ class Journal:
     def _prepare(self) -> int:
         """Locks the file for this process's life, which shows others that it lives; cuts a damaged tail off."""
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.pread(self._file, len(BINARY_MAGIC), 0) == BINARY_MAGIC:
+            raise FileExistsError(f"{self.path} is of an earlier version")
         end = valid_end(self.path)
-        if end == 0 and os.fstat(self._file).st_size:  # not even the first bytes are ours: keep a copy
+        if end == 0 and os.fstat(self._file).st_size:  # not even the first line is ours: keep a copy
             shutil.copyfile(self.path, self.path.with_name(f"{self.path.name}.damaged"))
         os.ftruncate(self._file, end)
-        if end == 0:
-            _write_all(self._file, JOURNAL_MAGIC, 0)
-            end = len(JOURNAL_MAGIC)
         os.fsync(self._file)
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
@@ -68,7 +66,7 @@ class Journal:
 
     @property
     def end(self) -> int:
-        """Offset behind the last entry."""
+        """Offset behind the last entry, in bytes."""
         return self._end
 
     def append(self, *entries: Entry) -> int:
@@ -77,23 +75,24 @@ class Journal:
         A failed write (full disk) leaves the file as it was.
 
         Returns:
-            The offset behind the group.
+            The offset behind the group, in bytes.
 
         Raises:
-            OSError: the disk refused.
+            OSError: The disk refused.
+            ValueError: An entry is too large.
         """
-        frames = b"".join(_frame(entry) for entry in entries)
+        lines = b"".join(_line(entry) for entry in entries)
         with self._lock:
             if self._closed:
                 raise OSError("the journal is closed")
             try:
-                _write_all(self._file, frames, self._end)
+                _write_all(self._file, lines, self._end)
                 os.fsync(self._file)
             except OSError:
                 # a group is written whole or not at all
                 os.ftruncate(self._file, self._end)
                 raise
-            self._end += len(frames)
+            self._end += len(lines)
             return self._end
 
     def close(self) -> None:
@@ -110,69 +109,68 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _frame(entry: Entry) -> bytes:
-    payload = json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    if len(payload) > MAX_FRAME:
-        raise ValueError(f"a journal entry of {len(payload)} bytes; at most {MAX_FRAME}")
-    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+def _line(entry: Entry) -> bytes:
+    fields = _encoded(entry)[1:].encode("ascii")
+    rest = (b"," if entry else b"") + fields + b"\n"
+    if len(rest) + _CHECKSUM_SIZE > MAX_LINE:
+        raise ValueError(f"a journal entry of {len(fields)} bytes; at most {MAX_LINE}")
+    return _checksum(rest) + rest
+
+
+def _checksum(rest: bytes) -> bytes:
+    return b'{"crc":"%08x"' % zlib.crc32(rest)
+
+
+def _parsed(line: bytes) -> Entry | None:
+    """The entry of an intact line."""
+    rest = line[_CHECKSUM_SIZE:]
+    if not line.endswith(b"\n") or line[:_CHECKSUM_SIZE] != _checksum(rest):
+        return None
+    try:
+        return dict(json.loads(b"{" + rest.removeprefix(b",")))
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_entries(path: Path, start: int = 0) -> Iterator[tuple[Entry, int]]:
-    """Reads intact entries from `start` on, each with the offset behind it; stops at the first damage.
+    """Reads intact entries up to the first damage; a missing or foreign file has none.
 
-    A missing or foreign file has no entries.
+    Args:
+        path: The journal, of this version or an earlier one.
+        start: Offset in bytes of the first entry to read.
+
+    Yields:
+        Each entry with the offset behind it.
     """
     try:
         stream = path.open("rb")
     except OSError:
         return
     with stream:
-        if stream.read(len(JOURNAL_MAGIC)) != JOURNAL_MAGIC:
+        if stream.read(len(BINARY_MAGIC)) == BINARY_MAGIC:
+            yield from read_frames(stream, start)
             return
-        offset = max(start, len(JOURNAL_MAGIC))
+        offset = max(start, 0)
         stream.seek(offset)
-        while True:
-            entry, size = _read_frame(stream)
-            if entry is None:
-                return
-            offset += size
+        while (entry := _parsed(line := stream.readline(MAX_LINE))) is not None:
+            offset += len(line)
             yield entry, offset
 
 
-def _read_frame(stream: Any) -> tuple[Entry | None, int]:
-    header = stream.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None, 0
-    length, checksum = _HEADER.unpack(header)
-    if length > MAX_FRAME:
-        return None, 0
-    payload = stream.read(length)
-    if len(payload) < length or zlib.crc32(payload) != checksum:
-        return None, 0
-    try:
-        entry = json.loads(payload.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
-        return None, 0
-    return (entry, _HEADER.size + length) if isinstance(entry, dict) else (None, 0)
-
-
 def valid_end(path: Path) -> int:
-    """Offset behind the last intact entry; 0 for a missing or foreign file."""
-    try:
-        with path.open("rb") as stream:
-            intact = stream.read(len(JOURNAL_MAGIC)) == JOURNAL_MAGIC
-    except OSError:
-        return 0
-    end = len(JOURNAL_MAGIC) if intact else 0
-    for _, offset in read_entries(path):
-        end = offset
+    """Offset in bytes behind the last intact entry; 0 where there is none."""
+    end = 0
+    for _, end in read_entries(path):  # noqa: B007
+        pass
     return end
 
 
 @contextmanager
 def abandoned(path: Path) -> Iterator[bool]:
-    """Keeps a journal for this process alone while the block runs; yields False when its writer (or another
-    reader who replays it) lives.
+    """Keeps a journal for this process alone while the block runs.
+
+    Yields:
+        False when its writer, or another reader who replays it, lives.
     """
     try:
         # network file systems lock exclusively only what is open for writing

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tracking import liveness as ownership
+from pipeline.tracking import claims
 from pipeline.tracking.claims import LocalClaims, settle_claim
 
 
@@ -115,7 +115,7 @@ def simulated_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Simula
 
         time = staticmethod(__import__("time").time)
 
-    monkeypatch.setattr(ownership, "time", Time)
+    monkeypatch.setattr(claims, "time", Time)
     yield current.append
 
 
@@ -149,15 +149,15 @@ def test_two_claimants_in_every_interleaving(
 def test_never_two_holders(keys: list[str], count: int, order: list[int], crashes: set[int], patience: int) -> None:
     """With crashes and time-outs at any step; a time-out may leave the cell to nobody, never to two."""
     simulation = Simulation(list(keys[:count]), patience)
-    original = ownership.time.monotonic
-    ownership.time.monotonic = lambda: simulation.now if hasattr(local, "turn") else original()
+    original = claims.time.monotonic
+    claims.time.monotonic = lambda: simulation.now if hasattr(local, "turn") else original()
     try:
         for number, choice in enumerate(order):
             if not simulation.step(choice, number in crashes):
                 break
         drain(simulation, itertools.cycle(range(count)))
     finally:
-        ownership.time.monotonic = original
+        claims.time.monotonic = original
     results = list(simulation.results.values())
     assert results.count(True) <= 1
     if patience == 10_000:

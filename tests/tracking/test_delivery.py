@@ -116,8 +116,8 @@ def test_replay_leaves_a_living_writer_alone(tmp_path: Path) -> None:
     assert replay(book.path, store) == 3
 
 
-def test_two_replays_at_once_deliver_once(tmp_path: Path) -> None:
-    path, store = tmp_path / "a.journal", Memory()
+def test_two_replays_at_once_deliver_once(ram_path: Path) -> None:
+    path, store = ram_path / "a.journal", Memory()
     write(path, numbered(3000))
     threads = [threading.Thread(target=replay, args=(path, store)) for _ in range(4)]
     for thread in threads:

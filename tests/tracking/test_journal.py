@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.tracking import journal
-from pipeline.tracking.journal import JOURNAL_MAGIC, Journal, read_entries, valid_end
+from pipeline.tracking.binary_journal import BINARY_MAGIC
+from pipeline.tracking.journal import Journal, read_entries, valid_end
 
 QUICK = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -51,8 +52,8 @@ def contents(path: Path) -> list[dict[str, Any]]:
 
 @QUICK
 @given(entries=ENTRIES, data=st.data())
-def test_a_cut_anywhere_leaves_every_entry_before_it(tmp_path: Path, entries: list[Any], data: st.DataObject) -> None:
-    path = tmp_path / "a.journal"
+def test_a_cut_anywhere_leaves_every_entry_before_it(ram_path: Path, entries: list[Any], data: st.DataObject) -> None:
+    path = ram_path / "a.journal"
     ends = write(path, entries)
     cut = data.draw(st.integers(0, ends[-1]))
     os.truncate(path, cut)
@@ -66,8 +67,8 @@ def test_a_cut_anywhere_leaves_every_entry_before_it(tmp_path: Path, entries: li
 
 @QUICK
 @given(entries=ENTRIES, data=st.data())
-def test_flipped_bytes_leave_every_entry_before_them(tmp_path: Path, entries: list[Any], data: st.DataObject) -> None:
-    path = tmp_path / "a.journal"
+def test_flipped_bytes_leave_every_entry_before_them(ram_path: Path, entries: list[Any], data: st.DataObject) -> None:
+    path = ram_path / "a.journal"
     ends = write(path, entries)
     raw = bytearray(path.read_bytes())
     where = data.draw(st.lists(st.integers(0, len(raw) - 1), min_size=1, max_size=4, unique=True))
@@ -75,32 +76,65 @@ def test_flipped_bytes_leave_every_entry_before_them(tmp_path: Path, entries: li
         raw[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(raw)
     before = [entry for entry, end in zip(entries, ends, strict=True) if end <= min(where)]
-    if min(where) < len(JOURNAL_MAGIC):
-        before = []
     assert contents(path) == before
     again = Journal(path)
     again.append({"after": 1})
     again.close()
     assert contents(path) == [*before, {"after": 1}]
-    assert path.with_name("a.journal.damaged").exists() or min(where) >= len(JOURNAL_MAGIC)
+    assert path.with_name("a.journal.damaged").exists() or before
 
 
 @QUICK
 @given(raw=st.binary(max_size=200), head=st.booleans())
-def test_any_bytes_are_read_without_an_exception(tmp_path: Path, raw: bytes, head: bool) -> None:
-    path = tmp_path / "a.journal"
-    path.write_bytes((JOURNAL_MAGIC if head else b"") + raw)
+def test_any_bytes_are_read_without_an_exception(ram_path: Path, raw: bytes, head: bool) -> None:
+    path = ram_path / "a.journal"
+    start = BINARY_MAGIC if head else b""
+    path.write_bytes(start + raw)
     contents(path)
-    assert valid_end(path) <= len(JOURNAL_MAGIC) + len(raw)
+    assert valid_end(path) <= len(start) + len(raw)
+
+
+def line(fields: bytes) -> bytes:
+    """A line of a journal with its checksum, written by hand; `fields` is a JSON object without its first brace."""
+    rest = b"," + fields + b"\n"
+    return b'{"crc":"%08x"' % zlib.crc32(rest) + rest
 
 
 def test_nesting_that_overflows_the_stack_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
-    write(path, [{"a": 1}])
-    payload = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
-    with path.open("ab") as stream:
-        stream.write(journal._HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
+    deep = b'"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    path.write_bytes(line(b'"a":1}') + line(deep) + line(b'"a":2}'))
     assert contents(path) == [{"a": 1}]
+
+
+def test_a_journal_is_lines_of_plain_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.journal"
+    entries = [{"kind": "tags", "values": {"a": "two\nlines, ä"}}, {}, {"kind": "close"}]
+    write(path, entries)
+    lines = path.read_text(encoding="ascii").splitlines()
+    assert [json.loads(text).pop("crc") for text in lines] == [text[8:16] for text in lines]
+    assert [{k: v for k, v in json.loads(text).items() if k != "crc"} for text in lines] == entries
+    assert path.read_bytes().splitlines(keepends=True)[2] == line(b'"kind":"close"}')
+
+
+@pytest.mark.parametrize("last", [b"", b'{"crc":"', line(b'"a":2}')[:-1], b"\n", line(b'"a":2}').upper()])
+def test_a_last_line_that_is_not_whole_is_cut_off(tmp_path: Path, last: bytes) -> None:
+    path = tmp_path / "a.journal"
+    path.write_bytes(line(b'"a":1}') + last)
+    assert contents(path) == [{"a": 1}]
+    assert valid_end(path) == len(line(b'"a":1}'))
+    Journal(path).close()
+    assert path.read_bytes() == line(b'"a":1}')
+
+
+def test_an_entry_that_is_too_large_is_refused_and_the_journal_goes_on(tmp_path: Path) -> None:
+    book = Journal(tmp_path / "a.journal")
+    with pytest.raises(ValueError, match="at most"):
+        book.append({"a": 1}, {"a": "x" * journal.MAX_LINE})
+    fitting = {"a": "x" * (journal.MAX_LINE - len(line(b'"a":""}')))}
+    book.append(fitting)
+    book.append({"a": 2})
+    assert contents(book.path) == [fitting, {"a": 2}]
 
 
 def test_a_group_that_the_disk_refuses_is_taken_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +170,11 @@ def test_one_writer_only_and_its_death_frees_the_journal(tmp_path: Path) -> None
         assert not free
 
 
-def test_ten_thousand_mutations_of_a_journal(tmp_path: Path) -> None:
+def test_five_thousand_mutations_of_a_journal(ram_path: Path) -> None:
     """Any damage: a clean recovery, and what comes back is a beginning of what was written."""
     rng = random.Random(7)
     entries = [{"kind": "metrics", "key": f"k{n}", "values": {"loss": n / 7}, "text": "ä" * n} for n in range(12)]
-    path = tmp_path / "a.journal"
+    path = ram_path / "a.journal"
     ends = write(path, entries)
     whole = path.read_bytes()
     for _ in range(5000):
@@ -162,7 +196,7 @@ def test_ten_thousand_mutations_of_a_journal(tmp_path: Path) -> None:
                 break
         path.write_bytes(raw)
         found = contents(path)
-        sure = sum(end <= first for end in ends) if first >= len(JOURNAL_MAGIC) else 0
+        sure = sum(end <= first for end in ends)
         assert found[:sure] == entries[:sure]
         assert all(entry in entries for entry in found)
 
