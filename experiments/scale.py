@@ -113,7 +113,7 @@ def measure(folder: Path, uri: str | None, cells: int, jobs: int, seconds: float
     began, cpu = time.perf_counter(), time.process_time()
     tally = grid.run()
     ran = time.perf_counter() - began
-    book.finish(3600.0)
+    book.drain(3600.0)
     delivered = time.perf_counter() - began
     used = time.process_time() - cpu
     assert tally.finished == cells, tally

@@ -16,9 +16,9 @@ from pipeline.design.records import End, Metrics, Phase, Progress, Record, Tags
 from pipeline.design.spec import RunSpec
 from pipeline.execution.controller import Controller
 from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.mlflow_writer import MlflowWriter
 from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.uri import resolve_uri
-from pipeline.tracking.writer import MlflowWriter
 
 EPOCHS = 3
 RECORDS_AT_ONCE = 500
@@ -139,7 +139,7 @@ def measure_orchestration(runs: int, folder: str) -> dict[str, Any]:
     grid.resume("bench", {}, fresh=True)
     before = Counter(counting.calls)
     outcome = grid.run()
-    book._delivery.wait(book._journal.end, 60.0)
+    book.outbox.wait(60.0)
     calls = counting.calls - before
     grid.close(outcome, grid.results, 0.0)
     half = listener.ends[runs // 2 :]

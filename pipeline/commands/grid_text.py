@@ -83,7 +83,7 @@ def _result_document(session: Session, outcome: GridOutcome, tables: Tables) -> 
     return {
         "study": session.plan.study.name,
         "experiment": session.tracker.experiment,
-        "parent": session.grid.recorder.parent if session.grid else "",
+        "parent": session.grid.recorder.parent.key if session.grid else "",
         "cells": outcome.cells,
         **counts,
         "delivered": outcome.delivered,

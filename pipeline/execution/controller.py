@@ -84,9 +84,9 @@ class Controller:
             "ablate.command": "run" if alone else "grid",
             "ablate.cells": str(len(self.plan.cells)),
         }
-        attempts = self.recorder.join(name, tags, new=fresh or alone)
+        attempts = self.recorder.parent.join(name, tags, new=fresh or alone)
         self._fresh = fresh
-        self._queue.add(self.plan.runs, filter(self.recorder.under_parent, attempts))
+        self._queue.add(self.plan.runs, filter(self.recorder.parent.contains, attempts))
         self._write_plan()
         self.listener.begin(len(self.plan.runs), len(self.plan.runs) - self._queue.waiting)
 
@@ -95,7 +95,7 @@ class Controller:
         first, done = len(self.plan.runs), len(self._queue.outcomes)
         runs = [replace(run, position=first + index) for index, run in enumerate(more.runs)]
         self.plan = replace(self.plan, runs=(*self.plan.runs, *runs))
-        self._queue.add(runs, filter(self.recorder.under_parent, self.recorder.attempts()))
+        self._queue.add(runs, filter(self.recorder.parent.contains, self.recorder.attempts()))
         self._write_plan()
         self.listener.begin(len(self.plan.runs), done)
 
@@ -103,11 +103,11 @@ class Controller:
         """Writes the list of cells, so that `ablate status` knows what is pending."""
         folder = self._state_dir / "plans"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.recorder.parent}.json"
+        path = folder / f"{self.recorder.parent.key}.json"
         cells = [{"digest": run.spec.digest, "name": run.spec.name, "block": run.block} for run in self.plan.cells]
         content = {"study": self.plan.study.name, "techniques": list(self.plan.study.techniques), "cells": cells}
         write_atomically(path, json.dumps({**content, "alias": list(self.plan.alias)}))
-        self.recorder.parent_artifact(path, "plan")
+        self.recorder.parent.log_artifact(path, "plan")
 
     def run(self) -> GridOutcome:
         """Runs what is queued; returns when nothing is left, here or with another controller."""
@@ -164,8 +164,8 @@ class Controller:
     def _claimed_elsewhere(self) -> None:
         """Takes outcomes of other controllers over, and queues the cells of those that died."""
         attempts = self.recorder.attempts()
-        self.recorder.close_dead(attempts)
-        self._queue.check_others(attempts, self.recorder.living)
+        self.recorder.close_orphans(attempts)
+        self._queue.check_others(attempts, self.recorder.is_alive)
 
     def _claimed(self, run: PlannedRun) -> OpenRun | None:
         """Claims a cell; None, and it is kept in mind, when another controller has it."""
@@ -256,14 +256,14 @@ class Controller:
         values |= {"cells/total": float(grid.cells), "grid/wall_seconds": seconds, **summary.aggregates(tables)}
         outcome: Outcome = "interrupted" if grid.interrupted else "finished" if grid.complete else "failed"
         try:
-            self.recorder.parent_values(values, {"mlflow.note.content": summary.summary_markdown(tables)})
+            self.recorder.parent.log_values(values, {"mlflow.note.content": summary.summary_markdown(tables)})
             self.recorder.close_parent(outcome)
         except OSError as error:  # the disk is full, or gone
             grid.broken = grid.broken or f"journal: {error.strerror or error}"
             grid.delivered = False
-            self.recorder.abandon()
+            self.recorder.emergency_close()
         else:
-            grid.delivered = self.recorder.finish(DELIVERY_PATIENCE)
+            grid.delivered = self.recorder.drain(DELIVERY_PATIENCE)
 
     def results(self) -> list[summary.CellResult]:
         """Returns all cells with outcome and values (see `values`)."""
@@ -285,6 +285,6 @@ class Controller:
         if all(digest in self._values for digest in finished):
             return {}
         try:
-            return self.recorder.tracker.values_by_digest()
+            return self.recorder.store.values_by_digest()
         except Exception:  # the store is away: the table shows what this call knows
             return {}

@@ -16,7 +16,7 @@ class LocalClaims:
         self._folder = folder
         self._held: dict[str, int] = {}
 
-    def take(self, digest: str) -> bool:
+    def acquire(self, digest: str) -> bool:
         """Claims a cell; False when another process (or thread) holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         file = os.open(self._folder / digest, os.O_RDWR | os.O_CREAT, 0o644)

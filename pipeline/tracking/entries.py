@@ -1,11 +1,13 @@
-"""What a journal's entries say: one per thing that is to happen in the store."""
+"""The entries of a journal: one per thing that is to happen in the store, made and checked here alone."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pipeline.design.names import CLAIM_TAG, OUTCOME_TAG, OWNER_TAG
+from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OUTCOME_TAG, OWNER_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.tracking.provenance import host_provenance
 
@@ -21,20 +23,52 @@ STATUS: dict[str, str] = {
 
 
 def now_ms(seconds: float | None = None) -> int:
-    """Time as MLflow keeps it."""
+    """A time as MLflow keeps it, in ms since the epoch.
+
+    Args:
+        seconds: The time in s since the epoch; now if not given.
+    """
     return int((time.time() if seconds is None else seconds) * 1000)
 
 
-def close_entry(key: str, outcome: str, tags: dict[str, str], seconds: float | None = None) -> Entry:
-    status = STATUS[outcome]
-    return {"kind": "close", "key": key, "time": now_ms(seconds), "status": status, "outcome": outcome, "tags": tags}
+def journal_entry(uri: str, experiment: str, owner: str) -> Entry:
+    """The first entry of a journal, which says whose it is.
+
+    Args:
+        uri: The store, without credentials.
+        experiment: Its experiment's name.
+        owner: The controller, see `liveness.owner`.
+    """
+    return {"kind": "journal", "uri": uri, "experiment": experiment, "owner": owner}
 
 
-def interrupted_entry(key: str, why: str) -> Entry:
-    return close_entry(key, "interrupted", {OUTCOME_TAG: "interrupted", "ablate.error": why})
+def open_parent_entry(key: str, name: str, tags: dict[str, str], owner: str, uri: str) -> Entry:
+    """Opens a parent run, or opens it again, with its owner's first heartbeat.
+
+    Args:
+        key: The row's.
+        name: The run's, if it is new.
+        tags: The run's; a grid's if they do not say otherwise.
+        owner: The controller.
+        uri: The store, without credentials.
+    """
+    tags = {"ablate.kind": "grid", **tags, **host_provenance(), "env.tracking_uri": uri}
+    tags |= {OWNER_TAG: owner, HEARTBEAT_TAG + owner: str(now_ms())}
+    entry = {"kind": "open", "key": key, "parent": None, "name": name, "time": now_ms()}
+    return {**entry, "tags": tags, "params": {}}
 
 
-def open_entry(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: str, claim: str = "pending") -> Entry:
+def open_entry(key: str, parent: str, run: PlannedRun, plan: Plan, owner: str, claim: str = "pending") -> Entry:
+    """Opens a run's row, with all that is known of it before it runs.
+
+    Args:
+        key: The row's.
+        parent: Key of the run that it lies under.
+        run: What is run.
+        plan: The plan that it is of.
+        owner: The controller.
+        claim: `pending` or `held`, see `claims.settle_claim`.
+    """
     spec = run.spec
     on = {tag.partition("=")[0]: tag.partition("=")[2] for tag in spec.techniques}
     params: dict[str, Any] = {
@@ -56,11 +90,57 @@ def open_entry(key: str, parent: str, run: PlannedRun, plan: Plan, owner_name: s
         **({"ablate.tainted": run.tainted} if run.tainted else {}),
         **dict(run.tags),
         CLAIM_TAG: claim,
-        OWNER_TAG: owner_name,
+        OWNER_TAG: owner,
         **host_provenance(),
     }
     entry = {"kind": "open", "key": key, "parent": parent, "name": run.name, "time": now_ms()}
     return {**entry, "tags": tags, "params": params}
+
+
+def close_entry(key: str, outcome: str, tags: dict[str, str], seconds: float | None = None) -> Entry:
+    """Closes a row.
+
+    Args:
+        key: The row's.
+        outcome: How the run ended, see `records.Outcome`.
+        tags: Further tags.
+        seconds: When it ended, in s since the epoch; now if not given.
+    """
+    status = STATUS[outcome]
+    return {"kind": "close", "key": key, "time": now_ms(seconds), "status": status, "outcome": outcome, "tags": tags}
+
+
+def interrupted_entry(key: str, why: str) -> Entry:
+    """Closes a row whose run did not come to its end, for the reason given."""
+    return close_entry(key, "interrupted", {OUTCOME_TAG: "interrupted", "ablate.error": why})
+
+
+def withdraw_entry(key: str) -> Entry:
+    """Takes a row back that another controller's came before."""
+    return {"kind": "withdraw", "key": key, "time": now_ms()}
+
+
+def metrics_entry(key: str, values: Mapping[str, float], *, step: int = 0, time_ms: int | None = None) -> Entry:
+    """Metrics of a row.
+
+    Args:
+        key: The row's.
+        values: The metrics by name.
+        step: The epoch; 0 for what holds for the whole run.
+        time_ms: When they were measured, in ms since the epoch; now if not given.
+    """
+    time_ms = now_ms() if time_ms is None else time_ms
+    return {"kind": "metrics", "step": step, "time": time_ms, "values": dict(values), "key": key}
+
+
+def tags_entry(key: str, values: Mapping[str, str]) -> Entry:
+    """Tags of a row, by name."""
+    return {"kind": "tags", "key": key, "values": dict(values)}
+
+
+def artifact_entry(key: str, path: Path, folder: str) -> Entry:
+    """A file for a folder of a row's artifacts."""
+    return {"kind": "artifact", "key": key, "path": str(path.resolve()), "folder": folder}
 
 
 _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -84,7 +164,12 @@ def well_formed(entry: Entry) -> bool:
 
 
 def note_row(entry: Entry, rows: dict[str, bool]) -> None:
-    """Keeps track of a journal's open rows, as key -> whether it is a parent."""
+    """Keeps track of a journal's open rows.
+
+    Args:
+        entry: The journal's next entry.
+        rows: Key of each open row -> whether it is a parent; changed.
+    """
     key = str(entry.get("key", ""))
     if entry.get("kind") == "open":
         rows[key] = not entry.get("parent")
@@ -93,6 +178,13 @@ def note_row(entry: Entry, rows: dict[str, bool]) -> None:
 
 
 def orphan_entries(rows: dict[str, bool]) -> list[Entry]:
-    tags = {"ablate.outcome": "interrupted", "ablate.error": "its controller died"}
-    close = {"kind": "close", "time": int(time.time() * 1000), "status": "KILLED", "tags": tags, "orphan": True}
-    return [{**close, "key": key} for key in sorted(rows, key=lambda key: rows[key])]
+    """Closes the rows that a dead controller left open, parents last.
+
+    Args:
+        rows: As `note_row` keeps them.
+    """
+    # "orphan": only where nobody else has closed the row, or is at work on it
+    return [
+        {**interrupted_entry(key, "its controller died"), "orphan": True}
+        for key in sorted(rows, key=lambda key: rows[key])
+    ]

@@ -86,7 +86,7 @@ class Liveness:
         self._seen: dict[str, tuple[str, float]] = {}
         self._last_look: float | None = None
 
-    def see(self, heartbeats: Mapping[str, str]) -> None:
+    def observe(self, heartbeats: Mapping[str, str]) -> None:
         """Takes note of heartbeats just read from the store."""
         with self._lock:
             now = self._clock()
@@ -98,7 +98,7 @@ class Liveness:
                 if self._seen.get(name, (None, 0.0))[0] != value:
                     self._seen[name] = (value, now)
 
-    def alive(self, name: str) -> bool:
+    def is_alive(self, name: str) -> bool:
         """Whether a controller may still be at work."""
         here = _alive_here(name)
         if here is not None:
@@ -112,4 +112,4 @@ class Liveness:
         with self._lock:
             ended = {name for name, (value, _) in self._seen.items() if value == ENDED}
             names = list(self._seen)
-        return [name for name in names if name not in ended and self.alive(name)]
+        return [name for name in names if name not in ended and self.is_alive(name)]

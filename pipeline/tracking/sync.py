@@ -9,8 +9,8 @@ from pipeline.tracking import journal
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.delivery import delivered_offset, replay
 from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.mlflow_writer import MlflowWriter
 from pipeline.tracking.uri import resolve_uri
-from pipeline.tracking.writer import MlflowWriter
 
 
 def deliver_journals(tracking_uri: str | None, state_dir: Path) -> tuple[int, int, list[str]]:

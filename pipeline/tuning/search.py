@@ -143,8 +143,8 @@ class Search:
     def _work(self) -> None:
         while not (self._pool.stopped or self.late):
             if self._shared.reap():
-                self._recorder.take_over()
-                self._recorder.close_dead(self._recorder.attempts())
+                self._recorder.replay_abandoned()
+                self._recorder.close_orphans(self._recorder.attempts())
             trial = self._shared.ask()
             if trial is not None:
                 self._trial(trial)

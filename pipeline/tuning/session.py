@@ -189,7 +189,7 @@ class Tuning:
             "tune.model": setup.spec.model,
             "tune.dataset": setup.spec.dataset,
         }
-        self.book.join(f"tune {setup.name}", tags, new=self.flags.fresh)
+        self.book.parent.join(f"tune {setup.name}", tags, new=self.flags.fresh)
 
     def _work(self, shared: SharedStudy, result: CallStatus, began: float) -> None:
         setup = self.setup
@@ -274,15 +274,15 @@ class Tuning:
         document = outcome.document(
             found,
             str(file) if file else None,
-            {"name": setup.name, "storage": without_credentials(setup.storage), "parent": self.book.parent},
+            {"name": setup.name, "storage": without_credentials(setup.storage), "parent": self.book.parent.key},
         )
         result.document = document
         shared.study.set_user_attr(RESULT, document)
         folder = self._state_dir / "tuning" / setup.name
         for path in plots.draw_plots(shared.study, setup.objective, folder):
-            self.book.parent_artifact(path, "tuning")
+            self.book.parent.log_artifact(path, "tuning")
         if file is not None:
-            self.book.parent_artifact(file, "tuning")
+            self.book.parent.log_artifact(file, "tuning")
         numbers = {
             "tune/trials": len(found.findings),
             "tune/infeasible": found.infeasible,
@@ -294,7 +294,7 @@ class Tuning:
             numbers |= {"tune/ratio": found.ratio.ratio, **{k: v for k, v in ends.items() if v is not None}}
         values = {name: float(value) for name, value in numbers.items()}
         tags = {"mlflow.note.content": text.tuning_markdown(found), "tune.verdict": found.verdict}
-        self.book.parent_values(values, tags)
+        self.book.parent.log_values(values, tags)
 
     def _close(self, result: CallStatus) -> None:
         result.interrupted = self._stopped and result.broken is None
@@ -304,6 +304,6 @@ class Tuning:
         except OSError as error:
             result.broken = result.broken or f"journal: {error.strerror or error}"
             result.delivered = False
-            self.book.abandon()
+            self.book.emergency_close()
         else:
-            result.delivered = self.book.finish(DELIVERY_PATIENCE)
+            result.delivered = self.book.drain(DELIVERY_PATIENCE)

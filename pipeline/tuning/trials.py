@@ -185,7 +185,7 @@ class SharedStudy:
             if not got:
                 return 0
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            self._liveness.see(_newest(running))
+            self._liveness.observe(_newest(running))
             dead = [trial for trial in running if self._dead(trial)]
             for trial in dead:
                 self._set(trial, OUTCOME, "interrupted")
@@ -199,7 +199,7 @@ class SharedStudy:
         if name == self.owner:
             return False
         if name is not None:
-            return not self._liveness.alive(str(name))
+            return not self._liveness.is_alive(str(name))
         since = self._nameless.setdefault(trial.number, time.monotonic())
         return time.monotonic() - since > NAMELESS_SECONDS
 

@@ -48,9 +48,9 @@ def test_progress_is_never_journaled(tmp_path: Path) -> None:
     book = Recorder(MlflowStore(f"sqlite:///{tmp_path}/x.db", "x", tmp_path), tmp_path)
     run: PlannedRun = orchestration._plan(1).runs[0]
     opened = OpenRun("key", run, tmp_path)
-    before = book._journal.end
+    before = book.outbox.end
     values: dict[str, Any] = {"epoch": 1, "epochs": 1, "update": 1, "updates": 2, "images_per_second": 1.0}
     book.record(opened, Progress(time=0.0, **values))
-    assert book._journal.end == before
+    assert book.outbox.end == before
     book.record(opened, Metrics(time=0.0, values={"a": 1.0}))
-    assert book._journal.end > before
+    assert book.outbox.end > before

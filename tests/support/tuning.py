@@ -134,14 +134,14 @@ class Shelf:
         """Closes a row."""
         self.rows.append((opened.run, end.outcome, dict(more or {})))
 
-    def take_over(self) -> None:
+    def replay_abandoned(self) -> None:
         """Nobody else writes."""
 
     def attempts(self) -> list[Any]:
         """None are known."""
         return []
 
-    def close_dead(self, attempts: list[Any]) -> int:
+    def close_orphans(self, attempts: list[Any]) -> int:
         """Nothing to close."""
         return len(attempts)
 

@@ -166,14 +166,14 @@ def test_never_two_holders(keys: list[str], count: int, order: list[int], crashe
 
 def test_a_local_claim_is_one_and_dies_with_its_process(tmp_path: Path) -> None:
     mine, other = LocalClaims(tmp_path), LocalClaims(tmp_path)
-    assert mine.take("d")
-    assert not other.take("d")
-    assert not mine.take("d")
+    assert mine.acquire("d")
+    assert not other.acquire("d")
+    assert not mine.acquire("d")
     mine.release("d")
-    assert other.take("d")
+    assert other.acquire("d")
     code = (
         f"from pathlib import Path\nfrom pipeline.tracking.claims import LocalClaims\nimport os\n"
-        f"LocalClaims(Path({str(tmp_path)!r})).take('e'); os._exit(9)"
+        f"LocalClaims(Path({str(tmp_path)!r})).acquire('e'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
-    assert mine.take("e")
+    assert mine.acquire("e")

@@ -25,46 +25,46 @@ def watch(liveness: Liveness, clock: Clock, seconds: float, beats: dict[str, str
     """Looks at the same heartbeats every five seconds."""
     for _ in range(int(seconds / 5)):
         clock.now += 5
-        liveness.see(beats)
+        liveness.observe(beats)
 
 
 def test_a_controller_elsewhere_is_dead_after_a_minute_without_a_new_heartbeat() -> None:
     clock = Clock()
     liveness = Liveness(clock=clock)
-    liveness.see({"other.1.2": "17"})
-    assert liveness.alive("other.1.2")
+    liveness.observe({"other.1.2": "17"})
+    assert liveness.is_alive("other.1.2")
     watch(liveness, clock, 55, {"other.1.2": "17"})
-    assert liveness.alive("other.1.2")
+    assert liveness.is_alive("other.1.2")
     watch(liveness, clock, 10, {"other.1.2": "17"})
-    assert not liveness.alive("other.1.2")
-    liveness.see({"other.1.2": "18"})
-    assert liveness.alive("other.1.2")
+    assert not liveness.is_alive("other.1.2")
+    liveness.observe({"other.1.2": "18"})
+    assert liveness.is_alive("other.1.2")
 
 
 def test_other_clocks_and_unwatched_time_kill_nobody() -> None:
     clock = Clock()
     liveness = Liveness(clock=clock)
-    liveness.see({"other.1.2": "1"})  # a clock of 1970
+    liveness.observe({"other.1.2": "1"})  # a clock of 1970
     clock.now += 3600  # the store was away: nobody could write, nobody could read
-    liveness.see({"other.1.2": "1"})
-    assert liveness.alive("other.1.2")
+    liveness.observe({"other.1.2": "1"})
+    assert liveness.is_alive("other.1.2")
     watch(liveness, clock, 65, {"other.1.2": "1"})
-    assert not liveness.alive("other.1.2")
+    assert not liveness.is_alive("other.1.2")
 
 
 def test_one_that_has_left_is_not_waited_for() -> None:
     liveness = Liveness(clock=Clock())
-    liveness.see({"other.1.2": ENDED, "more.1.2": "5"})
-    assert not liveness.alive("other.1.2")
+    liveness.observe({"other.1.2": ENDED, "more.1.2": "5"})
+    assert not liveness.is_alive("other.1.2")
     assert liveness.living() == ["more.1.2"]
 
 
 def test_one_without_a_heartbeat_gets_its_minute() -> None:
     clock = Clock()
     liveness = Liveness(clock=clock)
-    assert liveness.alive("other.1.2")
+    assert liveness.is_alive("other.1.2")
     watch(liveness, clock, 65, {})
-    assert not liveness.alive("other.1.2")
+    assert not liveness.is_alive("other.1.2")
 
 
 def test_on_this_host_the_process_table_decides() -> None:
@@ -74,15 +74,15 @@ def test_on_this_host_the_process_table_decides() -> None:
     start = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
     name = f"{host}.{process.pid}.{start}"
     try:
-        assert liveness.alive(name)
+        assert liveness.is_alive(name)
         assert is_alive(name, None)
-        assert not liveness.alive(f"{host}.{process.pid}.{int(start) + 1}"), "another process with a reused pid"
+        assert not liveness.is_alive(f"{host}.{process.pid}.{int(start) + 1}"), "another process with a reused pid"
     finally:
         process.kill()
         process.wait()
-    liveness.see({name: "9999999999999"})
-    assert not liveness.alive(name)
-    assert liveness.alive(owner())
+    liveness.observe({name: "9999999999999"})
+    assert not liveness.is_alive(name)
+    assert liveness.is_alive(owner())
 
 
 HALF_DEAD = """
