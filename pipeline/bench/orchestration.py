@@ -129,8 +129,8 @@ def measure_orchestration(runs: int, folder: str) -> dict[str, Any]:
     place = Path(folder)
     tracker = MlflowStore(resolve_uri(f"sqlite:///{place}/mlflow.db"), "bench", place / "artifacts")
     tracker.connect()
-    counting = Counting(tracker.client)
-    tracker._client = counting  # type: ignore[assignment]
+    counting = Counting(tracker.connection.client)
+    tracker.connection.client = counting  # type: ignore[assignment]
     launcher = NoTraining(place / "work")
     book = Recorder(tracker, place)
     book.start()
@@ -143,7 +143,7 @@ def measure_orchestration(runs: int, folder: str) -> dict[str, Any]:
     calls = counting.calls - before
     grid.close(outcome, grid.results, 0.0)
     half = listener.ends[runs // 2 :]
-    seconds = _writer_seconds(MlflowWriter(tracker), next(iter(tracker._ids)))
+    seconds = _writer_seconds(MlflowWriter(tracker), tracker.attempts()[0].key)
     return {
         "runs": runs,
         "seconds_per_run": (half[-1] - half[0]) / (len(half) - 1),

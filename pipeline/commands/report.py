@@ -80,7 +80,7 @@ def run_report(options: ReportOptions) -> int:
             if local:
                 put(local.artifact_uri(parent), path, "report")
             else:
-                tracker.client.log_artifact(parent, str(path), "report")
+                tracker.log_artifact(parent, path, "report")
     except Exception as error:  # the artifact stores each have their own
         place = os.path.relpath(folder)
         raise OutsideError(

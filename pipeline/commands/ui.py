@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from pipeline.commands.options import UiOptions
@@ -90,7 +89,8 @@ def serve_optuna(storage: str | None, host: str, port: int) -> int:
     from pipeline.tuning import storage_url
 
     url = storage_url.resolve(storage)
-    if url.startswith("sqlite") and not Path(url.partition(":///")[2]).is_file():
+    file = sqlite_file(url)
+    if file is not None and not file.is_file():
         raise InputError(f"--storage: {url} is not there; allowed: a storage with studies (ablate tune makes one)")
     if find_spec("optuna_dashboard") is None:
         raise OutsideError('ui --optuna: optuna-dashboard is not installed; pip install "ablate[dashboard]"')

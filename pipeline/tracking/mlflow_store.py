@@ -1,149 +1,79 @@
-"""The only module that imports MLflow: opens a tracking store, finds and reads its runs, and logs to them.
+"""The runs of a tracking store, through MLflow's client: found, made, changed and read.
 
-What is to be written comes through `writing`; only claims and heartbeats, which no journal keeps, go straight here.
+What is to be written comes through `mlflow_writer`; only claims and heartbeats, which no journal keeps, go straight
+here.
 """
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.design.names import KEY_TAG, OUTCOME_TAG
-from pipeline.errors import InputError, OutsideError, first_line
 from pipeline.tracking.attempts import Attempt, attempt_of
-from pipeline.tracking.credentials import without_credentials
-from pipeline.tracking.mlflow_database import filled, initialising, make_tables, migrate, set_environment, use_wal
-from pipeline.tracking.uri import sqlite_file
+from pipeline.tracking.mlflow_batches import log_in_batches
+from pipeline.tracking.mlflow_connection import MlflowConnection, UndeliverableError, set_environment
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow import MlflowClient
-
-_PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
-
-
-class UndeliverableError(Exception):
-    """The store refuses an entry for good; trying again cannot help."""
-
-
-def permanent(error: Exception) -> bool:
-    """Whether a store that raised this refuses for good."""
-    from mlflow.exceptions import MlflowException
-
-    return isinstance(error, MlflowException) and error.error_code in _PERMANENT
 
 
 class MlflowStore:
     """A tracking store with one experiment.
 
     Args:
-        uri: absolute tracking URI.
-        experiment: name of the experiment (made when absent).
-        artifacts: where artifacts of a local store go.
+        uri: Absolute tracking URI.
+        experiment: Name of the experiment (made when absent).
+        artifacts: Folder for the artifacts of a local store.
 
     Attributes:
-        problems: what the store has refused for good, one line each.
+        connection: The store, opened at first use.
+        problems: What the store has refused for good, one line each.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         self.uri = uri
         self.experiment = experiment
-        self._artifacts = artifacts
-        self._client: MlflowClient | None = None
-        self._experiment_id = ""
-        self._ids: dict[str, str] = {}
-        self._aside: tempfile.TemporaryDirectory[str] | None = None
+        self.connection = MlflowConnection(uri, experiment, artifacts)
         self.problems: list[str] = []
+        self._ids: dict[str, str] = {}
 
     def load_library(self) -> None:
-        """Imports MLflow, which takes seconds, while something else goes on.
-
-        So do the tables of a new SQLite store: they are made in a folder that goes with this object, and are
-        copied when the store is opened.
-        """
-        set_environment()
-        import mlflow  # noqa: F401
-
-        database = sqlite_file(self.uri)
-        if database is not None and not filled(database):
-            aside = tempfile.TemporaryDirectory(prefix="ablate-tables-")
-            with contextlib.suppress(Exception):  # no room there: they are made where they belong
-                migrate(Path(aside.name, "mlflow.db"), self.uri)
-                self._aside = aside
+        """Imports MLflow and makes the tables of a new store, which takes seconds, while something else goes on."""
+        self.connection.load_library()
 
     def connect(self, create: bool = True) -> None:
-        """Opens the store, makes its tables and the experiment; may be repeated.
+        """Opens the store; may be repeated.
+
+        Args:
+            create: Whether to make store and experiment where they are not there.
 
         Raises:
-            OutsideError: the store cannot be reached or opened.
+            InputError: There is no store, and it is not to be made.
+            OutsideError: The store cannot be reached or opened.
         """
-        try:
-            self._client = self._open(create)
-        except (InputError, OutsideError):
-            raise
-        except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
-            raise OutsideError(f"tracking store {without_credentials(self.uri)}: {first_line(error)}") from error
-
-    def _open(self, create: bool) -> MlflowClient:
-        set_environment()
-        from mlflow import MlflowClient
-
-        database = sqlite_file(self.uri)
-        if database is not None:
-            if not create and not database.is_file():
-                raise InputError(
-                    f"tracking store {without_credentials(self.uri)}: no such file; allowed: a store with a study in it"
-                )
-            database.parent.mkdir(parents=True, exist_ok=True)
-        with initialising(database):
-            if database is not None and not filled(database):
-                make_tables(database, self.uri, Path(self._aside.name, "mlflow.db") if self._aside else None)
-            if self._aside is not None:  # now, not at the end: a killed process would leave it behind
-                self._aside.cleanup()
-                self._aside = None
-            client = MlflowClient(tracking_uri=self.uri)
-            found = client.get_experiment_by_name(self.experiment)
-            if found is None and create:
-                location = self._artifacts.resolve().as_uri() if database is not None else None
-                self._experiment_id = _create_experiment(client, self.experiment, location)
-            elif found is not None:
-                if found.lifecycle_stage != "active":
-                    raise OutsideError(
-                        f"tracking store: experiment {self.experiment!r} is deleted; restore it, remove it for good "
-                        "with `mlflow gc`, or set MLFLOW_EXPERIMENT_NAME"
-                    )
-                self._experiment_id = str(found.experiment_id)
-            if database is not None:
-                use_wal(database)
-        return client
-
-    @property
-    def client(self) -> MlflowClient:
-        """The MLflow client; connects at first use."""
-        if self._client is None:
-            self.connect()
-        assert self._client is not None
-        return self._client
+        self.connection.connect(create)
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of the run with this key, deleted ones not counted."""
         if key not in self._ids:
-            found = self.client.search_runs(
-                [self._experiment_id], f"tags.`{KEY_TAG}` = '{_quoted(key)}'", max_results=1
-            )
-            if not found:
+            ids = self._ids_of(key)
+            if not ids:
                 return None
-            self._ids[key] = found[0].info.run_id
+            self._ids[key] = ids[0]
         return self._ids[key]
+
+    def _ids_of(self, key: str) -> list[str]:
+        client = self.connection.client  # it knows the experiment only when it is open
+        runs = client.search_runs([self.connection.experiment_id], f"tags.`{KEY_TAG}` = '{_quoted(key)}'")
+        return sorted(str(run.info.run_id) for run in runs)
 
     def known(self, key: str) -> str:
         """The same, where there has to be one.
 
         Raises:
-            UndeliverableError: there is none.
+            UndeliverableError: There is none.
         """
         run_id = self.run_id(key)
         if run_id is None:
@@ -151,62 +81,70 @@ class MlflowStore:
         return run_id
 
     def create_run(self, key: str, tags: dict[str, str], *, name: str, start_time: int) -> str:
-        """Makes a run; `start_time` in milliseconds since the epoch. Returns MLflow's id."""
+        """Makes a run.
+
+        Args:
+            key: Its own, by which it is found again.
+            tags: Values by name.
+            name: The run's name.
+            start_time: When it began, in ms since the epoch.
+
+        Returns:
+            MLflow's id.
+        """
         tags = {**tags, KEY_TAG: key, "mlflow.source.name": "ablate", "mlflow.source.type": "LOCAL"}
-        self.client.create_run(self._experiment_id, start_time, tags, name)
+        client = self.connection.client
+        client.create_run(self.connection.experiment_id, start_time, tags, name)
         # MLflow's client makes a second run where the answer to its first request got lost
-        found = self.client.search_runs([self._experiment_id], f"tags.`{KEY_TAG}` = '{_quoted(key)}'")
-        ids = sorted(str(run.info.run_id) for run in found)
+        ids = self._ids_of(key)
         for extra in ids[1:]:
-            self.client.delete_run(extra)
+            client.delete_run(extra)
         self._ids[key] = ids[0]
         return ids[0]
 
     def delete_run(self, key: str) -> None:
         """Marks a run as deleted; its key is free again."""
-        self.client.delete_run(self.known(key))
+        self.connection.client.delete_run(self.known(key))
         self._ids.pop(key, None)
 
     def log(
         self,
         run_id: str,
         metrics: Sequence[tuple[str, float, int, int]] = (),
-        params: dict[str, Any] | None = None,
-        tags: dict[str, Any] | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
     ) -> None:
-        """Logs within MLflow's limits: 1,000 entities, 100 params and 100 tags a call, 6,000 and 8,000 characters.
+        """Logs to a run; what the store refuses for good is added to `problems`.
 
         Args:
-            run_id: MLflow's.
-            metrics: (name, value, milliseconds since the epoch, step) each.
-            params, tags: by name; too long values are cut.
+            run_id: MLflow's id.
+            metrics: Name, value, time in ms since the epoch and step of each.
+            params: Values by name.
+            tags: Values by name.
         """
-        from mlflow.entities import Metric, Param, RunTag
+        self.problems += log_in_batches(self.connection.client, run_id, metrics, params, tags)
 
-        values = [Metric(name, value, time, step) for name, value, time, step in metrics]
-        named = [Param(str(name), str(value)[:6000]) for name, value in (params or {}).items()]
-        marks = [RunTag(str(name), str(value)[:8000]) for name, value in (tags or {}).items()]
-        while values or named or marks:
-            self._log_batch(run_id, values[:800], named[:100], marks[:100])
-            values, named, marks = values[800:], named[100:], marks[100:]
+    def log_artifact(self, run_id: str, path: Path, folder: str = "") -> None:
+        """Logs a file to a run (MLflow's id), into a folder of its artifacts."""
+        self.connection.client.log_artifact(run_id, str(path), folder or None)
 
-    def _log_batch(self, run_id: str, values: list[Any], named: list[Any], marks: list[Any]) -> None:
-        """Logs a batch; if the store refuses it for good, all of it but what is refused alone."""
-        try:
-            self.client.log_batch(run_id, values, named, marks, synchronous=True)
-        except Exception as error:
-            if not permanent(error):
-                raise
-            alone = len(values) + len(named) + len(marks) == 1
-            if alone or self.client.get_run(run_id).info.lifecycle_stage != "active":
-                self.problems.append(first_line(error))
-                return
-            for part in (values, named, marks):
-                half = (len(part) + 1) // 2
-                for some in (part[:half], part[half:]):
-                    if some:
-                        mine = (some if part is values else [], some if part is named else [])
-                        self._log_batch(run_id, *mine, some if part is marks else [])
+    def reopen(self, run_id: str) -> None:
+        """Shows a run (MLflow's id) as going on."""
+        self.connection.client.update_run(run_id, status="RUNNING")
+
+    def end(self, run_id: str, status: str, time_ms: int) -> None:
+        """Ends a run.
+
+        Args:
+            run_id: MLflow's id.
+            status: MLflow's word for how it ended.
+            time_ms: When, in ms since the epoch.
+        """
+        self.connection.client.set_terminated(run_id, status, time_ms)
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether a run (MLflow's id) goes on."""
+        return str(self.connection.client.get_run(run_id).info.status) == "RUNNING"
 
     def known_id(self, key: str) -> str | None:
         """MLflow's id of a run that this process has seen; asks nobody."""
@@ -214,33 +152,32 @@ class MlflowStore:
 
     def set_tag(self, key: str, name: str, value: str) -> None:
         """Sets a tag of the run with this key (claims; not journaled)."""
-        self.client.set_tag(self.known(key), name, value)
+        self.connection.client.set_tag(self.known(key), name, value)
 
     def beat(self, key: str, name: str, value: str) -> None:
         """Sets a heartbeat tag on a parent run, and opens it again where another controller has closed it."""
         run_id = self.known(key)
-        self.client.set_tag(run_id, name, value)
-        if self.client.get_run(run_id).info.status != "RUNNING":
-            self.client.update_run(run_id, status="RUNNING")
+        self.connection.client.set_tag(run_id, name, value)
+        if not self.is_open(run_id):
+            self.reopen(run_id)
 
     def tags(self, key: str) -> dict[str, str]:
         """Tags of the run with this key; empty when there is none."""
         run_id = self.run_id(key)
-        return dict(self.client.get_run(run_id).data.tags) if run_id else {}
+        return dict(self.connection.client.get_run(run_id).data.tags) if run_id else {}
 
     def attempts(self, digest: str | None = None) -> list[Attempt]:
         """All tries at cells of the experiment (or at one cell), and its parent runs."""
-        if self._client is None:
-            self.connect()
         where = f"tags.`ablate.digest` = '{_quoted(digest)}'" if digest else ""
         return [_attempt(run) for run in self._search(where) if KEY_TAG in run.data.tags]
 
     def _search(self, where: str) -> Iterator[Any]:
-        if not self._experiment_id:
+        client = self.connection.client
+        if not self.connection.experiment_id:
             return
         token = None
         while True:
-            page = self.client.search_runs([self._experiment_id], where, max_results=1000, page_token=token)
+            page = client.search_runs([self.connection.experiment_id], where, max_results=1000, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -284,18 +221,13 @@ class MlflowStore:
             (run_id, key, point.step, point.timestamp, point.value)
             for run_id in run_ids
             for key in keys
-            for point in self.client.get_metric_history(run_id, key)
+            for point in self.connection.client.get_metric_history(run_id, key)
         ]
         return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
 
     def tags_of(self, run_id: str) -> dict[str, str]:
         """Tags of a run by MLflow's id."""
-        return dict(self.client.get_run(run_id).data.tags)
-
-    def log_artifacts(self, key: str, paths: Iterable[Path], folder: str) -> None:
-        """Logs files to the run with this key."""
-        for path in paths:
-            self.client.log_artifact(self.known(key), str(path), folder)
+        return dict(self.connection.client.get_run(run_id).data.tags)
 
 
 def artifact_writer() -> Callable[[str, Path, str], None]:
@@ -324,18 +256,6 @@ def _attempt(run: Any) -> Attempt:
         outcome="" if run.info.status == "RUNNING" else tags.get(OUTCOME_TAG) or "failed",
         run_id=run.info.run_id,
     )
-
-
-def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException as error:
-        found = client.get_experiment_by_name(name)  # another controller was faster
-        if found is None:
-            raise error
-        return str(found.experiment_id)
 
 
 def _quoted(text: str) -> str:

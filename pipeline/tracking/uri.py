@@ -1,12 +1,15 @@
-"""Addresses of tracking stores, and the file of a local one; what needs MLflow is in `tracker`."""
+"""Addresses of stores and databases: their kinds, and the file behind a SQLite address."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.errors import not_allowed
+from pipeline.tracking.credentials import without_credentials
 
+DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
 
@@ -14,26 +17,46 @@ def resolve_uri(uri: str | None) -> str:
     """Makes the tracking URI absolute and checks its kind.
 
     Args:
-        uri: the flag's value; without it MLFLOW_TRACKING_URI and then the default are used.
+        uri: The flag's value; without it MLFLOW_TRACKING_URI and then the default are used.
 
     Raises:
-        InputError: a scheme that cannot hold runs.
+        InputError: A scheme that cannot hold runs.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    scheme = uri.split("://", 1)[0].split("+", 1)[0]
-    if "://" not in uri or scheme not in _SCHEMES:
-        raise not_allowed(
-            "--tracking-uri", uri, "sqlite:///FILE, http(s)://HOST:PORT, postgresql://, mysql://, mssql://"
-        )
-    if scheme == "sqlite":
-        prefix, _, path = uri.partition(":///")
-        if not path or path.startswith("?"):
-            raise not_allowed("--tracking-uri", uri, "sqlite:///FILE")
-        # a relative path means another file in every process with another working folder
-        return f"{prefix}:///{Path(path).resolve()}"
-    return uri
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+    allowed = "sqlite:///FILE, http(s)://HOST:PORT, postgresql://, mysql://, mssql://"
+    return absolute_uri(uri, "--tracking-uri", _SCHEMES, allowed)
+
+
+def absolute_uri(uri: str, option: str, schemes: Collection[str], allowed: str) -> str:
+    """Checks the kind of an address, and makes the path of a SQLite file absolute.
+
+    Args:
+        uri: The address.
+        option: Where it was given, for the message.
+        schemes: Those that are allowed, without drivers (`postgresql+psycopg2` has one).
+        allowed: The same for the message.
+
+    Raises:
+        InputError: Another scheme, or SQLite without a file.
+    """
+    scheme = scheme_of(uri)
+    if scheme not in schemes:
+        raise not_allowed(option, without_credentials(uri), allowed)
+    if scheme != "sqlite":
+        return uri
+    prefix, _, path = uri.partition(":///")
+    if not path or path.startswith((":memory:", "?")):
+        raise not_allowed(option, uri, "sqlite:///FILE")
+    # a relative path means another file in every process with another working folder
+    return f"{prefix}:///{Path(path).resolve()}"
+
+
+def scheme_of(uri: str) -> str:
+    """The kind of an address without its driver; empty where it is none."""
+    scheme, found, _ = uri.partition("://")
+    return scheme.partition("+")[0] if found else ""
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The database file of a SQLite URI."""
-    return Path(uri.partition(":///")[2]) if uri.startswith("sqlite") else None
+    """The database file of a SQLite address; None for another one."""
+    return Path(uri.partition(":///")[2]) if scheme_of(uri) == "sqlite" else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,8 @@ from optuna.pruners import BasePruner
 
 from pipeline.errors import OutsideError, first_line, scrubbed
 from pipeline.tracking.locks import exclusive
+from pipeline.tracking.sqlite_files import is_filled, made_aside, use_wal
+from pipeline.tracking.uri import sqlite_file
 
 LOCK_PATIENCE = 60.0
 BUSY_SECONDS = 60.0  # SQLite's own five are too few for several processes on a busy machine
@@ -71,8 +71,8 @@ def existing(url: str, name: str) -> optuna.Study | None:
         OutsideError: the storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    path = sqlite_path(url)
-    if path is not None and not (path.is_file() and path.stat().st_size):
+    path = sqlite_file(url)
+    if path is not None and not is_filled(path):
         return None
     try:
         return optuna.load_study(study_name=name, storage=_backend(url))
@@ -82,16 +82,11 @@ def existing(url: str, name: str) -> optuna.Study | None:
         raise OutsideError(f"Optuna storage {scrubbed(url)}: {first_line(error)}") from error
 
 
-def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite storage."""
-    return Path(url.partition(":///")[2]) if url.startswith("sqlite") else None
-
-
 def _backend(url: str) -> Any:
-    path = sqlite_path(url)
+    path = sqlite_file(url)
     if path is None:
         return optuna.storages.get_storage(url)
-    if not path.is_file() or not path.stat().st_size:
+    if not is_filled(path):
         _make(path)
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
     sqlalchemy.event.listen(storage.engine, "connect", _lighter)
@@ -109,11 +104,7 @@ def _lighter(connection: Any, _record: Any) -> None:
 
 def _make(path: Path) -> None:
     """Makes the tables in a file beside the database, then renames it: no kill leaves half of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.new-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    made = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
-    made.engine.dispose()
-    with contextlib.closing(sqlite3.connect(temporary)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the dashboard, do not block the writer
-    temporary.replace(path)
+    with made_aside(path) as aside:
+        made = optuna.storages.RDBStorage(f"sqlite:///{aside}")
+        made.engine.dispose()
+        use_wal(aside)

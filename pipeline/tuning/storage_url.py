@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from pipeline.errors import not_allowed
-from pipeline.tracking.credentials import without_credentials
+from pipeline.tracking.uri import absolute_uri
 
 DEFAULT = "sqlite:///mlruns/optuna.db"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mariadb", "mssql", "oracle")
@@ -18,18 +16,8 @@ def resolve(url: str | None) -> str:
     Raises:
         InputError: nothing that Optuna could keep a shared study in.
     """
-    url = url or DEFAULT
-    scheme = url.split("://", 1)[0].split("+", 1)[0]
-    if "://" not in url or scheme not in _SCHEMES:
-        raise not_allowed(
-            "--storage", without_credentials(url), "sqlite:///FILE, postgresql://, mysql://, or another database URL"
-        )
-    if scheme != "sqlite":
-        return url
-    path = url.partition(":///")[2]
-    if not path or path.startswith((":memory:", "?")):
-        raise not_allowed("--storage", url, "sqlite:///FILE")
-    return f"sqlite:///{Path(path).resolve()}"
+    allowed = "sqlite:///FILE, postgresql://, mysql://, or another database URL"
+    return absolute_uri(url or DEFAULT, "--storage", _SCHEMES, allowed)
 
 
 def study_name(model: str, dataset: str, objective: str, digest: str) -> str:

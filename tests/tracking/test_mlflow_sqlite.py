@@ -23,7 +23,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> MlflowStore:
     uri = f"sqlite:///{folder}/mlflow.db"
     found = MlflowStore(uri, "ours", folder / "artifacts")
     found.connect()
-    client = found.client
+    client = found.connection.client
     ours = client.get_experiment_by_name("ours").experiment_id
     other = client.create_experiment("theirs")
     for index in range(5):
@@ -74,9 +74,9 @@ def test_artifacts_go_where_the_client_puts_them(tracker: MlflowStore, tmp_path:
     path = tmp_path / "report.md"
     path.write_text("said")
     uri = store_of(tracker).artifact_uri(run_id)
-    assert uri == tracker.client.get_run(run_id).info.artifact_uri
+    assert uri == tracker.connection.client.get_run(run_id).info.artifact_uri
     artifact_writer()(uri, path, "report")
-    assert [item.path for item in tracker.client.list_artifacts(run_id, "report")] == ["report/report.md"]
+    assert [item.path for item in tracker.connection.client.list_artifacts(run_id, "report")] == ["report/report.md"]
 
 
 def test_what_it_does_not_know_is_left_to_the_client(tracker: MlflowStore, tmp_path: Path) -> None:
@@ -112,11 +112,11 @@ def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) ->
     """As with the file of a store whose artifacts are behind its server; the report is written all the same."""
     found = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "ours", tmp_path / "artifacts")
     found.connect()
-    experiment = found.client.get_experiment_by_name("ours").experiment_id
-    parent = found.client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
-    child = found.client.create_run(experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}).info.run_id
-    found.client.log_param(child, "model", "m")
-    found.client.set_terminated(child)
+    experiment = found.connection.client.get_experiment_by_name("ours").experiment_id
+    parent = found.connection.client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
+    child = found.connection.client.create_run(experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}).info.run_id
+    found.connection.client.log_param(child, "model", "m")
+    found.connection.client.set_terminated(child)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         store.execute("UPDATE runs SET artifact_uri = 'mlflow-artifacts:/0/artifacts'")
         store.commit()
@@ -133,7 +133,7 @@ def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Mlfl
         "import os, sys\nfrom pipeline.commands import report as reporting\nbuild = reporting._write\n"
         "def write(*given):\n    print('child:', *sorted(sys.modules), file=sys.stderr)\n    return build(*given)\n"
         "reporting._write = write\n"
-        "reporting.report('ours', sys.argv[1], 'out', as_json=False, paper=False, memory_limit=None, margin=0.01, "
+        "reporting.run_report('ours', sys.argv[1], 'out', as_json=False, paper=False, memory_limit=None, margin=0.01, "
         "accuracy_margin=1.0)\nprint('parent:', *sorted(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run(
