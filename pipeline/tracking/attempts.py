@@ -20,17 +20,17 @@ class Attempt:
     """One try at a cell, or a parent run.
 
     Attributes:
-        key: its own, made with the journal's entry.
-        digest: of the cell; empty for a parent.
-        outcome: empty while the run is open.
-        owner: of the controller, see `ownership.owner`.
-        kind: `run`, or one of `PARENTS`.
+        key: Its own, made with the journal's entry.
+        digest: The cell's; empty for a parent.
+        outcome: How it ended; empty while the run is open.
+        owner: The controller's name, see `liveness.owner`.
+        kind: `run`, `sentinel`, or one of `PARENTS`.
         run_id: MLflow's; empty when only a journal knows the run.
-        parent: key (in a journal) or MLflow id (in the store) of the run that it lies under.
-        start_time: in milliseconds since the epoch.
-        command: of a parent.
-        claim: `pending`, `held` or empty, see `ownership.settle`.
-        heartbeats: of a parent: controllers that have registered on it, each with its last heartbeat.
+        parent: Key (in a journal) or MLflow's id (in the store) of the run that it lies under.
+        start_time: When it began, in ms since the epoch.
+        command: What the parent was opened by (`grid`, `run`, `tune NAME`); empty for a try at a cell.
+        claim: `pending`, `held` or empty, see `claims.settle_claim`.
+        heartbeats: Controllers that have registered on a parent, each with its last heartbeat.
     """
 
     key: str
@@ -49,7 +49,16 @@ class Attempt:
 def attempt_of(
     key: str, tags: Mapping[str, str], *, start_time: int, parent: str, outcome: str = "", run_id: str = ""
 ) -> Attempt:
-    """An attempt from the tags of its row; the rest is not kept in tags, or is known better elsewhere."""
+    """Makes an attempt from the tags of its row.
+
+    Args:
+        key: Its own.
+        tags: The row's.
+        start_time: When it began, in ms since the epoch.
+        parent: Key or MLflow's id of the run that it lies under.
+        outcome: How it ended; tags tell it before the row is closed.
+        run_id: MLflow's, if the store knows the row.
+    """
     return Attempt(
         key=key,
         digest=tags.get("ablate.digest", ""),
@@ -83,9 +92,9 @@ class History:
     """The journals of a folder, read as they grow; safe to use from several threads.
 
     Args:
-        folder: with the journals.
-        uri: store, without credentials.
-        experiment: name; journals of other stores and experiments are passed over.
+        folder: Where the journals are.
+        uri: The store, without credentials.
+        experiment: Its experiment's name; journals of other stores and experiments are skipped.
     """
 
     def __init__(self, folder: Path, uri: str, experiment: str) -> None:
@@ -115,31 +124,32 @@ class History:
         """All attempts (or those at one cell).
 
         Args:
-            stored: what the store knows; None when it is away.
-            delivered: from `delivered`, before the store was asked. A row that was delivered and is not in the
+            stored: What the store knows; None when it is away.
+            delivered: What `delivered` gave before the store was asked. A row that was delivered and is not in the
                 store has been deleted there, and counts no more.
-            digest: of one cell.
+            digest: The cell's, if it is about one.
         """
-        found = {attempt.key: attempt for attempt in stored or ()}
+        merged = {attempt.key: attempt for attempt in stored or ()}
         with self._lock:
             self._read()
             keys = self._attempts.keys() if digest is None else self._by_digest.get(digest, set())
             for key in keys:
-                known = found.get(key)
+                in_store = merged.get(key)
                 path, end = self._opened[key]
-                if known is None and stored is not None and end <= delivered.get(path, 0):
+                if in_store is None and stored is not None and end <= delivered.get(path, 0):
                     continue
-                found[key] = self._merged(self._attempts[key], known)
-        return list(found.values())
+                merged[key] = self._merged(self._attempts[key], in_store)
+        return list(merged.values())
 
-    def _merged(self, mine: Attempt, known: Attempt | None) -> Attempt:
+    def _merged(self, mine: Attempt, in_store: Attempt | None) -> Attempt:
         """The store knows what other folders did, the journals what has not been delivered yet."""
         outcome = self._outcomes.get(mine.key, "")
-        if known is None:
+        if in_store is None:
             return replace(mine, outcome=outcome)
         if mine.kind in PARENTS:  # shared: any controller may have opened it again
-            return known
-        return replace(mine, outcome=outcome or known.outcome, run_id=known.run_id, claim=known.claim or mine.claim)
+            return in_store
+        claim = in_store.claim or mine.claim
+        return replace(mine, outcome=outcome or in_store.outcome, run_id=in_store.run_id, claim=claim)
 
     def _read(self) -> None:
         """Reads what was appended since the last look."""

@@ -1,4 +1,8 @@
-"""Who holds a cell: claims of controllers on one host and through the store."""
+"""Who holds a cell: claims of controllers on one host and through the store.
+
+Controllers on one host (or one shared folder) exclude each other with file locks, which the kernel drops when a
+process dies. Controllers that share only a tracking store exclude each other with its runs, see `settle_claim`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,11 @@ from pathlib import Path
 
 
 class LocalClaims:
-    """Claims by locked files in one folder, shared by all stores and experiments: a cell has one work folder."""
+    """Claims by locked files in one folder, shared by all stores and experiments: a cell has one work folder.
+
+    Args:
+        folder: Where the files are; made when absent.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,29 +52,29 @@ def settle_claim(
 ) -> bool:
     """Decides which of several controllers gets a cell, through a store that only has create, read and update.
 
-    Every controller first creates its own claim as `pending`, then reads the others'. It gives way to one that is
-    `held` and to a pending one with a smaller key; it waits for pending ones with a larger key, which give way
+    Every controller first creates its own claim as `pending`, then reads the others'. It yields to one that is
+    `held` and to a pending one with a smaller key; it waits for pending ones with a larger key, which yield
     in turn unless they had read before this claim existed. Two can never hold at once: of two claims, the owner of
     the one with the larger key holds only if it read before the other was created; then the other's owner, who
     reads later, sees it, and does not hold while it stands (after Lamport's bakery algorithm, Commun. ACM 17(8),
     1974, with the key as the number). Nobody holds because of a time-out: a rival that is slow may still go on.
 
     Args:
-        mine: key of this controller's pending claim, already in the store.
-        others: reads the other live claims, as (key, state).
-        hold: marks this claim as held.
-        pause: seconds between readings while waiting.
-        patience: seconds after which this claim gives way to a live one that does not move.
+        mine: Key of this controller's pending claim, already in the store.
+        others: Reads the other live claims, as (key, state).
+        hold: Marks this claim as held.
+        pause: Time between readings while waiting, in s.
+        patience: Time after which this claim yields to a live one that does not move, in s.
 
     Returns:
         Whether this controller holds the cell. If not, it withdraws its claim and may try again later.
     """
     deadline = time.monotonic() + patience
     while True:
-        found = others()
-        if any(state == "held" or key < mine for key, state in found):
+        rivals = others()
+        if any(state == "held" or key < mine for key, state in rivals):
             return False
-        if not found:
+        if not rivals:
             hold()
             return True
         if time.monotonic() > deadline:

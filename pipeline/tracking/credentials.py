@@ -1,4 +1,4 @@
-"""Addresses as they may be shown."""
+"""Addresses as they may be shown and kept: without user, password and query."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 def without_credentials(uri: str) -> str:
     """The URI without user and password, and without query values that may hold a secret."""
-    parts = urlsplit(uri)
-    if not parts.scheme or not parts.netloc:
+    address = urlsplit(uri)
+    if not address.scheme or not address.netloc:
         return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+    return urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2], query=""))

@@ -15,17 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import scrubbed
+from pipeline.errors import first_line
+from pipeline.paths import write_atomically
 from pipeline.tracking import journal
 from pipeline.tracking.entries import Entry, note_row, orphan_entries
 
 BATCH = 500
 HEARTBEAT_SECONDS = 10.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # s, after the store was found away
 
 
 class EntrySink(Protocol):
-    """What delivery needs of a tracker."""
+    """What delivery needs of a store."""
 
     def apply(self, entries: list[Entry]) -> None:
         """Applies entries; raises when the store is away."""
@@ -47,20 +48,20 @@ def delivered_offset(path: Path) -> int:
 
 def save_offset(path: Path, offset: int) -> None:
     """Remembers the offset; losing it only costs a replay."""
-    target = delivered_path(path)
-    temporary = target.with_suffix(".delivered.tmp")
     with contextlib.suppress(OSError):
-        temporary.write_text(json.dumps({"offset": offset}))
-        temporary.replace(target)
+        write_atomically(delivered_path(path), json.dumps({"offset": offset}))
 
 
 class Delivery:
     """The background thread of one journal.
 
     Args:
-        path: the journal.
-        store: where entries go.
-        heartbeat: called about every ten seconds while the store answers.
+        path: The journal.
+        store: Where entries go.
+        heartbeat: Called about every ten seconds while the store answers.
+
+    Attributes:
+        error: Why it does not get on at the moment; None while it does.
     """
 
     def __init__(self, path: Path, store: EntrySink, heartbeat: Callable[[], None] | None = None) -> None:
@@ -86,7 +87,12 @@ class Delivery:
             self._changed.notify_all()
 
     def wait(self, offset: int, timeout: float) -> bool:
-        """Waits until everything before `offset` is in the store; at once False while the store is away."""
+        """Waits until everything before an offset is in the store; at once False while the store is away.
+
+        Args:
+            offset: Offset in bytes.
+            timeout: The longest wait in s.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             while self._offset < offset:
@@ -97,7 +103,7 @@ class Delivery:
         return True
 
     def stop(self, timeout: float) -> bool:
-        """Delivers what is left, for at most `timeout` seconds, and ends the thread.
+        """Delivers what is left, for at most `timeout` s, and ends the thread.
 
         Returns:
             Whether everything is in the store.
@@ -122,7 +128,7 @@ class Delivery:
                 self._deliver()
                 self._beat()
             except Exception as error:  # the store is away: MLflow, drivers and sockets each have their own errors
-                self.error = scrubbed((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
+                self.error = first_line(error)
                 with self._changed:
                     self._changed.notify_all()
                     if not self._stopping:
@@ -171,7 +177,7 @@ def replay(path: Path, store: EntrySink) -> int:
         How many entries were applied; 0 when the journal's writer lives or another process replays it.
 
     Raises:
-        Exception: as the store does when it is away; what was applied before is remembered.
+        Exception: As the store does when it is away; what was applied before is remembered.
     """
     with journal.abandoned(path) as free:
         if not free or delivered_offset(path) >= journal.valid_end(path):

@@ -1,8 +1,4 @@
-"""Who runs what: identity and liveness of controllers, and claims, so that no cell runs twice.
-
-Controllers on one host (or one shared folder) exclude each other with file locks, which the kernel drops when a
-process dies. Controllers that share only a tracking store exclude each other with its runs, see `settle`.
-"""
+"""Who lives: the identity of controllers, and whether one may still be at work."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-HEARTBEAT_LIFETIME = 60.0
+HEARTBEAT_LIFETIME = 60.0  # s
 ENDED = "ended"
 
 
@@ -26,10 +22,10 @@ def _start_ticks(pid: int) -> str | None:
     A killed process lives until its last thread has ended: one that hangs in `fsync` still holds the journal and all
     locks when the main thread is a zombie already, and nobody could take them over.
     """
-    place = Path(f"/proc/{pid}")
+    process = Path(f"/proc/{pid}")
     try:
-        fields = (place / "stat").read_text().rpartition(")")[2].split()
-        ended = fields[0] in ("Z", "X") and len(list((place / "task").iterdir())) < 2
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        ended = fields[0] in ("Z", "X") and len(list((process / "task").iterdir())) < 2
     except OSError:
         return None
     return None if ended else fields[19]
@@ -40,10 +36,10 @@ def _me() -> tuple[str, str]:
     """This host and this process's start. Containers may share a host name: boot and pid namespace tell them apart."""
     name = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "host"
     try:
-        place = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/pid").readlink())
     except OSError:
-        place = ""
-    host = f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+        boot = ""
+    host = f"{name}-{hashlib.sha256(boot.encode()).hexdigest()[:8]}"
     return host, _start_ticks(os.getpid()) or str(int(time.time()))
 
 
@@ -61,8 +57,11 @@ def _alive_here(name: str) -> bool | None:
 
 
 def is_alive(name: str, heartbeat: float | None) -> bool:
-    """Whether a controller seems to live: exactly on this host, by its last heartbeat (seconds since the epoch)
-    elsewhere. Good enough to be shown; decisions are `Liveness`'s.
+    """Whether a controller seems to live; good enough to be shown, while decisions are `Liveness`'s.
+
+    Args:
+        name: The controller, see `owner`; one of this host is looked up among its processes.
+        heartbeat: Its last one in s since the epoch, which decides for other hosts; None for none.
     """
     here = _alive_here(name)
     return here if here is not None else heartbeat is not None and time.time() - heartbeat < HEARTBEAT_LIFETIME
@@ -75,8 +74,8 @@ class Liveness:
     living controller look dead, for then its cells would be run twice.
 
     Args:
-        lifetime: seconds without a new heartbeat, watched, after which a controller counts as dead.
-        clock: monotonic seconds.
+        lifetime: Time without a new heartbeat, watched, after which a controller counts as dead, in s.
+        clock: Gives a monotonic time in s.
     """
 
     def __init__(self, lifetime: float = HEARTBEAT_LIFETIME, clock: Callable[[], float] = time.monotonic) -> None:

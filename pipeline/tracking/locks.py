@@ -12,7 +12,15 @@ from pathlib import Path
 
 @contextmanager
 def exclusive(path: Path, patience: float) -> Iterator[bool]:
-    """Holds a lock file; yields whether it was got within `patience` seconds."""
+    """Holds a lock file while the block runs.
+
+    Args:
+        path: The file; made with its folders when absent, and left there.
+        patience: The longest wait in s.
+
+    Yields:
+        Whether it was got.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + patience

@@ -24,7 +24,12 @@ _OF_RUNS = "FROM {table} JOIN runs USING (run_uuid) WHERE runs.experiment_id = ?
 
 @dataclass(frozen=True)
 class SqliteReader:
-    """An active experiment in a SQLite file."""
+    """An active experiment in a SQLite file.
+
+    Attributes:
+        file: The database.
+        experiment_id: MLflow's.
+    """
 
     file: Path
     experiment_id: int
@@ -81,8 +86,8 @@ def open_reader(file: Path | None, experiment: str) -> SqliteReader | None:
     """Finds an active experiment in a SQLite file; None where only MLflow's client can say what there is.
 
     Args:
-        file: the database; None for a store that is no file.
-        experiment: its name.
+        file: The database; None for a store that is no file.
+        experiment: Its name.
     """
     if file is None or not file.is_file():
         return None
@@ -102,9 +107,8 @@ def open_reader(file: Path | None, experiment: str) -> SqliteReader | None:
             ).fetchall()
     except sqlite3.Error:
         return None
-    return (
-        SqliteReader(file, int(found[0][0])) if len(found) == 1 else None
-    )  # one name in two workspaces: ask the client
+    # one name in two workspaces: ask the client
+    return SqliteReader(file, int(found[0][0])) if len(found) == 1 else None
 
 
 def _connect(file: Path) -> sqlite3.Connection:

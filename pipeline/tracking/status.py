@@ -1,4 +1,4 @@
-"""How far a study is, and delivery of what the store has not got yet."""
+"""How far a study is: its cells, counted by their state."""
 
 from __future__ import annotations
 
@@ -6,44 +6,46 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.names import HEARTBEAT_TAG
-from pipeline.tracking.attempts import Attempt
+from pipeline.tracking.attempts import Attempt, heartbeats_of
 from pipeline.tracking.liveness import is_alive
 from pipeline.tracking.mlflow_store import MlflowStore
 
 
-def status_of(tracker: MlflowStore, state_dir: Path) -> dict[str, Any]:
+def status_of(store: MlflowStore, state_dir: Path) -> dict[str, Any]:
     """Counts the cells of the study's youngest grid by their state.
 
     A cell is as far as its best try: finished beats everything, a live try beats older failures. Cells that no
     controller has tried, or whose last try was cut off, are pending or interrupted.
 
+    Args:
+        store: The study's store and experiment.
+        state_dir: Folder with the plans (`mlruns`).
+
     Returns:
         The document of `ablate status --json`.
     """
-    attempts = tracker.attempts()
-    parents = [a for a in attempts if a.kind == "grid" and a.command == "grid"] or [
-        a for a in attempts if a.kind == "grid"
-    ]
+    attempts = store.attempts()
+    grids = [attempt for attempt in attempts if attempt.kind == "grid"]
+    parents = [grid for grid in grids if grid.command == "grid"] or grids  # single runs have a parent, too
     parent = max(parents, key=lambda attempt: attempt.start_time, default=None)
     counts = dict.fromkeys(("finished", "failed", "oom", "timeout", "interrupted", "running", "pending"), 0)
-    document: dict[str, Any] = {"study": tracker.experiment, "cells": 0, **counts}
+    document: dict[str, Any] = {"study": store.experiment, "cells": 0, **counts}
     if parent is None:
         return document
-    tags = tracker.tags(parent.key)
-    beats = {name.removeprefix(HEARTBEAT_TAG): value for name, value in tags.items() if HEARTBEAT_TAG in name}
+    tags = store.tags(parent.key)
+    beats = dict(heartbeats_of(tags))
     digests = _planned(state_dir, parent.key)
-    found: dict[str, list[str]] = {}
+    states_of: dict[str, list[str]] = {}
     for attempt in attempts:
         planned = digests is None or attempt.digest in digests
         if attempt.kind == "run" and attempt.parent == parent.run_id and planned:
-            found.setdefault(attempt.digest, []).append(_state(attempt, beats))
-    cells = len(digests) if digests is not None else max(int(tags.get("ablate.cells", "0")), len(found))
-    for states in found.values():
+            states_of.setdefault(attempt.digest, []).append(_state(attempt, beats))
+    cells = len(digests) if digests is not None else max(int(tags.get("ablate.cells", "0")), len(states_of))
+    for states in states_of.values():
         best = next(s for s in ("finished", "oom", "running", "failed", "timeout", "interrupted") if s in states)
         counts[best] += 1
-    counts["pending"] = cells - len(found)
-    return {"study": tags.get("ablate.study", tracker.experiment), "cells": cells, **counts}
+    counts["pending"] = cells - len(states_of)
+    return {"study": tags.get("ablate.study", store.experiment), "cells": cells, **counts}
 
 
 def _state(attempt: Attempt, beats: dict[str, str]) -> str:

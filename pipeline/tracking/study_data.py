@@ -1,4 +1,4 @@
-"""Studies as data frames, read from the tracking store by nothing but the names of the contract."""
+"""A study as data frames, read from the tracking store by nothing but the names of the contract."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-
-import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
@@ -18,12 +16,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-CURVES = ("val/accuracy", "train/loss")
+CURVES = ("val/accuracy", "train/loss")  # the first that was measured is read
 MAX_CURVE_RUNS = 400
 
 
+@dataclass(frozen=True)
+class StudyData:
+    """What the tracking store knows about one study.
+
+    Attributes:
+        name: The study's name; text from the user, so it may be hostile.
+        runs: One row per child run, columns named as `mlflow.search_runs` names them.
+        history: Per-epoch metrics, columns `run_id, key, step, timestamp, value`; may be empty.
+        techniques: The study's techniques in order; empty means "derive them from the on/off params".
+    """
+
+    name: str
+    runs: pd.DataFrame
+    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    techniques: tuple[str, ...] = ()
+
+
 class RunSource(Protocol):
-    """Where runs are read: MLflow's client (`MlflowStore`) or the tables of a local store (`tables.Store`)."""
+    """Where runs are read: MLflow's client (`MlflowStore`) or the tables of a local store (`SqliteReader`)."""
 
     def frame(self) -> pd.DataFrame:
         """The experiment's runs."""
@@ -42,39 +57,51 @@ def load_study_data(name: str, tracking_uri: str | None, state_dir: Path, *, cur
     """Reads a study: the children of its youngest grid, or all runs where no parent is tagged.
 
     Args:
-        name: of the study's experiment.
-        tracking_uri: the flag's value.
-        state_dir: `mlruns`.
-        curves: whether per-epoch metrics are wanted too.
+        name: Name of the study's experiment.
+        tracking_uri: The flag's value.
+        state_dir: Folder of a local store's artifacts (`mlruns`).
+        curves: Whether per-epoch metrics are wanted too.
 
     Returns:
         The `StudyData`, and the parent's run id (empty when there is none).
 
     Raises:
-        InputError: no such study, or it has no runs.
-        OutsideError: the store cannot be reached.
+        InputError: No such study, or it has no runs.
+        OutsideError: The store cannot be reached.
     """
     uri = resolve_uri(tracking_uri)
-    return read_study_data(
-        mlflow_sqlite.open_reader(sqlite_file(uri), name) or client_of(uri, name, state_dir), name, curves=curves
-    )
+    source = mlflow_sqlite.open_reader(sqlite_file(uri), name) or client_of(uri, name, state_dir)
+    return read_study_data(source, name, curves=curves)
 
 
 def client_of(uri: str, name: str, state_dir: Path) -> MlflowStore:
     """A study's store through MLflow's client, connected.
 
+    Args:
+        uri: Absolute tracking URI.
+        name: Name of the study's experiment.
+        state_dir: Folder of a local store's artifacts (`mlruns`).
+
     Raises:
-        InputError: there is no such store.
-        OutsideError: it cannot be reached.
+        InputError: There is no such store.
+        OutsideError: It cannot be reached.
     """
-    tracker = MlflowStore(uri, name, state_dir / "artifacts")
-    tracker.connect(create=False)
-    return tracker
+    store = MlflowStore(uri, name, state_dir / "artifacts")
+    store.connect(create=False)
+    return store
 
 
 def read_study_data(source: RunSource, name: str, *, curves: bool) -> tuple[StudyData, str]:
-    """As `load_study_data`, from a source."""
+    """Reads a study as `load_study_data` does.
 
+    Args:
+        source: Where its runs are read.
+        name: The study's name, for data and messages.
+        curves: Whether per-epoch metrics are wanted too.
+
+    Raises:
+        InputError: It has no runs.
+    """
     runs = source.frame()
     if runs.empty:
         raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
@@ -88,6 +115,14 @@ def read_study_data(source: RunSource, name: str, *, curves: bool) -> tuple[Stud
 
 
 def finished_runs(runs: Any) -> tuple[Any, str]:
+    """Picks the runs of a study's youngest grid that have ended; all cells' runs where no parent is tagged.
+
+    Args:
+        runs: One row per run of the experiment, as `RunSource.frame` gives them.
+
+    Returns:
+        Those rows, and the parent's run id (empty when there is none).
+    """
     kind = runs.get("tags.ablate.kind")
     if kind is None:
         return runs, ""
@@ -116,20 +151,3 @@ def _techniques(source: RunSource, parent: str) -> tuple[str, ...]:
         return ()
     tags = source.tags_of(parent)
     return tuple(name for name in tags.get("ablate.techniques", "").split(",") if name)
-
-
-@dataclass(frozen=True)
-class StudyData:
-    """What the tracking store knows about one study.
-
-    Attributes:
-        name: The study's name; text from the user, so it may be hostile.
-        runs: One row per child run, columns named as ``mlflow.search_runs`` names them.
-        history: Per-epoch metrics, columns ``run_id, key, step, timestamp, value``; may be empty.
-        techniques: The study's techniques in order; empty means "derive them from the on/off params".
-    """
-
-    name: str
-    runs: pd.DataFrame
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
-    techniques: tuple[str, ...] = ()
