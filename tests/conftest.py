@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,19 @@ def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = tmp_path_factory.mktemp("data")
     prepare_dataset("digits", data_dir, image_size=16)
     return data_dir
+
+
+@pytest.fixture(scope="session")
+def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Puts a SQLite store with MLflow's tables at a path and returns its URI: MLflow makes them once, in seconds."""
+    from pipeline.tracking.mlflow_database import migrate
+
+    made = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+    migrate(made, f"sqlite:///{made}")
+
+    def put(database: Path) -> str:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made, database)
+        return f"sqlite:///{database}"
+
+    return put
