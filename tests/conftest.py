@@ -7,11 +7,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.support.ablate import SETTINGS, Result, ablate_in_process
 
 # the same examples in every run, and no limit on a slow machine's time: a red build means that a change broke something
 # (`--hypothesis-profile default` looks for new examples)
@@ -20,7 +23,7 @@ settings.load_profile("ablate")
 
 _HOME = tempfile.mkdtemp(prefix="ablate-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-for _name in [name for name in os.environ if name.startswith(("ABLATE_", "MLFLOW_"))]:
+for _name in [name for name in os.environ if name.startswith(SETTINGS)]:
     del os.environ[_name]
 # before torch, huggingface_hub and matplotlib are imported: each reads its variables once
 os.environ.update(
@@ -70,6 +73,12 @@ def digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data_dir = tmp_path_factory.mktemp("data")
     prepare_dataset("digits", data_dir, image_size=16)
     return data_dir
+
+
+@pytest.fixture
+def ablate(tmp_path: Path) -> Callable[..., Result]:
+    """Runs a command in this process, in the test's own folder."""
+    return partial(ablate_in_process, cwd=tmp_path)
 
 
 @pytest.fixture(scope="session")

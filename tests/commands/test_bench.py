@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 
 from pipeline.bench.cases import missing
 from pipeline.bench.intervals import block_log, ratio_interval
+from tests.support.ablate import Result, run_ablate
 
 STUDY = """
 name: tiny
@@ -23,15 +21,8 @@ recipe: {image_size: 16, batch_size: 32, max_train_samples: 96, max_test_samples
 """
 
 
-def bench(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline", "bench", *arguments],
-        cwd=cwd,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def bench(*arguments: str, cwd: Path) -> Result:
+    return run_ablate("bench", *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +38,16 @@ def bench(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.Comple
 )
 def test_bad_input_is_one_line(arguments: str, message: str, tmp_path: Path) -> None:
     done = bench(*arguments.split(), cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr and len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+    assert done.code == 2
+    assert message in done.err and len(done.err.splitlines()) == 1
+    assert done.out == ""
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = bench("--only", "over_bare", "--out", "file/below", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "--out file/below" in done.stderr
+    assert (done.code, done.out) == (3, "")
+    assert "--out file/below" in done.err
 
 
 def test_json_of_a_small_race(tmp_path: Path) -> None:
@@ -65,8 +56,8 @@ def test_json_of_a_small_race(tmp_path: Path) -> None:
         "--out out"
     )
     done = bench(*words.split(), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    document: dict[str, Any] = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    document: dict[str, Any] = json.loads(done.out)
     rows = {row["name"]: row for row in document["rows"]}
     row = rows["over_bare"]
     assert row["unit"] == "ratio" and row["model"] == "test_resnet" and row["blocks"] == 2
@@ -95,8 +86,8 @@ def test_overhead_of_a_small_grid(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(STUDY)
     study = str(tmp_path / "tiny.yaml")
     done = bench("--only", "grid_overhead", "--grid-study", study, "--device", "cpu", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (row,) = json.loads(done.stdout)["rows"]
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["rows"]
     assert row["name"] == "grid_overhead" and row["runs"] == 2 and row["low"] is None
     assert row["ratio"] == pytest.approx(row["wall_seconds"] / row["run_seconds"])
     assert row["ratio"] > 1 and row["controller_memory_mib"] > 30
@@ -109,6 +100,6 @@ def test_ablate_keeps_up_with_a_bare_loop(tmp_path: Path) -> None:
     """A bound for a busy machine; what is promised is measured on a quiet one (experiments/results)."""
     words = "--only over_bare,over_timm --models test_resnet --blocks 2 --windows 6 --device cpu --json"
     done = bench(*words.split(), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    ratios = {row["name"]: row["ratio"] for row in json.loads(done.stdout)["rows"]}
+    assert done.code == 0, done.err
+    ratios = {row["name"]: row["ratio"] for row in json.loads(done.out)["rows"]}
     assert ratios["over_bare"] > 0.8 and ratios["over_timm"] > 0.8

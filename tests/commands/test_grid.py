@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import cli
+from tests.support.ablate import ablate_in_process
 
 SMALL = (
     "--study", "quickstart", "--device", "cpu", "--set", "max_train_samples=64", "--set", "max_test_samples=50",
@@ -23,42 +19,17 @@ SMALL = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(place: Path, data_dir: Path, *arguments: str) -> Outcome:
-    """Runs a command in this process (its runs have processes of their own) and in a folder."""
-    out, err = io.StringIO(), io.StringIO()
-    environment = dict(os.environ)
-    os.environ["ABLATE_DATA_DIR"] = str(data_dir)
-    try:
-        with contextlib.chdir(place), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main(list(arguments))
-    except SystemExit as stop:
-        assert isinstance(stop.code, int)
-        return Outcome(stop.code, out.getvalue(), err.getvalue())
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-    raise AssertionError("a command ends with an exit code")
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, digits_dir: Path) -> tuple[Path, dict[str, Any]]:
     """A folder with a finished grid of two cells, and what the grid printed with --json."""
     place = tmp_path_factory.mktemp("grid")
-    found = run(
-        place, digits_dir, "grid", *SMALL, "--models", "test_resnet", "--datasets", "digits", "--techniques", "ga",
+    found = ablate_in_process(
+        "grid", *SMALL, "--models", "test_resnet", "--datasets", "digits", "--techniques", "ga",
         "--json",
+        cwd=place, data_dir=digits_dir,
     )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    return place, json.loads(found.stdout)
+    assert found.code == 0, found.err
+    return place, json.loads(found.out)
 
 
 def store(place: Path) -> list[str]:
@@ -84,9 +55,9 @@ def test_json_is_one_document(finished: tuple[Path, dict[str, Any]]) -> None:
 
 def test_status_of_a_finished_grid(finished: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
     place, _ = finished
-    found = run(place, digits_dir, "status", "quickstart", "--json")
-    assert found.returncode == 0 and found.stderr == ""
-    assert json.loads(found.stdout) == {
+    found = ablate_in_process("status", "quickstart", "--json", cwd=place, data_dir=digits_dir)
+    assert found.code == 0 and found.err == ""
+    assert json.loads(found.out) == {
         "study": "quickstart",
         "cells": 2,
         "finished": 2,
@@ -97,8 +68,8 @@ def test_status_of_a_finished_grid(finished: tuple[Path, dict[str, Any]], digits
 def test_sync_after_delivery_changes_nothing(finished: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
     place, _ = finished
     before = store(place)
-    found = run(place, digits_dir, "sync", "--json")
-    assert found.returncode == 0 and json.loads(found.stdout)["entries"] == 0
+    found = ablate_in_process("sync", "--json", cwd=place, data_dir=digits_dir)
+    assert found.code == 0 and json.loads(found.out)["entries"] == 0
     assert store(place) == before
 
 
@@ -133,13 +104,14 @@ def test_an_unreadable_image_is_found_before_any_run(
     root = picture_folder(tmp_path / "pictures")
     bad = damage(root)
     before, names = store(place), files(place)
-    found = run(
-        place, digits_dir, "grid", *SMALL, "--models", "test_resnet", "--datasets", f"imagefolder:{root}",
+    found = ablate_in_process(
+        "grid", *SMALL, "--models", "test_resnet", "--datasets", f"imagefolder:{root}",
         "--techniques", "none",
+        cwd=place, data_dir=digits_dir,
     )  # fmt: skip
-    assert found.returncode == 2, found.stderr
-    assert len(found.stderr.splitlines()) == 1 and str(bad.relative_to(root)) in found.stderr
-    assert "started" not in found.stdout
+    assert found.code == 2, found.err
+    assert len(found.err.splitlines()) == 1 and str(bad.relative_to(root)) in found.err
+    assert "started" not in found.out
     assert store(place) == before and files(place) == names
 
 
@@ -162,30 +134,31 @@ def test_refusals_leave_the_store_as_it_was(
     place, _ = finished
     before, names = store(place), files(place)
     flags = ("--models", "test_resnet", "--datasets", "digits", "--techniques", "none")
-    found = run(place, digits_dir, "grid", *SMALL, *flags, *arguments)
-    assert found.returncode == code, found.stderr
-    assert len(found.stderr.splitlines()) == 1
+    found = ablate_in_process("grid", *SMALL, *flags, *arguments, cwd=place, data_dir=digits_dir)
+    assert found.code == code, found.err
+    assert len(found.err.splitlines()) == 1
     for word in words:
-        assert word in found.stderr
+        assert word in found.err
     assert store(place) == before and files(place) == names
 
 
 def test_a_failed_run_is_exit_code_1(finished: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
     place, _ = finished
-    found = run(
-        place, digits_dir, "run", *SMALL, "--model", "test_resnet", "--dataset", "digits", "--retries", "0",
+    found = ablate_in_process(
+        "run", *SMALL, "--model", "test_resnet", "--dataset", "digits", "--retries", "0",
         "--set", "optimizer=sgd", "--set", "learning_rate=1e38", "--set", "epochs=3", "--json",
+        cwd=place, data_dir=digits_dir,
     )  # fmt: skip
-    assert found.returncode == 1, found.stderr
-    document = json.loads(found.stdout)
+    assert found.code == 1, found.err
+    document = json.loads(found.out)
     assert (document["cells"], document["failed"], document["finished"]) == (1, 1, 0)
-    assert "loss is" in found.stderr
+    assert "loss is" in found.err
 
 
 def test_doctor(tmp_path: Path, digits_dir: Path) -> None:
-    found = run(tmp_path, digits_dir, "doctor", "--json")
-    checks = {check["name"]: check for check in json.loads(found.stdout)["checks"]}
+    found = ablate_in_process("doctor", "--json", cwd=tmp_path, data_dir=digits_dir)
+    checks = {check["name"]: check for check in json.loads(found.out)["checks"]}
     assert {"python", "torch", "cuda", "locked memory", "disk", "data", "tracking store"} <= set(checks)
     assert all(check["status"] in ("ok", "warn", "fail") for check in checks.values())
     assert all(check["remedy"] for check in checks.values() if check["status"] != "ok")
-    assert found.returncode == (1 if any(check["status"] == "fail" for check in checks.values()) else 0)
+    assert found.code == (1 if any(check["status"] == "fail" for check in checks.values()) else 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.tracking import study_data
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.status import status_of
-from tests.support.tuning import ablate, document
+from tests.support.ablate import Result, run_ablate
 
 SMALL = [
     *("tune", "--model", "test_resnet", "--dataset", "digits", "--study", "quickstart", "--device", "cpu"),
@@ -36,7 +36,7 @@ SMALL = [
 def tuned(tmp_path_factory: pytest.TempPathFactory, digits_dir: Path) -> tuple[Path, dict[str, Any]]:
     """A finished tuning: its folder and its document."""
     folder = tmp_path_factory.mktemp("tuned")
-    return folder, document(ablate(folder, digits_dir, *SMALL, "--json"))
+    return folder, run_ablate(*SMALL, "--json", cwd=folder, data_dir=digits_dir).json()
 
 
 def runs_of(folder: Path) -> list[Any]:
@@ -89,11 +89,9 @@ def test_the_same_call_again_runs_nothing_and_says_the_same(
 ) -> None:
     folder, found = tuned
     before = len(runs_of(folder))
-    again = ablate(folder, digits_dir, *SMALL, "--json")
-    assert {k: v for k, v in document(again).items() if k != "parent"} == {
-        k: v for k, v in found.items() if k != "parent"
-    }
-    assert len(runs_of(folder)) == before and "started" not in again.stderr
+    again = run_ablate(*SMALL, "--json", cwd=folder, data_dir=digits_dir)
+    assert {k: v for k, v in again.json().items() if k != "parent"} == {k: v for k, v in found.items() if k != "parent"}
+    assert len(runs_of(folder)) == before and "started" not in again.err
 
 
 def test_the_study_file_is_a_study(tuned: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
@@ -103,7 +101,9 @@ def test_the_study_file_is_a_study(tuned: tuple[Path, dict[str, Any]], digits_di
     assert {name: getattr(recipe, name) for name in found["recommended"]} == found["recommended"]
     assert len(plan.build_plan(made, "cpu").cells) >= 4
     name = Path(found["study_file"]).stem
-    done = document(ablate(folder, digits_dir, "grid", "--study", name, "--device", "cpu", "--dry-run", "--json"))
+    done = run_ablate(
+        "grid", "--study", name, "--device", "cpu", "--dry-run", "--json", cwd=folder, data_dir=digits_dir
+    ).json()
     assert {cell["recipe"]["epochs"] for cell in done["cells"]} == {2}
 
 
@@ -114,8 +114,8 @@ def test_a_grid_takes_tuned_recipes_once_per_model_and_data_set(
     folder, _ = tuned
     words = ["grid", "--study", "quickstart", "--models", "test_resnet", "--datasets", "digits", "--device", "cpu"]
     before = len(runs_of(folder))
-    done = ablate(folder, digits_dir, *words, "--tuned", "--dry-run", "--json")
-    assert done.returncode == 0 and "not tuned yet: test_resnet on digits" in done.stderr
+    done = run_ablate(*words, "--tuned", "--dry-run", "--json", cwd=folder, data_dir=digits_dir)
+    assert done.code == 0 and "not tuned yet: test_resnet on digits" in done.err
     assert len(runs_of(folder)) == before
 
 
@@ -154,34 +154,22 @@ def test_reports_pass_trials_over(tuned: tuple[Path, dict[str, Any]]) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(
-    words: list[str], names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: list[str], names: str, tmp_path: Path, ablate: Callable[..., Result]
 ) -> None:
-    from pipeline.cli import main
-
-    monkeypatch.chdir(tmp_path)
     base = ["tune", "--model", "test_resnet", "--dataset", "digits", "--study", "quickstart", "--device", "cpu"]
-    with pytest.raises(SystemExit) as left:
-        main([*base, *words])
-    shown = capsys.readouterr()
-    assert left.value.code == 2 and shown.err.count("\n") == 1 and names in shown.err, shown.err
+    refused = ablate(*base, *words)
+    assert refused.code == 2 and names in refused.line
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_prints_the_space(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipeline.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as left:
-        main([*SMALL, "--dry-run", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert left.value.code == 0 and len(found["configurations"]) == 4
+def test_a_dry_run_prints_the_space(tmp_path: Path, ablate: Callable[..., Result]) -> None:
+    found = ablate(*SMALL, "--dry-run", "--json").json()
+    assert len(found["configurations"]) == 4
     assert found["baseline"] == {"batch_size": 64, "accumulation_steps": 1} and found["probe"]["read_test"] is False
     assert not list(tmp_path.iterdir())
 
 
 def test_another_search_of_the_same_name_is_refused(tuned: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
     folder, found = tuned
-    done = ablate(folder, digits_dir, *SMALL, "--name", found["name"], "--seed", "9")
-    assert done.returncode == 2 and "--name" in done.stderr and done.stderr.count("\n") == 1
+    done = run_ablate(*SMALL, "--name", found["name"], "--seed", "9", cwd=folder, data_dir=digits_dir)
+    assert done.code == 2 and "--name" in done.err and done.err.count("\n") == 1

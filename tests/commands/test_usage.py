@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +16,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.design.spec import Recipe, RunSpec
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line on standard error."""
-        lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
-        return lines[0]
-
-
-@pytest.fixture
-def ablate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command in this process and an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Outcome:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main(list(arguments))
-        out, err = capsys.readouterr()
-        code = stop.value.code
-        assert isinstance(code, int)
-        return Outcome(code, out, err)
-
-    return run
-
+from tests.support.ablate import Result, command_line, environment, run_ablate
 
 DRY = ("grid", "--study", "quickstart", "--device", "cpu", "--dry-run")
 
@@ -256,11 +220,9 @@ def test_bad_image_folders(break_it: Any, words: tuple[str, ...], ablate: Any, t
         assert word in found.line
 
 
-def plan_of(found: Outcome) -> dict[str, Any]:
+def plan_of(found: Result) -> dict[str, Any]:
     """The one document of a dry run."""
-    assert found.code == 0, found.err
-    document: dict[str, Any] = json.loads(found.out)
-    return document
+    return dict(found.json())
 
 
 def test_dry_run_has_every_field_of_every_cell(ablate: Any, tmp_path: Path) -> None:
@@ -357,12 +319,6 @@ def test_bad_environment_variables_are_refused(
     assert found.code == 2 and value in found.line
 
 
-def executable() -> list[str]:
-    """The installed console script."""
-    script = Path(sys.executable).with_name("ablate")
-    return [str(script)] if script.is_file() else [sys.executable, "-m", "pipeline"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "goal"), [(("--help",), 0.3), (("grid", "--study", "quickstart", "--dry-run"), 1.0)]
 )
@@ -370,15 +326,22 @@ def test_speed_of_the_start(arguments: tuple[str, ...], goal: float, tmp_path: P
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
-        subprocess.run([*executable(), *arguments], cwd=tmp_path, env=os.environ, check=True, capture_output=True)
+        assert run_ablate(*arguments, cwd=tmp_path).code == 0
         seconds.append(time.perf_counter() - began)
     print(arguments, [round(value, 3) for value in seconds])
     assert statistics.median(seconds) < 3 * goal, "three times the goal, for noise"
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    command = f"{' '.join(executable())} grid --study quickstart --seeds 40 --dry-run --json | head -1"
-    found = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    line = shlex.join(command_line("grid", "--study", "quickstart", "--seeds", "40", "--dry-run", "--json"))
+    found = subprocess.run(
+        ["bash", "-c", f"{line} | head -1"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert found.stdout == "{\n" and "Traceback" not in found.stderr and "Broken" not in found.stderr
 
 

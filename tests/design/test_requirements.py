@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cli import main
 from pipeline.commands import doctor
 from pipeline.design import requirements
 from pipeline.design.plan import apply
@@ -21,40 +21,17 @@ from pipeline.design.spec import Recipe
 from pipeline.design.techniques import TECHNIQUES
 from pipeline.errors import InputError
 from pipeline.training import preflight
+from tests.support.ablate import Result
 from tests.support.training import small_spec
 
 ABLE = Machine((9, 0), "/usr/bin/g++", triton=True)
 OFF = Recipe()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a dry run ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line of a refusal."""
-        lines = self.err.splitlines()
-        assert self.code == 2 and not self.out and len(lines) == 1, self
-        return lines[0]
-
-
 @pytest.fixture
-def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def grid(ablate: Callable[..., Result]) -> Callable[..., Result]:
     """Plans a grid in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Outcome:
-        with pytest.raises(SystemExit) as stop:
-            main(["grid", "--models", "test_resnet", "--datasets", "digits", "--dry-run", *words])
-        code = stop.value.code
-        return Outcome(code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    return run
+    return partial(ablate, "grid", "--models", "test_resnet", "--datasets", "digits", "--dry-run")
 
 
 def test_every_requirement_belongs_to_a_technique_that_sets_its_field() -> None:

@@ -15,7 +15,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import Row, environment, until
+from tests.support.ablate import environment
+from tests.support.processes import Row, until
 from tests.support.servers import free_port
 
 START_SECONDS = 120

@@ -1,23 +1,21 @@
-"""A finished small grid, as a value that the tests of this folder share."""
+"""A finished small grid, as a value that tests share."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.support.ablate import Result, run_ablate
 
 SMALL = ["--set", "epochs=2", "--set", "max_train_samples=128", "--set", "max_test_samples=100"]
 
 
 @dataclass(frozen=True)
 class FinishedGrid:
-    """A finished grid: its folder, environment and standard output."""
+    """A finished grid: its folder and its standard output; data sets are in the folder's `data`."""
 
     folder: Path
-    environment: dict[str, str]
     output: str
 
     @property
@@ -25,15 +23,15 @@ class FinishedGrid:
         """Its tracking store."""
         return f"sqlite:///{self.folder}/mlruns/mlflow.db"
 
-    def ablate(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    @property
+    def data_dir(self) -> Path:
+        """Where its data sets are."""
+        return self.folder / "data"
+
+    def call(self, *words: str) -> Result:
         """Runs a command in the grid's folder."""
-        command = [sys.executable, "-m", "pipeline", *words]
-        return subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=280, **options
-        )
+        return run_ablate(*words, cwd=self.folder, data_dir=self.data_dir)
 
     def json(self, *words: str) -> Any:
         """Runs a command with `--json` and reads its document."""
-        done = self.ablate(*words, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return self.call(*words, "--json").json()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.support.ablate import Result, ended, start_ablate
 
 # metrics that are figures of the machine and not of the run
 MACHINE = re.compile(
@@ -38,26 +38,6 @@ recipe:
   eval_batch_size: 256
   warmup_windows: 1
 """
-
-
-def environment(**extra: str) -> dict[str, str]:
-    """The test's environment without the settings of whoever runs it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
-    return {**kept, "TERM": "dumb", "MLFLOW_DISABLE_TELEMETRY": "true", **extra}
-
-
-@dataclass
-class Call:
-    """A finished `ablate` command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        """Lines on standard error."""
-        return [line for line in self.err.splitlines() if line.strip()]
 
 
 @dataclass
@@ -85,44 +65,24 @@ class Workspace:
         return self.state / "mlflow.db"
 
     def start(self, *words: str, **settings: Any) -> subprocess.Popen[str]:
-        """Starts `ablate` in a process group of its own."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *words],
-            cwd=self.folder,
-            env=environment(**self.env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **settings,
-        )
+        """Starts `ablate` there."""
+        return start_ablate(*words, cwd=self.folder, env=self.env, **settings)
 
     def grid(self, *words: str, **settings: Any) -> subprocess.Popen[str]:
         """Starts `ablate grid` on the study file."""
         return self.start("grid", "--study", self.file.name, "--device", "cpu", *words, **settings)
 
-    def call(self, *words: str, timeout: float = 120, **settings: Any) -> Call:
+    def call(self, *words: str, timeout: float = 120, **settings: Any) -> Result:
         """Runs `ablate` to its end."""
         return ended(self.start(*words, **settings), timeout)
 
-    def call_grid(self, *words: str, timeout: float = 120, **settings: Any) -> Call:
+    def call_grid(self, *words: str, timeout: float = 120, **settings: Any) -> Result:
         """Runs `ablate grid` to its end."""
         return ended(self.grid(*words, **settings), timeout)
 
     def rows(self, kind: str = "run") -> list[Row]:
         """The default store's rows of a kind, deleted ones left out."""
         return rows_of(self.database, kind)
-
-
-def ended(process: subprocess.Popen[str], timeout: float = 120) -> Call:
-    """Waits for a command; a hanging one is killed and fails the test."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        out, err = process.communicate()
-        raise AssertionError(f"no end within {timeout} s\n{out}\n{err}") from None
-    return Call(process.returncode, out, err)
 
 
 @dataclass
@@ -254,8 +214,3 @@ def journal_entries(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted((folder / "mlruns" / "journal").glob("*.journal")):
         for entry, _ in journal.read_entries(path):
             yield entry
-
-
-def document(call: Call) -> dict[str, Any]:
-    """The JSON document of a command."""
-    return dict(json.loads(call.out))

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import environment
+from tests.support.ablate import environment
 
 
 def free_port() -> int:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
@@ -199,26 +195,3 @@ def best_of(space: Space, device: Device) -> float:
 def feasible(space: Space, device: Device) -> list[Config]:
     """Configurations that fit."""
     return [config for config in space.configs if config.batch_size <= device.largest]
-
-
-def environment(data_dir: Path) -> dict[str, str]:
-    """Of a command."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
-    root = str(Path(__file__).parents[2])
-    return {**kept, "ABLATE_DATA_DIR": str(data_dir), "OMP_WAIT_POLICY": "passive", "PYTHONPATH": root}
-
-
-def ablate(folder: Path, data_dir: Path, *words: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """Runs a command."""
-    command = [sys.executable, "-m", "pipeline", *words]
-    return subprocess.run(
-        command, cwd=folder, env=environment(data_dir), capture_output=True, text=True, timeout=timeout
-    )
-
-
-def document(done: subprocess.CompletedProcess[str], code: int = 0) -> dict[str, Any]:
-    """The JSON document of a command."""
-    assert done.returncode == code, done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found

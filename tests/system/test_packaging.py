@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.processes import Workspace, assert_once, environment
+from tests.support.ablate import environment
+from tests.support.processes import Workspace, assert_once
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore, artifact_writer
+from tests.support.ablate import run_ablate
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +121,10 @@ def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) ->
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         store.execute("UPDATE runs SET artifact_uri = 'mlflow-artifacts:/0/artifacts'")
         store.commit()
-    command = [sys.executable, "-m", "pipeline", "report", "ours", "--tracking-uri", found.uri, "--out", "out"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1), done.stderr
-    assert done.stderr.startswith("ablate: report: written to out, but not logged to the parent run: ")
-    assert (tmp_path / "out" / "report.html").is_file() and "written: out/report.html" in done.stdout
+    done = run_ablate("report", "ours", "--tracking-uri", found.uri, "--out", "out", cwd=tmp_path)
+    assert (done.code, len(done.lines)) == (3, 1), done.err
+    assert done.line.startswith("ablate: report: written to out, but not logged to the parent run: ")
+    assert (tmp_path / "out" / "report.html").is_file() and "written: out/report.html" in done.out
 
 
 def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: MlflowStore, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ablate import environment
 from tests.support.gpu_host import FOLDER, make_host, write_archives
 
 import grids  # isort: skip
@@ -67,13 +67,12 @@ def test_a_grid_that_is_stopped_closes_its_rows_and_is_reported(tmp_path: Path) 
 def test_the_rehearsal(tmp_path: Path) -> None:
     """All stages at toy sizes: what an hour of a borrowed GPU must not find out."""
     out = tmp_path / "out"
-    kept = {name: text for name, text in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_", "PYTEST"))}
     words = [sys.executable, str(FOLDER / "run.py"), "--device", "cpu", "--out", str(out)]
     data = write_archives(tmp_path / "archives", train=100, test=30)
     words += ["--work", str(tmp_path / "work"), "--data", str(data)]
     began = time.monotonic()
     done = subprocess.run(
-        words, env={**kept, "ABLATE_GPU_BUDGET": "900"}, cwd=tmp_path, capture_output=True, text=True, check=False
+        words, env=environment(ABLATE_GPU_BUDGET="900"), cwd=tmp_path, capture_output=True, text=True, check=False
     )
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from tests.support.ablate import ended
 from tests.support.clusters import RayCluster, assert_blocks_kept_together, end_group, finished
-from tests.support.processes import Workspace, assert_once, document, ended, until, working_in
+from tests.support.processes import Workspace, assert_once, until, working_in
 
 CELLS = 8  # two techniques in two blocks
 
@@ -88,7 +89,7 @@ def a_lost_node_s_cells_run_elsewhere(cluster: RayCluster, nodes: list[object], 
     end_group(victim)  # type: ignore[arg-type]
     call = ended(grid, 400)
     assert call.code == 0, call.err
-    told = document(call)
+    told = call.json()
     assert told["finished"] == CELLS
     rows = work.rows()
     assert_once(rows, CELLS)
@@ -103,7 +104,7 @@ def a_lost_node_s_cells_run_elsewhere(cluster: RayCluster, nodes: list[object], 
         assert os.getuid() or row.tags["env.nice"] == "0", "Ray's low priority is undone where that is allowed"
         assert row.tags["env.hostname"] and row.params["nproc"] == "1"
     report = work.call("report", "small", "--json")
-    assert report.code == 0 and "moved" in json.dumps(document(report)), "the report tells of the move"
+    assert report.code == 0 and "moved" in json.dumps(report.json()), "the report tells of the move"
 
 
 def overhead_is_small(cluster: RayCluster, folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ablate import ended, environment
 from tests.support.clusters import (
     Postgres,
     RayCluster,
@@ -20,7 +21,7 @@ from tests.support.clusters import (
     finished,
     wait_ended,
 )
-from tests.support.processes import Row, Workspace, assert_once, document, ended, environment, until
+from tests.support.processes import Row, Workspace, assert_once, until
 from tests.support.servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2000)]
@@ -82,7 +83,7 @@ def test_two_controllers_and_two_ray_workers_at_once(site: Site, tmp_path: Path)
     wait_ended(running, PATIENCE)
     for call in (ended(process) for process in running):
         assert call.code == 0, call.err
-        assert document(call)["finished"] == CELLS // 4, "one document on standard output, and nothing else"
+        assert call.json()["finished"] == CELLS // 4, "one document on standard output, and nothing else"
     rows = site.rows("peace")
     assert_once(rows, CELLS // 4)
     assert_blocks_kept_together(rows)

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.ablate import ended
 from tests.support.processes import (
     STUDY,
     Workspace,
     assert_once,
-    document,
-    ended,
     journal_entries,
     kill,
     lines_of,
@@ -38,7 +37,7 @@ def artifact_text(workspace: Workspace, run_id: str, name: str) -> str:
 def test_the_same_call_again_runs_only_what_is_not_finished(workspace: Workspace) -> None:
     first = workspace.call_grid("--json")
     assert first.code == 0, first.err
-    assert document(first)["finished"] == 4
+    assert first.json()["finished"] == 4
     assert_once(workspace.rows(), 4)
     entries = len(list(journal_entries(workspace.folder)))
 
@@ -46,7 +45,7 @@ def test_the_same_call_again_runs_only_what_is_not_finished(workspace: Workspace
     assert again.code == 0
     assert_once(workspace.rows(), 4)
     assert "started" not in again.err
-    assert document(again)["results"] == document(first)["results"]
+    assert again.json()["results"] == first.json()["results"]
     assert len(list(journal_entries(workspace.folder))) < entries + 12
 
     workspace.file.write_text(STUDY.replace("[ga, pm]", "[ga, pm, bf16]"))
@@ -75,7 +74,7 @@ def test_failed_cells_are_tried_again_up_to_retries_over_all_calls(workspace: Wo
     assert all(re.search(r"epoch 1, step \d", row.tags["ablate.error"]) for row in rows)
     assert {row.status for row in workspace.rows("grid")} == {"FAILED"}
     last = workspace.call_grid(*words, "--retries", "2", "--json")
-    assert document(last)["failed"] == 2
+    assert last.json(1)["failed"] == 2
     assert len(workspace.rows()) == 6
 
 
@@ -97,7 +96,7 @@ def test_out_of_memory_is_an_outcome_and_the_grid_goes_on(workspace: Workspace) 
     assert "memory" in oom.tags["ablate.error"]
     assert "memory" in artifact_text(workspace, oom.run_id, "log.txt")
     again = workspace.call_grid(*words, "--json")
-    assert document(again)["oom"] == 1, "an out-of-memory cell is not tried again"
+    assert again.json(1)["oom"] == 1, "an out-of-memory cell is not tried again"
     assert len(workspace.rows()) == 2
 
 
@@ -121,7 +120,7 @@ def test_a_killed_parent_takes_its_workers_along_and_its_rows_are_closed(workspa
     (row,) = workspace.rows()
     assert row.status == "RUNNING", "nobody was there to close it"
 
-    status = document(workspace.call("status", "small", "--json"))
+    status = workspace.call("status", "small", "--json").json()
     assert (status["running"], status["interrupted"]) == (0, 1)
     call = workspace.call_grid("--techniques", "none")
     assert call.code == 0, call.err
@@ -251,7 +250,7 @@ def test_two_controllers_in_one_folder_share_the_cells(workspace: Workspace) -> 
     assert_once(workspace.rows(), 4)
     assert len(workspace.rows()) == 4
     assert [row.status for row in workspace.rows("grid")] == ["FINISHED"]
-    assert all(document(call)["finished"] == 4 for call in calls)
+    assert all(call.json()["finished"] == 4 for call in calls)
     assert all("started" in call.err for call in calls), "both worked"
 
 
@@ -264,7 +263,7 @@ def test_two_controllers_with_folders_of_their_own_share_a_store(workspace: Work
     assert_once(rows, 4)
     assert len(rows) == 4
     assert [row.status for row in rows_of(workspace.folder / "shared.db", "grid")] == ["FINISHED"]
-    assert all(document(call)["finished"] == 4 for call in calls)
+    assert all(call.json()["finished"] == 4 for call in calls)
 
 
 def test_the_parent_stays_open_until_the_last_controller_has_left(workspace: Workspace, tmp_path: Path) -> None:

@@ -18,12 +18,11 @@ import pytest
 from pipeline.design.study import load_study
 from pipeline.errors import InputError, scrubbed
 from pipeline.tracking.credentials import without_credentials
+from tests.support.ablate import ablate_in_process, ended
 from tests.support.processes import (
     STUDY,
     Workspace,
     assert_once,
-    document,
-    ended,
     journal_entries,
     kill,
     lines_of,
@@ -130,8 +129,8 @@ def test_sync_brings_a_lost_tail_and_no_point_twice(workspace: Workspace) -> Non
     for expected in (1, 0):
         call = workspace.call("sync", "--json")
         assert call.code == 0, call.err
-        assert document(call)["journals"] == expected
-        assert document(call)["problems"] == []
+        assert call.json()["journals"] == expected
+        assert call.json()["problems"] == []
         assert_once(workspace.rows(), 2)
         assert sorted(point for row in workspace.rows() for point in row.points) == points
         assert [row.status for row in workspace.rows("grid")] == ["FINISHED"]
@@ -202,22 +201,14 @@ BOMB = "a: &a [x, x]\n" + "".join(
         (STUDY.encode().replace(b"[ga, pm]", b"{ga: [2, 2]}"), "duplicates"),
     ],
 )
-def test_a_hostile_study_file_is_one_line_and_exit_2(
-    workspace: Workspace, capsys: pytest.CaptureFixture[str], content: bytes, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipeline.cli import main
-
-    monkeypatch.chdir(workspace.folder)
-    Path("small.yaml").write_bytes(content)
+def test_a_hostile_study_file_is_one_line_and_exit_2(workspace: Workspace, content: bytes, says: str) -> None:
+    workspace.file.write_bytes(content)
     began = time.monotonic()
-    with pytest.raises(SystemExit) as left:
-        main(["grid", "--study", "small.yaml", "--device", "cpu", "--dry-run"])
-    assert left.value.code == 2
-    out, err = capsys.readouterr()
-    assert (out, len(err.splitlines())) == ("", 1)
-    assert says in err
+    refused = ablate_in_process("grid", "--study", "small.yaml", "--device", "cpu", "--dry-run", cwd=workspace.folder)
+    assert (refused.code, refused.out) == (2, "")
+    assert says in refused.line
     assert time.monotonic() - began < 5
-    assert sorted(path.name for path in Path().iterdir()) == ["small.yaml"]
+    assert sorted(path.name for path in workspace.folder.iterdir()) == ["small.yaml"]
 
 
 @pytest.mark.slow

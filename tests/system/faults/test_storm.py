@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.design.study import Study, load_study
 from pipeline.errors import InputError
-from tests.support.processes import Row, Workspace, assert_once, ended, kill, lines_of, rows_of, until, working_in
+from tests.support.ablate import ended
+from tests.support.processes import Row, Workspace, assert_once, kill, lines_of, rows_of, until, working_in
 from tests.support.servers import Proxy, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from pipeline.tuning.storage import existing
-from tests.support.tuning import ablate, document, environment
+from tests.support.ablate import run_ablate, start_ablate
+from tests.support.processes import until
+from tests.support.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PATIENCE = 280.0
 SMALL = [
     *("tune", "--model", "test_resnet", "--dataset", "digits", "--study", "quickstart", "--device", "cpu"),
     *("--batch-sizes", "16,64,256", "--accumulation", "1,2", "--trial-seconds", "1.0", "--confirm-blocks", "2"),
@@ -33,10 +32,7 @@ SMALL = [
 
 @contextlib.contextmanager
 def started(folder: Path, data_dir: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "pipeline", *words]
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment(data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = start_ablate(*words, cwd=folder, data_dir=data_dir)
     try:
         yield process
     finally:
@@ -49,16 +45,6 @@ def study_in(folder: Path) -> optuna.Study | None:
     with contextlib.suppress(Exception):
         return existing(f"sqlite:///{folder}/mlruns/optuna.db", "shared")
     return None
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 280.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not happen")
 
 
 def running_of(folder: Path, pid: int, younger_than: float = 1e6) -> list[int]:
@@ -111,8 +97,8 @@ def assert_complete(folder: Path) -> None:
 def test_one_of_two_processes_is_killed_in_mid_trial(tmp_path: Path, digits_dir: Path) -> None:
     words = [*SMALL, "--trial-seconds", "4", "--interval", "0.0001", "--join", "--json"]
     with started(tmp_path, digits_dir, *words) as one, started(tmp_path, digits_dir, *words) as other:
-        wait_for(lambda: running_of(tmp_path, other.pid))
-        lost = wait_for(lambda: running_of(tmp_path, one.pid, younger_than=3.5))  # they take 4 and more
+        until(lambda: running_of(tmp_path, other.pid), PATIENCE)
+        lost = until(lambda: running_of(tmp_path, one.pid, younger_than=3.5), PATIENCE)  # they take 4 and more
         one.kill()
         out, err = other.communicate(timeout=400)
         assert other.returncode == 0, err
@@ -128,15 +114,15 @@ def test_one_of_two_processes_is_killed_in_mid_trial(tmp_path: Path, digits_dir:
 
 def test_an_interrupted_call_says_how_to_go_on_and_does(tmp_path: Path, digits_dir: Path) -> None:
     with started(tmp_path, digits_dir, *SMALL) as process:
-        wait_for(lambda: running_of(tmp_path, process.pid))
-        refused = ablate(tmp_path, digits_dir, *SMALL)
-        assert refused.returncode == 2 and "--join" in refused.stderr.splitlines()[-1]
+        until(lambda: running_of(tmp_path, process.pid), PATIENCE)
+        refused = run_ablate(*SMALL, cwd=tmp_path, data_dir=digits_dir)
+        assert refused.code == 2 and "--join" in refused.err.splitlines()[-1]
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=300)
         assert process.returncode == 130, err
     assert re.search(r"interrupted; go on with: ablate tune .*--name shared", err)
     assert "RUNNING" not in {status for _, status, _ in statuses(tmp_path)}
-    found = document(ablate(tmp_path, digits_dir, *SMALL, "--json"))
+    found = run_ablate(*SMALL, "--json", cwd=tmp_path, data_dir=digits_dir).json()
     assert found["trials"] == 6
     assert_complete(tmp_path)
 
@@ -148,14 +134,14 @@ def test_a_grid_tunes_once_and_freezes_the_recipe(tmp_path: Path, digits_dir: Pa
     )
     words = ["grid", "--study", "small.yaml", "--device", "cpu", "--tuned", "--tune-trials", "3", "--json"]
     words += ["--tune-seconds", "0.5"]
-    first = ablate(tmp_path, digits_dir, *words)
-    assert document(first)["finished"] == 2
-    assert "tune test_resnet on digits" in first.stderr
-    chosen = re.search(r"tuned test_resnet on digits \(\w+\): batch_size=(\d+), accumulation_steps=(\d+)", first.stderr)
+    first = run_ablate(*words, cwd=tmp_path, data_dir=digits_dir)
+    assert first.json()["finished"] == 2
+    assert "tune test_resnet on digits" in first.err
+    chosen = re.search(r"tuned test_resnet on digits \(\w+\): batch_size=(\d+), accumulation_steps=(\d+)", first.err)
     assert chosen is not None
-    again = ablate(tmp_path, digits_dir, *words)
-    assert document(again)["finished"] == 2 and "tune test_resnet on digits" not in again.stderr
-    plan = document(ablate(tmp_path, digits_dir, *words, "--dry-run"))
+    again = run_ablate(*words, cwd=tmp_path, data_dir=digits_dir)
+    assert again.json()["finished"] == 2 and "tune test_resnet on digits" not in again.err
+    plan = run_ablate(*words, "--dry-run", cwd=tmp_path, data_dir=digits_dir).json()
     sizes = {(cell["recipe"]["batch_size"], cell["recipe"]["accumulation_steps"]) for cell in plan["cells"]}
     batch, steps = int(chosen[1]), int(chosen[2])
     assert sizes == {(batch, steps), (batch, 2 * steps)}
@@ -163,15 +149,13 @@ def test_a_grid_tunes_once_and_freezes_the_recipe(tmp_path: Path, digits_dir: Pa
 
 def test_the_dashboard_shows_the_studies(tmp_path: Path, digits_dir: Path) -> None:
     pytest.importorskip("optuna_dashboard")
-    missing = ablate(tmp_path, digits_dir, "ui", "--optuna")
-    assert missing.returncode == 2 and "--storage" in missing.stderr
+    missing = run_ablate("ui", "--optuna", cwd=tmp_path, data_dir=digits_dir)
+    assert missing.code == 2 and "--storage" in missing.err
     from pipeline.tuning.storage import open_study
 
     url = f"sqlite:///{tmp_path}/mlruns/optuna.db"
     open_study(url, "shown-in-the-dashboard", ["maximize"], None, lock=tmp_path / "lock").ask()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with started(tmp_path, digits_dir, "ui", "--optuna", "--port", str(port)) as process:
 
         def answer() -> str:
@@ -179,7 +163,7 @@ def test_the_dashboard_shows_the_studies(tmp_path: Path, digits_dir: Path) -> No
                 return str(page.read().decode())
             return ""
 
-        assert "shown-in-the-dashboard" in wait_for(answer, 90.0)
+        assert "shown-in-the-dashboard" in until(answer, 90.0)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 
@@ -201,7 +185,7 @@ def test_another_seed_names_the_same_winner_or_a_tie(tmp_path: Path, digits_dir:
         *("--batch-sizes", "16,64,256", "--accumulation", "1", "--trial-seconds", "0.7", "--top", "2"),
         *("--confirm-blocks", "4"),
     ]
-    found = [document(ablate(tmp_path, digits_dir, *words, "--seed", seed)) for seed in ("0", "7")]
+    found = [run_ablate(*words, "--seed", seed, cwd=tmp_path, data_dir=digits_dir).json() for seed in ("0", "7")]
     assert found[0]["name"] != found[1]["name"]
     for one in found:
         low, high = one["low"], one["high"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -175,9 +174,9 @@ def test_until_decided_adds_blocks_up_to_the_limit(grid: FinishedGrid) -> None:
         "3",
         *store,
     ]
-    done = grid.ablate(*words, "--precision", "0.0001")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "not decided after 3 blocks" in done.stdout
+    done = grid.call(*words, "--precision", "0.0001")
+    assert done.code == 0, done.out + done.err
+    assert "not decided after 3 blocks" in done.out
     children = [run for run in _runs(grid, "decided.db") if run.data.tags["ablate.kind"] == "run"]
     assert sorted(run.data.tags["ablate.block"] for run in children) == ["0", "0", "1", "1", "2", "2"]
     assert sorted(int(run.data.tags["ablate.position"]) for run in children) == list(range(6))
@@ -189,9 +188,9 @@ def test_sentinels_stand_at_both_ends_of_a_block(grid: FinishedGrid) -> None:
     path.write_text("extends: quickstart\nname: quickstart\noverrides: []\nsentinels: true\n")
     words = ["grid", "--study", str(path), *TINY, "--techniques", "pm"]
     words += ["--tracking-uri", f"sqlite:///{grid.folder}/sentinels.db"]
-    done = grid.ablate(*words)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = grid.call(*words)
+    assert done.code == 0, done.out + done.err
     runs = [run for run in _runs(grid, "sentinels.db") if "ablate.position" in run.data.tags]
     kinds = [run.data.tags["ablate.kind"] for run in sorted(runs, key=lambda r: int(r.data.tags["ablate.position"]))]
     assert kinds == ["sentinel", "run", "run", "sentinel"]
-    assert json.loads(grid.ablate("status", "quickstart", *words[-2:], "--json").stdout)["cells"] == 2
+    assert grid.json("status", "quickstart", *words[-2:])["cells"] == 2

@@ -184,9 +184,9 @@ def test_report_of_a_real_grid(grid: FinishedGrid, client: MlflowClient, parent:
 
 
 def test_compare_with_itself_finds_no_difference(grid: FinishedGrid) -> None:
-    done = grid.ablate("compare", "quickstart", "quickstart")
-    assert done.returncode == 0, done.stderr
-    assert "test_vit" in done.stdout
+    done = grid.call("compare", "quickstart", "quickstart")
+    assert done.code == 0, done.err
+    assert "test_vit" in done.out
 
 
 def test_doctor_and_sync(grid: FinishedGrid) -> None:

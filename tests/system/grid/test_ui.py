@@ -7,9 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +16,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.ablate import start_ablate
 from tests.support.grids import FinishedGrid
+from tests.support.servers import free_port
 
 BROWSER = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -29,22 +28,10 @@ SCROLL = """for (const e of document.querySelectorAll('*'))
 NAME = re.compile(r"test_(?:resnet|vit|efficientnet)/digits(?:100)?/[a-z+]+/s101")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def server(grid: FinishedGrid) -> Iterator[str]:
-    port = _free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "ui", "--port", str(port)],
-        cwd=grid.folder,
-        env=grid.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    port = free_port()
+    process = start_ablate("ui", "--port", str(port), cwd=grid.folder)
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 90
