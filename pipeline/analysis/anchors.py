@@ -27,7 +27,7 @@ class Anchor:
 
     Attributes:
         model, dataset, cell: The cell.
-        precision: As in the recipe.
+        precision: Precision of the recipe.
         images_per_second: Geometric mean over the runs, as all rates here.
         flops_per_second: Floating-point operations that the model needs, per second.
         of_achieved: Their fraction of what large matrix products reach on the device.
@@ -49,14 +49,14 @@ class Anchor:
 
 
 def _limit(runs: pd.DataFrame, look_up: Callable[[str, str], float | None]) -> pd.Series:
-    """Look up each run's limit; a run in several processes has as many devices."""
+    """Looks up each run's limit; a run in several processes has as many devices."""
     names = list(zip(runs["gpu_name"], runs["precision"], strict=True))
     known = {key: look_up(*key) for key in set(names)}
     return pd.Series([known[key] for key in names], index=runs.index, dtype=float) * runs["processes"]
 
 
 def _only(values: pd.Series) -> Any:
-    """Give the value that all runs share, else NaN."""
+    """Returns the value that all runs share, else NaN."""
     return values.iloc[0] if values.nunique(dropna=False) == 1 else math.nan
 
 
@@ -65,7 +65,7 @@ def _known(value: Any) -> float | None:
 
 
 def anchors(effects: Effects) -> list[Anchor]:
-    """Set the throughput of every cell beside what its device could reach.
+    """Sets the throughput of every cell beside what its device could reach.
 
     Args:
         effects: The estimates.
@@ -104,7 +104,7 @@ def anchors(effects: Effects) -> list[Anchor]:
 
 
 def tera(value: float) -> str:
-    """Write FLOP/s in TFLOP/s with three significant digits."""
+    """Writes FLOP/s in TFLOP/s with three significant digits."""
     scaled = value / 1e12
     return f"{scaled:.3g}" if scaled < 1000 else f"{scaled:,.0f}"
 
@@ -114,10 +114,10 @@ def _share(fraction: float, of: str, limit: float | None) -> str:
 
 
 def fastest(found: list[Anchor]) -> list[str]:
-    """Say of each model and dataset what its fastest cell reaches.
+    """Says of each model and dataset what its fastest cell reaches.
 
     Args:
-        found: From :func:`anchors`.
+        found: The throughput of every cell.
 
     Returns:
         One sentence per model and dataset with a cell whose operations are counted.

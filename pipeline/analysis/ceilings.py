@@ -36,13 +36,13 @@ _WORDS = {
 def ceiling(
     technique: str, shares: Mapping[str, float], level: str = "2", launch_bound: float | None = None
 ) -> float | None:
-    """Gives the largest fraction of the time that a technique could save, from the budget without it.
+    """Returns the largest fraction of the time that a technique could save, from the budget without it.
 
     It is bounded by the whole share of the phases that the technique saves, or by the part of it that its row names:
     accumulating over n micro-batches runs the optimizer once instead of n times.
 
     Args:
-        technique: Its name.
+        technique: Name of the technique.
         shares: Phase -> share of the step.
         level: Its level; what is not understood as one counts as the default.
         launch_bound: The fraction of forward, backward and optimizer that launching kernels bounds; None where it
@@ -50,6 +50,11 @@ def ceiling(
 
     Returns:
         A fraction; None for a technique that has no row, or whose phases were not measured.
+
+    Examples:
+        >>> shares = {"data_wait": 0.1, "h2d": 0.05, "forward": 0.25, "backward": 0.5, "optimizer": 0.1}
+        >>> ceiling("amp", shares), ceiling("ga", shares, "4")
+        (0.75, 0.07500000000000001)
     """
     row = TECHNIQUES.get(technique)
     if row is None:
@@ -63,7 +68,7 @@ def ceiling(
 
 
 def _launches(shares: Mapping[str, float], launch_bound: float | None) -> float | None:
-    """Gives the share that launches of the two recorded passes can bound, with idle time.
+    """Returns the share that launches of the two recorded passes can bound, with idle time.
 
     The measured fraction is one number for three phases; all of it may lie in the two passes, which have their own
     share at most.
@@ -101,10 +106,10 @@ def sentence(
     """Writes the one plain sentence about a technique in one model and dataset.
 
     Args:
-        technique: Its name.
+        technique: Name of the technique.
         term: Its name with the level.
-        limit: From `ceiling`.
-        control: It does nothing on this device.
+        limit: Largest fraction of the time that it can save, from `ceiling`; None if unknown.
+        control: Whether it does nothing on this device.
         row: Its measured effect on the time; None where there is none.
         launching: The share of the step that launching kernels bounds, where that is the largest part; else None.
 

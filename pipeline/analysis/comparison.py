@@ -1,6 +1,4 @@
-"""The same study on two machines, versions or dates: what changed, by how much, and what differs in
-provenance.
-"""
+"""The same study on two machines, versions or dates: what changed, by how much, and where it ran."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ class Comparison:
         effects: model, dataset, response, kind, term, a, b (estimates), ratio, low, high, unit: how much the
             effect itself changed.
         only_a, only_b: Cells (model/dataset/cell) that just one study finished.
-        provenance: env name -> (values in A, values in B), only what differs.
+        provenance: Name of an `env` tag -> (values in A, values in B), only what differs.
     """
 
     a: str
@@ -45,7 +43,7 @@ class Comparison:
     provenance: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
     def to_json(self) -> str:
-        """Write the comparison as one JSON document; a missing number is null."""
+        """Writes the comparison as one JSON document; a missing number is null."""
         document = {
             "a": self.a,
             "b": self.b,
@@ -58,7 +56,7 @@ class Comparison:
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
     def to_markdown(self) -> str:
-        """Write the comparison as Markdown: provenance, cells, effects on the training time."""
+        """Writes the comparison as Markdown: provenance, cells, effects on the training time."""
         lines = [f"# {_plain(self.b)} against {_plain(self.a)}", "", "## What differs in provenance", ""]
         if self.provenance:
             lines += ["| | A | B |", "|---|---|---|"]
@@ -84,7 +82,7 @@ class Comparison:
 
 
 def _plain(value: str) -> str:
-    """Keep text from a store from breaking a Markdown table or becoming HTML."""
+    """Keeps text from a store from breaking a Markdown table or becoming HTML."""
     return value.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
@@ -104,7 +102,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _cell_stats(effects: Effects) -> pd.DataFrame:
-    """Give mean, variance and number of runs per cell and response, on the analysis scale."""
+    """Returns mean, variance and number of runs per cell and response, on the analysis scale."""
     done = effects.study.runs[effects.study.runs["outcome"].eq("finished")]
     parts = []
     for response in RESPONSES:
@@ -116,7 +114,7 @@ def _cell_stats(effects: Effects) -> pd.DataFrame:
 
 
 def _finish(frame: pd.DataFrame, change: pd.Series, se: pd.Series, dof: pd.Series, confidence: float) -> pd.DataFrame:
-    """Add ratio, low, high and unit, back on the scale that people read."""
+    """Adds ratio, low, high and unit, back on the scale that people read."""
     half = verdicts.half_widths(se, dof, confidence)
     ratio = np.array([BY_NAME[str(r)].unit == RATIO for r in frame["response"]], dtype=bool)
     for name, value in (("ratio", change), ("low", change - half), ("high", change + half)):
@@ -126,7 +124,7 @@ def _finish(frame: pd.DataFrame, change: pd.Series, se: pd.Series, dof: pd.Serie
 
 
 def _cells(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
-    """Compare cell means by Welch's t interval: two studies have no blocks in common."""
+    """Compares cell means by Welch's t interval: two studies have no blocks in common."""
     both = _cell_stats(a).merge(_cell_stats(b), on=_KEYS, suffixes=("_a", "_b"))
     va, vb = both["var_a"] / both["count_a"], both["var_b"] / both["count_b"]
     se = (va + vb) ** 0.5
@@ -142,7 +140,7 @@ def _cells(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
 
 
 def _effects(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
-    """Compare the effects themselves: difference of the estimates, variances added, Welch's dof."""
+    """Compares the effects themselves: difference of the estimates, variances added, Welch's dof."""
     if a.table.empty or b.table.empty:
         return pd.DataFrame(columns=[*_EFFECT_KEYS, "a", "b", "ratio", "low", "high", "unit"])
     numbers = ["log_estimate", "se", "dof"]
@@ -158,7 +156,7 @@ def _effects(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
 
 
 def provenance(study: StudyData) -> dict[str, tuple[str, ...]]:
-    """Collect the distinct values of every ``tags.env.*`` column, sorted."""
+    """Collects the distinct values of every `tags.env.*` column, sorted."""
     found = {}
     for column in study.runs.columns:
         if str(column).startswith("tags.env."):
@@ -169,12 +167,12 @@ def provenance(study: StudyData) -> dict[str, tuple[str, ...]]:
 
 
 def compare_studies(a: StudyData, b: StudyData, *, confidence: float = 0.95) -> Comparison:
-    """Compare the cells and effects that two studies share.
+    """Compares the cells and effects that two studies share.
 
     Args:
-        a: The reference.
+        a: The reference study.
         b: The study to judge; ratios are B / A.
-        confidence: Of the intervals.
+        confidence: Confidence of the intervals, in (0.5, 1).
 
     Returns:
         The comparison; where a side is not replicated the interval is NaN.

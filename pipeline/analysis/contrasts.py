@@ -1,6 +1,6 @@
 """From the cells that a study planned and those that finished to the contrasts that answer its questions.
 
-A cell is a tuple of levels, one per factor, ``"off"`` or an on-level. Every effect is a vector of weights
+A cell is a tuple of levels, one per factor, `"off"` or an on-level. Every effect is a vector of weights
 over the cells. Definitions (of the public contract), all on the log scale for ratios:
 
 - main a: on minus off, averaged over all settings of the other techniques;
@@ -33,7 +33,7 @@ class Contrast:
     """One effect as weights over the cells.
 
     Attributes:
-        term: ``ga``, ``ga:amp``, ``ga+amp+pm``; ``ga=4`` where a technique has several levels.
+        term: `ga`, `ga:amp`, `ga+amp+pm`; `ga=4` where a technique has several levels.
         kind: main, interaction, simple, combined or synergy.
         techniques: The techniques it is about.
         weights: (c,) over the cells given; None where a cell it needs is missing.
@@ -48,7 +48,7 @@ class Contrast:
 
 
 def label(cell: Cell, factors: Sequence[Factor]) -> str:
-    """Name a cell as runs are named: ``baseline``, ``ga+amp``."""
+    """Names a cell as runs are named: `baseline`, `ga+amp`."""
     parts = [f.term(level) for f, level in zip(factors, cell, strict=True) if level != OFF]
     return "+".join(parts) or BASELINE
 
@@ -62,12 +62,15 @@ class _Builder:
         self.n = len(cells)
 
     def cell(self, on: Mapping[int, str]) -> Cell:
-        """Give the cell with the named factors at a level and all others off."""
+        """Returns the cell with the named factors at a level and all others off."""
         return tuple(on.get(i, OFF) for i in range(len(self.factors)))
 
     def factorial(self, which: tuple[int, ...], levels: tuple[str, ...]) -> Contrast:
-        """Build a main effect (one factor) or interaction, averaged over the settings where all corners have
-        data.
+        """Builds a main effect (one factor) or interaction, averaged over the settings with data in all corners.
+
+        Args:
+            which: Indices of the factors that it is about.
+            levels: One on-level for each of them.
         """
         others = [i for i in range(len(self.factors)) if i not in which]
         settings = list(product(*[(OFF, *self.factors[i].levels) for i in others]))
@@ -100,7 +103,7 @@ class _Builder:
         )
 
     def needing(self, term: str, kind: str, techniques: tuple[str, ...], parts: Mapping[Cell, float]) -> Contrast:
-        """Build a contrast from explicit cells, all of which it needs."""
+        """Builds a contrast from explicit cells, all of which it needs."""
         absent = [label(c, self.factors) for c in parts if c not in self.index]
         if absent:
             return Contrast(term, kind, techniques, None, f"no data for {', '.join(sorted(absent))}")
@@ -110,9 +113,7 @@ class _Builder:
         return Contrast(term, kind, techniques, weights)
 
     def alone(self) -> list[Contrast]:
-        """Build the simple effects, the combination against baseline and the synergy, per combination of
-        levels.
-        """
+        """Builds simple effects, combination against baseline and synergy, per combination of levels."""
         off, found = self.cell({}), []
         for i, factor in enumerate(self.factors):
             for level in factor.levels:
@@ -134,7 +135,7 @@ class _Builder:
 def _fraction(
     cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor], aliases: Sequence[AliasSet]
 ) -> list[Contrast]:
-    """Build main effects and interactions of a regular fraction, one per alias set.
+    """Builds main effects and interactions of a regular fraction, one per alias set.
 
     With every planned cell present the weights are the textbook signs; with a cell missing, the main effects
     come from the least-squares fit of a main-effects model and interactions are not estimated.
@@ -167,7 +168,7 @@ def _fraction(
 
 
 def aliases_of(planned: Sequence[Cell], factors: Sequence[Factor]) -> tuple[AliasSet, ...]:
-    """Give the alias sets of the planned cells; empty unless they are a regular two-level fraction."""
+    """Returns the alias sets of the planned cells; empty unless they are a regular two-level fraction."""
     if not planned or any(len(f.levels) != 1 for f in factors):
         return ()
     rows = [{f.name: v != OFF for f, v in zip(factors, cell, strict=True)} for cell in planned]
@@ -175,7 +176,7 @@ def aliases_of(planned: Sequence[Cell], factors: Sequence[Factor]) -> tuple[Alia
 
 
 def build_contrasts(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
-    """List every effect of a study's group.
+    """Lists every effect of a study's group.
 
     Args:
         cells: The c cells with data, in the order that the weights use.

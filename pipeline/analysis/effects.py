@@ -1,9 +1,8 @@
-"""The effects of a study: estimates, intervals, corrected p-values and verdicts; pure functions on data
-frames.
+"""The effects of a study: estimates, intervals, corrected p-values and verdicts.
 
-Per (model, dataset) an additive cell + block model on the scale of the response (``linear.py`` has the model,
-``variance.py`` the errors and the reasons); every effect is a contrast of its cell means (``contrasts.py`` has the
-definitions). Pooled rows (``all``) are equally weighted averages of the groups' effects: models and datasets
+Per (model, dataset) an additive cell + block model on the scale of the response (`linear.py` has the model,
+`variance.py` the errors and the reasons); every effect is a contrast of its cell means (`contrasts.py` has the
+definitions). Pooled rows (`all`) are equally weighted averages of the groups' effects: models and datasets
 are fixed factors, so a pooled effect speaks of the models and datasets that were run, with variance sum(var)
 / groups^2 and Welch-Satterthwaite degrees of freedom.
 
@@ -44,7 +43,6 @@ COLUMNS = [
     "verdict",
     "blocks",
 ]
-KINDS = ("main", "interaction", "simple", "combined", "synergy")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class EffectOptions:
     Attributes:
         margin: Equivalence margin of ratios: effects between 1 / (1 + margin) and 1 + margin are no effect.
         accuracy_margin_points: Equivalence and non-inferiority margin of accuracy and F1, percentage points.
-        confidence: Of the intervals; 1 - confidence is the level of every test.
+        confidence: Confidence of the intervals; 1 - confidence is the level of every test.
     """
 
     margin: float = 0.01
@@ -67,17 +65,17 @@ class EffectOptions:
         return 1.0 - self.confidence
 
     def scale_margin(self, response: Response) -> float:
-        """Give the margin on the scale of the analysis."""
+        """Returns the margin on the scale of the analysis."""
         return self.accuracy_margin_points if response.unit == POINTS else math.log1p(self.margin)
 
 
 @dataclass(frozen=True)
 class Effects:
-    """The result of :func:`estimate`.
+    """The result of `estimate`.
 
     Attributes:
-        table: The rows of effects.csv, columns ``COLUMNS``.
-        details: Same index as ``table``: log_estimate, se, dof, p, method (replicates, lenth, pooled, none),
+        table: The rows of effects.csv, columns `COLUMNS`.
+        details: Same index as `table`: log_estimate, se, dof, p, method (replicates, lenth, pooled, none),
             further_blocks, non_inferior (accuracy only), control (an A/A control), estimable, note, runs.
         cells: Every cell of every group against its baseline: model, dataset, cell, response, mean, estimate,
             low, high, unit, non_inferior, further_blocks (to show non-inferiority or not), runs, blocks.
@@ -101,7 +99,7 @@ class Effects:
 
 
 def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]) -> pd.DataFrame:
-    """Add intervals, corrected p-values, verdicts and plans to rows of estimates."""
+    """Adds intervals, corrected p-values, verdicts and plans to rows of estimates."""
     rows = rows.copy()
     tiny = rows["se"].le(verdicts.ROUNDING) & rows["log_estimate"].abs().le(verdicts.ROUNDING)
     rows.loc[tiny, "log_estimate"] = 0.0
@@ -134,7 +132,7 @@ def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]
 
 
 def _outcomes(runs: pd.DataFrame) -> pd.DataFrame:
-    """Count the outcomes of every planned cell; the first error of a cell is quoted."""
+    """Counts the outcomes of every planned cell; the first error of a cell is quoted."""
     known = ["finished", "oom", "failed", "timeout", "interrupted", "running"]
     keys = ["model", "dataset", "cell"]
     if runs.empty:
@@ -150,7 +148,7 @@ def _outcomes(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cell_table(decided: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Join each cell's mean with its ratio to (or difference from) the baseline of its group."""
+    """Joins each cell's mean with its ratio to (or difference from) the baseline of its group."""
     done = runs[runs["outcome"].eq("finished")]
     parts = []
     for response in RESPONSES:
@@ -170,7 +168,7 @@ def _cell_table(decided: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _alias_lines(runs: pd.DataFrame, factors: Sequence[Factor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give the alias equations of the fractional groups and the notes that say so."""
+    """Returns the alias equations of the fractional groups and the notes that say so."""
     active = [f for f in factors if f.levels]
     equations: dict[str, None] = {}
     notes: dict[str, None] = {}
@@ -186,7 +184,7 @@ def _alias_lines(runs: pd.DataFrame, factors: Sequence[Factor]) -> tuple[tuple[s
 
 
 def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[str, ...]:
-    """State the facts about the analysis that change how its numbers are read."""
+    """States the facts about the analysis that change how its numbers are read."""
     notes = []
     if "lenth" in set(rows["method"]):
         notes.append(
@@ -213,13 +211,13 @@ def estimate(
     confidence: float = 0.95,
     inert_techniques: frozenset[str] | None = None,
 ) -> Effects:
-    """Estimate every effect of a study.
+    """Estimates every effect of a study.
 
     Args:
         study: The study.
         margin: Equivalence margin of ratios (0.01 = 1 %).
         accuracy_margin_points: Equivalence and non-inferiority margin of accuracy and F1, percentage points.
-        confidence: Of the intervals, in (0.5, 1).
+        confidence: Confidence of the intervals, in (0.5, 1).
         inert_techniques: Techniques that cannot act on the study's devices (A/A controls); None finds them.
 
     Returns:

@@ -1,7 +1,7 @@
 """A study as a tidy data frame.
 
-The tracking store hands over one row per run under MLflow's own column names (``params.model``,
-``metrics.time/train_seconds``, ``tags.ablate.block``). Everything else in this package works on the frame
+The tracking store hands over one row per run under MLflow's own column names (`params.model`,
+`metrics.time/train_seconds`, `tags.ablate.block`). Everything else in this package works on the frame
 made here: one row per run, numeric responses under short names, one level column per technique. Only names of
 the public contract are read, and every one of them may be absent, so a store that another program filled
 works too.
@@ -51,15 +51,18 @@ _IGNORED_RECIPE_FIELDS = frozenset({"seed", "data_seed", "order_seed"})
 
 @dataclass(frozen=True)
 class Factor:
-    """One technique as an experimental factor: its name and its on-levels (``("on",)`` where there is only
-    one).
+    """One technique as an experimental factor.
+
+    Attributes:
+        name: Its name.
+        levels: Its on-levels; `("on",)` where there is only one.
     """
 
     name: str
     levels: tuple[str, ...]
 
     def term(self, level: str) -> str:
-        """Name this factor at one level: ``ga``, or ``ga=4`` where the study has several levels."""
+        """Names this factor at one level: `ga`, or `ga=4` where the study has several levels."""
         return self.name if len(self.levels) < 2 else f"{self.name}={level}"
 
 
@@ -69,9 +72,9 @@ class Tidy:
 
     Attributes:
         name: The study's name.
-        runs: One row per cell and block, repeats resolved (see :func:`_latest`), sentinels apart. Columns:
+        runs: One row per cell and block, repeats resolved (see `_latest`), sentinels apart. Columns:
             run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, processes,
-            start, end, cell, one ``level.TECHNIQUE`` per factor, the keys of ``SUMMARY_METRICS`` and ``budget.PHASE``
+            start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS` and `budget.PHASE`
             (float, NaN = absent).
         sentinels: The same columns for sentinel baselines.
         factors: The techniques with their on-levels.
@@ -94,7 +97,7 @@ class Tidy:
 
 
 def text(runs: pd.DataFrame, column: str, default: str = "") -> pd.Series:
-    """Return a column as clean text; an absent column or value gives ``default``."""
+    """Returns a column as clean text; an absent column or value gives `default`."""
     if column not in runs:
         return pd.Series(default, index=runs.index, dtype=object)
     values = runs[column]
@@ -102,7 +105,7 @@ def text(runs: pd.DataFrame, column: str, default: str = "") -> pd.Series:
 
 
 def number(runs: pd.DataFrame, column: str) -> pd.Series:
-    """Return a column as float; an absent column, an unreadable value or an infinity gives NaN."""
+    """Returns a column as float; an absent column, an unreadable value or an infinity gives NaN."""
     if column not in runs:
         return pd.Series(np.nan, index=runs.index, dtype=float)
     values = pd.to_numeric(runs[column], errors="coerce").astype(float)
@@ -111,8 +114,10 @@ def number(runs: pd.DataFrame, column: str) -> pd.Series:
 
 
 def technique_names(study: StudyData) -> tuple[str, ...]:
-    """Name the study's techniques: as given, else every param that is on/off, else the parts of
-    ``params.techniques``.
+    """Names the study's techniques.
+
+    Returns:
+        The names as given, else every param that is on or off, else the parts of `params.techniques`.
     """
     if study.techniques:
         return study.techniques
@@ -132,7 +137,7 @@ def technique_names(study: StudyData) -> tuple[str, ...]:
 
 
 def _levels(runs: pd.DataFrame, technique: str) -> pd.Series:
-    """Give each run's level of one technique: ``off``, ``on``, or the value of ``params.level.TECHNIQUE``."""
+    """Returns each run's level of one technique: `off`, `on`, or the value of `params.level.TECHNIQUE`."""
     switch = text(runs, f"params.{technique}").str.lower()
     if f"params.{technique}" not in runs:
         parts = text(runs, "params.techniques", BASELINE).str.split("+")
@@ -149,9 +154,7 @@ def _level_order(level: str) -> tuple[int, float, str]:
 
 
 def _blocks(runs: pd.DataFrame, cell_keys: list[str], frame: pd.DataFrame) -> pd.Series:
-    """Find each run's block: the tag, else the seed (one seed is one replicate), else a count within the
-    cell.
-    """
+    """Finds each run's block: the tag, else the seed (one seed is one replicate), else a count within the cell."""
     block = text(runs, "tags.ablate.block")
     block = block.where(block != "", text(runs, "params.seed"))
     if (block == "").any():
@@ -161,7 +164,7 @@ def _blocks(runs: pd.DataFrame, cell_keys: list[str], frame: pd.DataFrame) -> pd
 
 
 def _strata(runs: pd.DataFrame, keys: pd.DataFrame) -> tuple[str, ...]:
-    """Find recipe fields that differ between runs of one and the same cell: they make it two experiments."""
+    """Finds recipe fields that differ between runs of one and the same cell: they make it two experiments."""
     names = []
     key = keys.agg("\x1f".join, axis=1) if len(keys) else pd.Series(dtype=str)
     for column in runs.columns:
@@ -175,7 +178,7 @@ def _strata(runs: pd.DataFrame, keys: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _latest(frame: pd.DataFrame) -> pd.DataFrame:
-    """Keep one run per cell and block: finished first, then untainted, then the latest start."""
+    """Keeps one run per cell and block: finished first, then untainted, then the latest start."""
     order = frame.assign(
         _finished=frame["outcome"].eq("finished"), _clean=frame["tainted"].eq(""), _n=np.arange(len(frame))
     ).sort_values(["_finished", "_clean", "start", "_n"], na_position="first", kind="stable")
@@ -184,7 +187,7 @@ def _latest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _base(runs: pd.DataFrame) -> pd.DataFrame:
-    """Collect the columns that need no knowledge of the factors."""
+    """Collects the columns that need no knowledge of the factors."""
     status = text(runs, "status").str.upper().map(_OUTCOME_OF_STATUS).fillna("unknown")
     outcome = text(runs, "tags.ablate.outcome")
     frame = pd.DataFrame(
@@ -222,7 +225,7 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def tidy(study: StudyData) -> Tidy:
-    """Normalise a study.
+    """Normalises a study.
 
     Args:
         study: The study as the tracking store gives it.
@@ -271,9 +274,7 @@ def tidy(study: StudyData) -> Tidy:
 
 
 def on_gpu(runs: pd.DataFrame) -> bool:
-    """Say whether any run of a tidy frame used a GPU: by its device, or else by metrics that only a GPU
-    gives.
-    """
+    """Says whether any run of a tidy frame used a GPU: by its device, else by metrics that only a GPU gives."""
     devices = set(runs["device"].str.lower()) - {""}
     if devices:
         return any(not d.startswith("cpu") for d in devices)
@@ -281,7 +282,7 @@ def on_gpu(runs: pd.DataFrame) -> bool:
 
 
 def inert(study: Tidy) -> frozenset[str]:
-    """Name the techniques that cannot act on the study's devices, so that their runs are A/A controls."""
+    """Names the techniques that cannot act on the study's devices, so that their runs are A/A controls."""
     device = "cuda" if on_gpu(study.runs) else "cpu"
     rows = (TECHNIQUES.get(factor.name) for factor in study.factors)
     return frozenset(row.name for row in rows if row is not None and device in row.inert_on)

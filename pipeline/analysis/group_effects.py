@@ -27,7 +27,16 @@ CELL = "cell"
 
 @dataclass(frozen=True)
 class ResponsePattern:
-    """The contrasts and the design that belong to one pattern of runs."""
+    """The contrasts and the design that belong to one pattern of runs.
+
+    Attributes:
+        contrasts: Every effect, with or without an estimate.
+        ready: Indices of the t effects that the runs determine.
+        weights: (t, c) their weights over the c cells with data.
+        design: The layout of the n runs.
+        estimator: Estimates the t effects.
+        lenth_basis: (c - 1, c) orthonormal contrasts, where Lenth's method applies.
+    """
 
     contrasts: list[Contrast]
     ready: list[int]
@@ -38,8 +47,10 @@ class ResponsePattern:
 
 
 def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor], runs: int) -> Floats | None:
-    """Give the orthonormal contrasts of an unreplicated, complete design; None where Lenth's method does not
-    apply.
+    """Returns the orthonormal contrasts (c - 1, c) of an unreplicated, complete design, for Lenth's method.
+
+    Returns:
+        The contrasts; None where the method does not apply.
     """
     if runs != len(cells) or set(cells) != set(planned):
         return None
@@ -63,8 +74,13 @@ def _lenth_basis(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequen
 def _layout(
     index: tuple[int, ...], blocks: tuple[int, ...], planned: tuple[Cell, ...], factors: tuple[Factor, ...]
 ) -> ResponsePattern:
-    """Build what the runs of one pattern need: ``index`` (n,) points into ``planned``, ``blocks`` (n,) are
-    codes.
+    """Builds what the runs of one pattern need.
+
+    Args:
+        index: (n,) each run's cell, as an index into `planned`.
+        blocks: (n,) each run's block, as a code.
+        planned: All cells that the study tried.
+        factors: The techniques that were on somewhere.
     """
     present = sorted(set(index))
     cells = [planned[i] for i in present]
@@ -89,8 +105,10 @@ def _layout(
 
 
 def _numbers(layout: ResponsePattern, y: Floats) -> tuple[Floats, Floats, Floats, str]:
-    """Estimate all ready contrasts of responses y (n, s): estimates, standard errors, dof (t, s) and the
-    method.
+    """Estimates all ready contrasts of responses y (n, s).
+
+    Returns:
+        Estimates, standard errors and degrees of freedom, each (t, s), and the method.
     """
     fitted = layout.estimator.fit(y)
     dof = fitted.dof
@@ -108,7 +126,7 @@ def _numbers(layout: ResponsePattern, y: Floats) -> tuple[Floats, Floats, Floats
 
 
 def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Factor]) -> list[dict[str, Any]]:
-    """Estimate all effects of all responses in one (model, dataset)."""
+    """Estimates all effects of all responses in one (model, dataset)."""
     active = [f for f in factors if f.levels and runs[f"level.{f.name}"].ne(OFF).any()]
     columns = [f"level.{f.name}" for f in active]
     levels = list(runs[columns].itertuples(index=False, name=None)) if active else [()] * len(runs)
@@ -134,9 +152,7 @@ def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Facto
 def _pattern_rows(
     key: tuple[str, str], layout: ResponsePattern, columns: list[tuple[Response, Floats]], blocks: int, runs: int
 ) -> list[dict[str, Any]]:
-    """Turn the numbers of one pattern into rows; effects without an estimate are kept, with NaN and their
-    note.
-    """
+    """Turns the numbers of one pattern into rows; effects without an estimate stay, with NaN and their note."""
     y = np.column_stack([values for _, values in columns])
     estimate, se, dof, method = _numbers(layout, y) if layout.ready else (np.empty((0, 0)),) * 3 + ("none",)
     place = {i: t for t, i in enumerate(layout.ready)}

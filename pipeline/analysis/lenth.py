@@ -10,10 +10,10 @@ from pipeline.analysis.arrays import Floats
 
 
 def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:
-    """Estimate the error from one unreplicated design by Lenth's pseudo standard error.
+    """Estimates the error from one unreplicated design by Lenth's pseudo standard error.
 
-    Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989): ``s0 = 1.5 median
-    |c|``, the PSE is 1.5 times the median of the |c| below ``2.5 s0``, on ``m / 3`` degrees of freedom.
+    Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989): `s0 = 1.5 median
+    |c|`, the PSE is 1.5 times the median of the |c| below `2.5 s0`, on `m / 3` degrees of freedom.
 
     Args:
         orthonormal: (m, c) contrasts, orthonormal rows, so that each has the error's own standard deviation.
@@ -21,6 +21,13 @@ def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:
 
     Returns:
         The standard deviation of one observation and its degrees of freedom; NaN for fewer than 3 contrasts.
+
+    Examples:
+        Seven contrasts, one of them large: it does not enter the error.
+
+        >>> sigma, dof = lenth(np.eye(7), np.array([1.0, -2, 3, -4, 5, 6, 40]))
+        >>> sigma, round(dof, 4)
+        (5.25, 2.3333)
     """
     m = len(orthonormal)
     if m < 3:
@@ -33,7 +40,7 @@ def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:
 
 
 def helmert(levels: int) -> Floats:
-    """Return (levels, levels) orthonormal Helmert rows, the first one constant."""
+    """Returns (levels, levels) orthonormal Helmert rows, the first one constant."""
     from scipy.linalg import helmert as scipy_helmert
 
     rows: Any = scipy_helmert(levels, full=True)
@@ -41,8 +48,11 @@ def helmert(levels: int) -> Floats:
 
 
 def orthonormal_basis(levels: tuple[int, ...]) -> Floats:
-    """Return the (c - 1, c) orthonormal contrasts of a full factorial, cells in lexicographic order of the
-    levels.
+    """Returns (c - 1, c) orthonormal contrasts of a full factorial, cells in lexicographic order of the levels.
+
+    Examples:
+        >>> orthonormal_basis((2, 2)).round(3).tolist()
+        [[0.5, -0.5, 0.5, -0.5], [0.5, 0.5, -0.5, -0.5], [0.5, -0.5, -0.5, 0.5]]
     """
     basis: Floats = np.ones((1, 1))
     for count in levels:

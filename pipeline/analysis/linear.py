@@ -1,8 +1,8 @@
-"""The additive model of one (model, dataset) and one response, ``y = cell + block + error``: its design and fit.
+"""The additive model of one (model, dataset) and one response, `y = cell + block + error`: its design and fit.
 
-Every effect is a contrast ``sum_c w_c cell_c`` with weights that sum to zero. Blocks are absorbed by demeaning
+Every effect is a contrast `sum_c w_c cell_c` with weights that sum to zero. Blocks are absorbed by demeaning
 (Frisch, Waugh and Lovell), so the cost is linear in the number of runs and quadratic only in the number of
-cells. ``variance.py`` has the errors of the contrasts.
+cells. `variance.py` has the errors of the contrasts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Design:
         blocks: (n,) block index of each run.
         sizes: (b,) runs per block.
         centred: (n, c) cell indicators minus their block means.
-        inverse: (c, c) pseudo-inverse of ``centred' centred``.
+        inverse: (c, c) pseudo-inverse of `centred' centred`.
         leverage: (n,) diagonal of the hat matrix of the cell + block model.
         dof: Residual degrees of freedom, n - rank.
     """
@@ -41,10 +41,10 @@ class Design:
 
 
 def layout(cells: Ints, blocks: Ints, n_cells: int) -> Design:
-    """Build the design of runs.
+    """Builds the design of runs.
 
     Args:
-        cells: (n,) cell index of each run, below ``n_cells``; a cell may have no run.
+        cells: (n,) cell index of each run, below `n_cells`; a cell may have no run.
         blocks: (n,) block index of each run, 0 .. b-1, each block with at least one run.
         n_cells: c.
 
@@ -65,19 +65,19 @@ def layout(cells: Ints, blocks: Ints, n_cells: int) -> Design:
 
 
 def estimable(design: Design, weights: Floats) -> NDArray[np.bool_]:
-    """Say which contrasts (t, c) the runs determine: those in the row space of the centred indicators."""
+    """Says which contrasts (t, c) the runs determine: those in the row space of the centred indicators."""
     gram = design.centred.T @ design.centred
     return np.asarray(np.abs(weights - weights @ design.inverse @ gram).max(axis=1) < 1e-8)
 
 
 def residuals(design: Design, y: Floats) -> Floats:
-    """Return (n, s) residuals of responses (n, s) from the cell + block model."""
+    """Returns (n, s) residuals of responses (n, s) from the cell + block model."""
     block_sums = np.zeros((len(design.sizes), y.shape[1]))
     np.add.at(block_sums, design.blocks, y)
     centred_y = y - (block_sums / design.sizes[:, None])[design.blocks]
     return np.asarray(centred_y - design.centred @ (design.inverse @ (design.centred.T @ y)))
 
 
-def loads(design: Design, weights: Floats) -> Floats:
-    """Return (n, t) coefficients of the runs in contrasts (t, c): the estimates are ``loads' y``."""
+def loadings_of(design: Design, weights: Floats) -> Floats:
+    """Returns (n, t) coefficients of the runs in contrasts (t, c): the estimates are `loadings' y`."""
     return np.asarray(design.centred @ design.inverse @ weights.T)

@@ -41,8 +41,18 @@ _ACHIEVED: tuple[tuple[str, dict[str, float]], ...] = (
 
 
 def peak_flops(gpu_name: str, precision: str) -> float | None:
-    """Look up a device's dense peak in FLOP/s by its data sheet; None for an unknown device or precision, and for a
-    slice of a device (MIG).
+    """Looks up a device's dense peak by its data sheet.
+
+    Args:
+        gpu_name: The device's name, as NVML gives it.
+        precision: Precision of a recipe: fp32, tf32, fp16 or bf16.
+
+    Returns:
+        FLOP/s; None for an unknown device or precision, and for a slice of a device (MIG).
+
+    Examples:
+        >>> peak_flops("NVIDIA A100-SXM4-80GB", "tf32")
+        156000000000000.0
     """
     if " MIG " in gpu_name:
         return None
@@ -50,11 +60,11 @@ def peak_flops(gpu_name: str, precision: str) -> float | None:
 
 
 def achieved_flops(gpu_name: str, precision: str) -> float | None:
-    """Look up the FLOP/s that large matrix products reach on a device; None for an unknown device or precision."""
+    """Looks up the FLOP/s that large matrix products reach on a device; None for an unknown device or precision."""
     return _peak((peaks for pattern, peaks in _ACHIEVED if re.fullmatch(pattern, gpu_name)), precision)
 
 
 def _peak(found: Iterable[dict[str, float]], precision: str) -> float | None:
-    """Pick a precision from the first entry found, in FLOP/s."""
+    """Picks a precision from the first entry found, in FLOP/s."""
     tera = next(iter(found), {}).get(precision)
     return None if tera is None else tera * 1e12

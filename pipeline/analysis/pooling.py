@@ -9,7 +9,7 @@ ALL = "all"
 
 
 def pool(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average the groups' effects over datasets, over models, and over all: fixed, equally weighted groups.
+    """Averages the groups' effects over datasets, over models, and over all: fixed, equally weighted groups.
 
     The variance is sum(var) / g^2, its degrees of freedom are Welch-Satterthwaite's.
     """

@@ -20,8 +20,8 @@ class Recommendation:
 
     Attributes:
         model, dataset: The group.
-        cell: The recommended cell; ``baseline`` where nothing was shown to be better.
-        set_line: ``--set FIELD=VALUE ...``, or ``--techniques ...`` where the store has no recipe; empty for
+        cell: The recommended cell; `baseline` where nothing was shown to be better.
+        set_line: `--set FIELD=VALUE ...`, or `--techniques ...` where the store has no recipe; empty for
             baseline.
         ratio, low, high: Training time against baseline; NaN for baseline.
         reason: Why this cell, in one or two sentences.
@@ -38,7 +38,7 @@ class Recommendation:
 
 
 def recipes(study: StudyData) -> dict[str, dict[str, str]]:
-    """Give the recipe fields of every run, by run id; a field that was not recorded is empty text."""
+    """Returns the recipe fields of every run, by run id; a field that was not recorded is empty text."""
     runs = study.runs
     names = sorted(str(c) for c in runs.columns if str(c).startswith(_PREFIX))
     fields = {name[len(_PREFIX) :]: text(runs, name).tolist() for name in names}
@@ -47,12 +47,12 @@ def recipes(study: StudyData) -> dict[str, dict[str, str]]:
 
 
 def recipe_changes(chosen: dict[str, str], baseline: dict[str, str]) -> dict[str, str]:
-    """Give the recipe fields, with values, in which a run differs from a baseline run of the same block."""
+    """Returns the recipe fields, with values, in which a run differs from a baseline run of the same block."""
     return {field: value for field, value in chosen.items() if value and value != baseline.get(field)}
 
 
 def _set_line(group: pd.DataFrame, known: dict[str, dict[str, str]], cell: str) -> str:
-    """Write a cell as flags that can be pasted after ``ablate run``."""
+    """Writes a cell as flags that can be pasted after `ablate run`."""
     chosen, base = group[group["cell"].eq(cell)], group[group["cell"].eq(BASELINE)]
     if len(chosen) and len(base):
         shared = [b for b in chosen["block"] if b in set(base["block"])]
@@ -67,7 +67,7 @@ def _set_line(group: pd.DataFrame, known: dict[str, dict[str, str]], cell: str) 
 
 
 def _eligible(cells: pd.DataFrame, options_margin: float, memory_limit_mib: float | None) -> tuple[pd.DataFrame, str]:
-    """Keep the cells shown faster, shown non-inferior and within memory; say what was left out and why."""
+    """Keeps the cells shown faster, shown non-inferior and within memory; says what was left out and why."""
     slow, accuracy, memory = (
         {row[0]: row[1:] for row in part[["cell", "high", "mean", "non_inferior"]].itertuples(index=False, name=None)}
         for part in (cells[cells["response"].eq(r)] for r in ("train_seconds", "accuracy", "gpu_peak_allocated_mib"))
@@ -92,7 +92,7 @@ def _eligible(cells: pd.DataFrame, options_margin: float, memory_limit_mib: floa
 
 
 def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None = None) -> list[Recommendation]:
-    """Recommend one cell per model and dataset.
+    """Recommends one cell per model and dataset.
 
     A cell is eligible when its whole interval of the training time lies below the baseline's, its accuracy is
     shown non-inferior (one-sided test within the stated margin; skipped where no accuracy was measured) and

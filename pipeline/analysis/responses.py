@@ -16,9 +16,9 @@ class Response:
     """One response of the experiment.
 
     Attributes:
-        name: As in effects.csv.
-        title: For people.
-        unit: ``ratio`` (analysed as a logarithm, reported as on / off) or ``points`` (percentage points, on -
+        name: Name in effects.csv.
+        title: Name for people.
+        unit: `ratio` (analysed as a logarithm, reported as on / off) or `points` (percentage points, on -
             off).
         higher_is_better: The direction that pays.
         measure: Unit of the raw value.
@@ -31,17 +31,17 @@ class Response:
     measure: str
 
     def to_scale(self, values: pd.Series) -> pd.Series:
-        """Map raw values to the analysis scale; what has no logarithm becomes NaN."""
+        """Maps raw values to the analysis scale; what has no logarithm becomes NaN."""
         if self.unit == POINTS:
             return 100.0 * values
         return pd.Series(np.log(values.where(values > 0)), index=values.index)
 
     def effect(self, value: float) -> float:
-        """Map a contrast on the analysis scale to its reported unit."""
+        """Maps a contrast on the analysis scale to its reported unit."""
         return math.exp(value) if self.unit == RATIO else value
 
     def level(self, value: float) -> float:
-        """Map a mean on the analysis scale back to a raw value (a geometric mean for ratios)."""
+        """Maps a mean on the analysis scale back to a raw value (a geometric mean for ratios)."""
         return math.exp(value) if self.unit == RATIO else value / 100.0
 
 

@@ -26,33 +26,33 @@ class GroupSums:
     """Sums and medians over the runs of each group, by one sort."""
 
     def __init__(self, codes: NDArray[np.intp]) -> None:
-        """Sort runs by ``codes`` (n,), 0 .. g-1, each group with at least one run."""
+        """Sorts runs by `codes` (n,), 0 .. g-1, each group with at least one run."""
         self.codes = codes
         self.order = np.argsort(codes, kind="stable")
         self.starts = np.searchsorted(codes[self.order], np.arange(int(codes.max()) + 1))
         self.sizes = np.diff(np.append(self.starts, len(codes)))[:, None]
 
     def sums(self, values: Floats) -> Floats:
-        """Return (g, s) sums of (n, s) values."""
+        """Returns (g, s) sums of (n, s) values."""
         return np.asarray(np.add.reduceat(values[self.order], self.starts, axis=0))
 
     def centre(self, values: Floats) -> Floats:
-        """Return (n, s) values minus their group's mean."""
+        """Returns (n, s) values minus their group's mean."""
         return np.asarray(values - (self.sums(values) / self.sizes)[self.codes])
 
     def medians(self, values: Floats) -> Floats:
-        """Return (g, s) medians of (n, s) values."""
+        """Returns (g, s) medians of (n, s) values."""
         parts = np.split(values[self.order], self.starts[1:])
         return np.array([np.median(part, axis=0) for part in parts])
 
 
 def has_residual(design: Design) -> NDArray[np.bool_]:
-    """Say which runs (n,) the model does not fit exactly whatever they measured."""
+    """Says which runs (n,) the model does not fit exactly whatever they measured."""
     return np.asarray(design.leverage < 1.0 - _FULL_LEVERAGE)
 
 
 def robust_residuals(design: Design, y: Floats) -> tuple[Floats, Floats]:
-    """Fit least-squares cells and biweight blocks.
+    """Fits least-squares cells and biweight blocks.
 
     Args:
         design: The layout of the n runs.
@@ -78,7 +78,7 @@ def robust_residuals(design: Design, y: Floats) -> tuple[Floats, Floats]:
 def _reweighted(
     cells: GroupSums, blocks: GroupSums, r: Floats, spread: Floats, own: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """Iterate from block medians: weights (n, s) of the runs in their block's effect, and residuals (n, s)."""
+    """Iterates from block medians: weights (n, s) of the runs in their block's effect, and residuals (n, s)."""
     r = cells.centre(r - blocks.medians(r)[blocks.codes])
     for _ in range(_ITERATIONS):
         size = np.abs(r) / spread

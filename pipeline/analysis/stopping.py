@@ -13,8 +13,12 @@ from pipeline.analysis.responses import BY_NAME, RATIO
 
 @dataclass(frozen=True)
 class UndecidedEffect:
-    """An interval that is still too wide: its effect, its whole width (ratio - 1, or points) and further
-    blocks.
+    """An effect whose interval is still too wide.
+
+    Attributes:
+        model, dataset, response, term: The effect.
+        width: Whole width of its interval, a fraction: ratio - 1, or points / 100; NaN without an interval.
+        further_blocks: Blocks that would make it narrow enough; None if unknown or too many.
     """
 
     model: str
@@ -32,15 +36,14 @@ def undecided_effects(
     kinds: Sequence[str] = ("main",),
     responses: Sequence[str] = ("train_seconds",),
 ) -> list[UndecidedEffect]:
-    """List the effects whose interval is wider than the precision; a controller adds blocks until there are
-    none.
+    """Lists the effects whose interval is wider than the precision; a controller adds blocks until it is empty.
 
-    Width is the whole interval, ``high / low - 1`` for ratios and ``high - low`` (points / 100) otherwise. An
+    Width is the whole interval, `high / low - 1` for ratios and `high - low` (points / 100) otherwise. An
     effect that no block can give (its cell ran out of memory) is left out, so that it cannot keep a
     controller busy for ever.
 
     Args:
-        effects: From :func:`pipeline.analysis.effects.estimate`.
+        effects: The estimates of a study.
         precision: Largest width, as a fraction: 0.02 is 2 %.
         kinds: The kinds of effects that must be precise.
         responses: The responses that must be precise.
@@ -73,11 +76,23 @@ def undecided_effects(
 
 
 def blocks_needed(se: float, dof: float, blocks: int, width: float, confidence: float = 0.95) -> int | None:
-    """Plan how many further blocks bring an interval's whole width, on the analysis scale, below ``width``.
+    """Plans how many further blocks bring an interval's whole width, on the analysis scale, below `width`.
+
+    Args:
+        se: Standard error now, on the analysis scale.
+        dof: Its degrees of freedom now.
+        blocks: Blocks run so far.
+        width: Whole width to reach, on the analysis scale.
+        confidence: Confidence of the interval.
 
     Returns:
-        Further blocks, 0 if it is narrow enough; None if unknown or more than
-        ``verdicts.MAX_FURTHER_BLOCKS``.
+        Further blocks, 0 if it is narrow enough; None if unknown or more than `verdicts.MAX_FURTHER_BLOCKS`.
+
+    Examples:
+        >>> blocks_needed(se=0.01, dof=14, blocks=3, width=0.02)
+        9
+        >>> blocks_needed(se=0.001, dof=14, blocks=3, width=0.02)
+        0
     """
     more = float(verdicts.blocks_for_width(se, dof, blocks, width, confidence)[0])
     return None if math.isnan(more) else int(more)

@@ -23,7 +23,7 @@ def quantile(probability: ArrayLike, dof: ArrayLike) -> Floats:
 
     Examples:
         >>> quantile(0.975, [1, 7, 7 / 3]).round(4).tolist()
-        [12.7062, 2.3646, 3.7639]
+        [12.7062, 2.3646, 3.7641]
     """
     return np.asarray(special.stdtrit(dof, probability), dtype=float)
 

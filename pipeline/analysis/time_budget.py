@@ -29,7 +29,7 @@ class Budget:
         launch_bound: The fraction of forward, backward and optimizer in which the device only kept up with the
             host's kernel launches; None where it was not measured (CPU, older stores).
         parts: What can bound a step -> its fraction: data, copy, compute, and launch (idle time included) where
-            ``launch_bound`` is known, else idle.
+            `launch_bound` is known, else idle.
         bound: The largest part.
         bound_share: Its share.
         mfu: Model FLOPs utilisation, fraction of the data sheet's peak; None where FLOPs or peak are unknown.
@@ -48,8 +48,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reason:
-    """One technique in one model and dataset: its ceiling (largest fraction of time it can save) and the
-    sentence.
+    """Why one technique pays or not, in one model and dataset.
+
+    Attributes:
+        model, dataset, technique: What it is about.
+        ceiling: Largest fraction of the time that the technique can save; None if unknown.
+        sentence: The same in words, with what was measured.
     """
 
     model: str
@@ -60,9 +64,9 @@ class Reason:
 
 
 def parts(shares: Mapping[str, float], launch_bound: float | None) -> dict[str, float]:
-    """Sum the phases to what can bound a step.
+    """Sums the phases to what can bound a step.
 
-    Idle time is time of no phase. What it is spent on is known with ``launch_bound`` only: CUDA events leave no
+    Idle time is time of no phase. What it is spent on is known with `launch_bound` only: CUDA events leave no
     other gap than those in which the device waits for the host.
     """
     compute = sum(shares.get(phase, 0.0) for phase in COMPUTE_PHASES)
@@ -74,7 +78,7 @@ def parts(shares: Mapping[str, float], launch_bound: float | None) -> dict[str, 
 
 
 def budgets(effects: Effects) -> list[Budget]:
-    """Compute the time budget of every cell that has one: mean seconds per phase over its runs, as shares."""
+    """Computes the time budget of every cell that has one: mean seconds per phase over its runs, as shares."""
     runs = effects.study.runs
     runs = runs[runs["outcome"].eq("finished")]
     keys = ["model", "dataset", "cell"]
@@ -99,11 +103,11 @@ def budgets(effects: Effects) -> list[Budget]:
 
 
 def reasons(effects: Effects, found: list[Budget]) -> list[Reason]:
-    """Explain every technique in every model and dataset.
+    """Explains every technique in every model and dataset.
 
     Args:
         effects: The estimates.
-        found: From :func:`budgets`.
+        found: The time budgets of its cells.
 
     Returns:
         One reason per technique (and level) and group, in the order of the study.
@@ -132,7 +136,7 @@ def _reason(
     budget: Budget | None,
     measured: Mapping[tuple[Any, Any, Any], Mapping[Any, Any]],
 ) -> Reason:
-    """Explain one technique at one level."""
+    """Explains one technique at one level."""
     term = factor.term(level)
     shares, launch_bound = (budget.shares, budget.launch_bound) if budget else ({}, None)
     limit = ceiling(factor.name, shares, level, launch_bound)
@@ -145,8 +149,6 @@ def _reason(
 
 
 def batchnorm_models(effects: Effects) -> list[str]:
-    """Name the models with BatchNorm: under gradient accumulation its statistics are those of the
-    micro-batch.
-    """
+    """Names the models with BatchNorm: with accumulation its statistics are those of the micro-batch."""
     runs = effects.study.runs
     return sorted(set(runs.loc[runs["batchnorm"].eq("true"), "model"]))

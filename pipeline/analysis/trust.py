@@ -1,8 +1,4 @@
-"""Can the numbers be trusted? Drift over the run order, the A/A spread, sentinel baselines, tainted runs.
-
-Also what a controller asks between blocks: which effects are still undecided, and how many blocks they would
-need.
-"""
+"""Can the numbers be trusted? Drift over the run order, the A/A spread, sentinel baselines, tainted runs."""
 
 from __future__ import annotations
 
@@ -19,7 +15,13 @@ from pipeline.analysis.frame import OFF, Tidy
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio or a slope with its 95 % interval; the interval is NaN where there are too few runs for one."""
+    """A ratio with its 95 % interval.
+
+    Attributes:
+        value: The ratio.
+        low, high: Ends of the interval; NaN where there are too few runs for one.
+        runs: Runs, or pairs of runs, that it is made from.
+    """
 
     value: float
     low: float
@@ -61,7 +63,7 @@ class Trust:
 
 
 def _mean_ratio(logs: NDArray[np.float64]) -> Estimate | None:
-    """Summarise log ratios by their mean and its t interval, as ratios."""
+    """Summarises log ratios by their mean and its t interval, as ratios."""
     if not len(logs):
         return None
     mean, low, high = student_t.mean_interval(logs)
@@ -69,7 +71,7 @@ def _mean_ratio(logs: NDArray[np.float64]) -> Estimate | None:
 
 
 def run_order(study: Tidy) -> pd.DataFrame:
-    """List finished runs in run order with each one's deviation from its cell and block (log training time).
+    """Lists finished runs in run order with each one's deviation from its cell and block (log training time).
 
     The deviation is the residual of an additive cell + block fit by two sweeps of means, exact for balanced
     studies; a cell that ran once has none and is left out.
@@ -98,7 +100,7 @@ def run_order(study: Tidy) -> pd.DataFrame:
 
 
 def _slope(x: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> Estimate | None:
-    """Fit y on x through centred data: exp(slope) over x from 0 to 1, with ``dof`` degrees of freedom."""
+    """Fits y on x through centred data: exp(slope) over x from 0 to 1, with `dof` degrees of freedom."""
     x = x - x.mean()
     sxx = float(x @ x)
     if len(x) < 4 or sxx == 0 or dof < 1:
@@ -110,7 +112,7 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> Estimate
 
 
 def _rank_in_block(order: pd.DataFrame) -> pd.Series:
-    """Place each run within its block, 0 for the first to 1 for the last, by position, else by start time."""
+    """Places each run within its block, 0 for the first to 1 for the last, by position, else by start time."""
     key = order["position"].where(order["position"].notna(), order["start"].rank())
     rank = key.groupby(order["block"]).rank(method="first") - 1
     size = order.groupby("block")["block"].transform("size") - 1
@@ -118,11 +120,16 @@ def _rank_in_block(order: pd.DataFrame) -> pd.Series:
 
 
 def drift(order: pd.DataFrame) -> tuple[Estimate | None, dict[str, Estimate]]:
-    """Estimate the growth of the training time from the first to the last run of a block, over all blocks
-    and in each.
+    """Estimates how much the training time grows from the first to the last run of a block.
 
     The slope is that of the deviations on the place in the block with its cell and block means taken out as
     well (Frisch-Waugh-Lovell), so a technique that happened to run late is not mistaken for drift.
+
+    Args:
+        order: The runs in their order, from `run_order`.
+
+    Returns:
+        The growth as a ratio over all blocks, and that of each block; None or absent where the runs are too few.
     """
     if order.empty:
         return None, {}
@@ -147,8 +154,9 @@ def drift(order: pd.DataFrame) -> tuple[Estimate | None, dict[str, Estimate]]:
 
 
 def control_pairs(study: Tidy, controls: frozenset[str]) -> NDArray[np.float64]:
-    """Give the log ratio on / off of every A/A pair: same model, dataset, block and setting of all other
-    techniques.
+    """Returns (pairs,): the log ratio on / off of every A/A pair.
+
+    A pair has the same model, dataset, block and setting of all other techniques.
     """
     runs = study.runs[study.runs["outcome"].eq("finished") & study.runs["train_seconds"].gt(0)]
     logs = []
@@ -164,7 +172,7 @@ def control_pairs(study: Tidy, controls: frozenset[str]) -> NDArray[np.float64]:
 
 
 def _sentinels(study: Tidy) -> tuple[Estimate | None, float]:
-    """Compare the last sentinel with the first within each model, dataset and block; and their spread."""
+    """Compares the last sentinel with the first within each model, dataset and block; and their spread."""
     runs = study.sentinels
     runs = runs[runs["outcome"].eq("finished") & runs["train_seconds"].gt(0)].sort_values(["start", "position"])
     if runs.empty:
@@ -179,12 +187,12 @@ def _sentinels(study: Tidy) -> tuple[Estimate | None, float]:
 
 
 def signed_change(ratio: float) -> str:
-    """Write a ratio as a signed change: 1.05 is ``+5.0 %``."""
+    """Writes a ratio as a signed change: 1.05 is `+5.0 %`."""
     return f"{100 * (ratio - 1):+.1f} %"
 
 
 def _alarms(overall: Estimate | None, control: Estimate | None, sentinel: Estimate | None, tainted: int) -> list[str]:
-    """Say in plain words what should make a reader careful."""
+    """Says in plain words what should make a reader careful."""
     found = []
     if overall is not None and (overall.low > 1 or overall.high < 1) and abs(overall.value - 1) > 0.01:
         found.append(
@@ -206,7 +214,7 @@ def _alarms(overall: Estimate | None, control: Estimate | None, sentinel: Estima
 
 
 def examine(study: Tidy, controls: frozenset[str]) -> Trust:
-    """Run all trust checks on a tidy study.
+    """Runs all trust checks on a tidy study.
 
     Args:
         study: The tidy study.

@@ -6,19 +6,21 @@ both unbiased if all cells scatter alike:
 
 - each cell's own variance, weighted by its share in the contrast (in a balanced study this is HC2 of MacKinnon
   and White 1985). Many degrees of freedom; too small where the contrast's own cells scatter more than the rest,
-  so half of that bias is undone. Residuals come from ``robust.py``: an outlier in another cell does not widen
+  so half of that bias is undone. Residuals come from `robust.py`: an outlier in another cell does not widen
   the interval.
 - the paired variance: that of the contrast's values in each block, as in a t test over blocks; in general the
   cluster-robust variance with blocks as clusters. Exact whatever the cells' variances, but on blocks - 1
   degrees of freedom: alone it makes intervals of two blocks more than twice as wide.
 
-The paired share is ``(blocks - 1) / (blocks + 1)`` of the contrast's *concentration*, the largest share that one
+The paired share is `(blocks - 1) / (blocks + 1)` of the contrast's *concentration*, the largest share that one
 cell has in its variance if all cells scatter alike: 1/8 for the main effects of 8 cells, 1/2 for a cell against
 the baseline. Degrees of freedom are Satterthwaite's (Bell and McCaffrey 2002; Imbens and Kolesar 2016, eq. 12),
 but not under equal variances: each cell's variance is its own estimate with the concentration as weight, and the
-mean of all cells otherwise. The two weights, the half step and the biweight's constant were chosen on simulated
+mean of all cells otherwise. The two weights, the half correction and the biweight's constant were chosen on simulated
 studies, so that intervals keep their coverage whether cells scatter alike, one scatters twice as much as the
-rest, or runs are outliers; ``docs/analysis.md`` has the measured coverage.
+rest, or runs are outliers; `docs/analysis.md` has the measured coverage.
+
+Shapes: n runs, c cells, b blocks, t contrasts, s response vectors.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from itertools import pairwise
 import numpy as np
 
 from pipeline.analysis.arrays import Floats
-from pipeline.analysis.linear import Design, loads, residuals
+from pipeline.analysis.linear import Design, loadings_of, residuals
 from pipeline.analysis.robust import GroupSums, has_residual, robust_residuals
 
-STEP_BACK = 0.5  # of the way from a cell's mean square to its unbiased variance
-_LEAST_OWN = 0.5  # of the mean square: the step back never takes more
-_LEAST_PAIRED = 0.1  # of the contrast's variance, seen between blocks: below it there is nothing to pair
+BIAS_CORRECTION = 0.5  # of the way from a cell's mean square to its unbiased variance
+_LEAST_OWN = 0.5  # of the mean square: the correction never takes more
+_LEAST_PAIRED = 0.1  # of the contrast's variance, kept between blocks: below it there is nothing to pair
 
 
 @dataclass(frozen=True)
@@ -56,27 +58,29 @@ class Estimator:
     """What t contrasts need of a layout, computed once for all responses measured on it."""
 
     def __init__(self, design: Design, weights: Floats) -> None:
-        """Prepare contrasts.
+        """Prepares contrasts.
 
         Args:
             design: The layout of the n runs.
             weights: (t, c) contrast weights, each row summing to zero and estimable.
         """
-        self.design, self.load = design, loads(design, weights)
+        self.design, self.loadings = design, loadings_of(design, weights)
         if design.dof < 1:
             return
         self.cells, self.blocks = GroupSums(design.cells), GroupSums(design.blocks)
-        self.own = has_residual(design)[:, None]
-        self.share = cell_shares(design, self.load)
+        self.has_residual = has_residual(design)[:, None]
+        self.share = cell_shares(design, self.loadings)
         self.direction = np.sign(weights) * np.sqrt(self.share)
-        self.lean = self.share.max(axis=1)
-        self.seen = seen_between_blocks(design, self.load)
+        self.concentration = self.share.max(axis=1)
+        self.share_between_blocks = share_between_blocks(design, self.loadings)
         b = len(design.sizes)
-        self.mixed = np.where(self.seen >= _LEAST_PAIRED, (b - 1) / (b + 1) * self.lean, 0.0)
-        self.equal_dof = _equal_dof(design, self.load)
+        self.paired_share = np.where(
+            self.share_between_blocks >= _LEAST_PAIRED, (b - 1) / (b + 1) * self.concentration, 0.0
+        )
+        self.equal_dof = _equal_dof(design, self.loadings)
 
     def fit(self, y: Floats) -> Fit:
-        """Estimate the contrasts with their errors (see the module's docstring).
+        """Estimates the contrasts with their errors (see the module's docstring).
 
         An observation with leverage 1 (the only run of its cell) has no residual of its own; its share of the
         variance is taken from the pooled residual variance.
@@ -87,106 +91,131 @@ class Estimator:
         Returns:
             The estimates and their errors.
         """
-        estimate = self.load.T @ y
+        estimate = self.loadings.T @ y
         if self.design.dof < 1:
             return Fit(estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan))
         e = residuals(self.design, y)
-        scatter = self._scatter(e, *robust_residuals(self.design, y))
-        white = self.share @ scatter * (self.load**2).sum(axis=0)[:, None]
-        mixed = self.mixed[:, None]
-        variance = mixed * paired_variance(self.design, self.load, e, self.seen) + (1.0 - mixed) * white
-        dof = self.equal_dof[:, None] * self._dof_ratio(scatter)
+        cell_variance = self._cell_variance(e, *robust_residuals(self.design, y))
+        hc_variance = self.share @ cell_variance * (self.loadings**2).sum(axis=0)[:, None]
+        paired = self.paired_share[:, None]
+        variance = (
+            paired * paired_variance(self.design, self.loadings, e, self.share_between_blocks)
+            + (1.0 - paired) * hc_variance
+        )
+        dof = self.equal_dof[:, None] * self._dof_ratio(cell_variance)
         return Fit(estimate, variance, np.clip(dof, 1.0, self.design.dof))
 
-    def _scatter(self, e: Floats, r: Floats, slack: Floats) -> Floats:
-        """Give each cell's own variance (c, s) from robust residuals r and slack (n, s).
+    def _cell_variance(self, e: Floats, r: Floats, slack: Floats) -> Floats:
+        """Returns each cell's own variance (c, s) from robust residuals r and slack (n, s).
 
         The mean square of a cell over its slack is unbiased if all cells scatter alike; otherwise the block
-        effects have mixed the mean of all cells into it, ``h_i = ((c - 2) v_i + mean(v)) / (c - 1)``. Half of
-        the step back (Grubbs 1948) is taken: the whole one may end below zero.
+        effects have mixed the mean of all cells into it, `h_i = ((c - 2) v_i + mean(v)) / (c - 1)`. Half of
+        this bias (Grubbs 1948) is taken out: the whole correction may end below zero.
         """
         pooled = (e**2).sum(axis=0) / self.design.dof
-        square = np.where(self.own, r**2 / np.where(self.own, slack, 1.0), pooled)
+        square = np.where(self.has_residual, r**2 / np.where(self.has_residual, slack, 1.0), pooled)
         mean = np.asarray(self.cells.sums(square) / self.cells.sizes)
-        return np.asarray(np.maximum(mean + _step_back(len(mean)) * (mean - mean.mean(axis=0)), _LEAST_OWN * mean))
+        return np.asarray(
+            np.maximum(mean + _bias_correction(len(mean)) * (mean - mean.mean(axis=0)), _LEAST_OWN * mean)
+        )
 
-    def _dof_ratio(self, scatter: Floats) -> Floats:
-        """Give (t, s): Satterthwaite's degrees of freedom of the mixture, over those of HC2 with equal variances.
+    def _dof_ratio(self, cell_variance: Floats) -> Floats:
+        """Returns (t, s): Satterthwaite's degrees of freedom of the mixture, over those of HC2 with equal variances.
 
-        Per block the residuals of the c cells have covariance ``C diag(v) C``, C centring; blocks alike.
-        Unbalanced studies take this ratio from the balanced layout of the same cells. ``scatter`` (c, s).
+        Per block the residuals of the c cells have covariance `C diag(v) C`, C centring; blocks alike.
+        Unbalanced studies take this ratio from the balanced layout of the same cells.
+
+        Args:
+            cell_variance: (c, s) each cell's own variance.
         """
-        c, step = self.share.shape[1], _step_back(self.share.shape[1])
-        white = (1.0 - self.mixed)[:, None] * (self.share * (1.0 + step) - step / c) * c / (c - 1)
-        mean = scatter.mean(axis=0)
-        relative = np.divide(scatter, mean, out=np.ones_like(scatter), where=mean > 0)
-        v = self.lean[:, None, None] * relative + (1.0 - self.lean)[:, None, None]
-        return _freedom(self.direction, self.mixed, white, v) / _freedom_equal(self.share)[:, None]
+        c, correction = self.share.shape[1], _bias_correction(self.share.shape[1])
+        hc = (1.0 - self.paired_share)[:, None] * (self.share * (1.0 + correction) - correction / c) * c / (c - 1)
+        mean = cell_variance.mean(axis=0)
+        relative = np.divide(cell_variance, mean, out=np.ones_like(cell_variance), where=mean > 0)
+        v = self.concentration[:, None, None] * relative + (1.0 - self.concentration)[:, None, None]
+        return _freedom(self.direction, self.paired_share, hc, v) / _freedom_equal(self.share)[:, None]
 
 
 def fit_design(design: Design, weights: Floats, y: Floats) -> Fit:
-    """Estimate contrasts (t, c) of responses (n, s) once: see :class:`Estimator`."""
+    """Estimates contrasts of responses once: see `Estimator`.
+
+    Args:
+        design: The layout of the n runs.
+        weights: (t, c) contrast weights.
+        y: (n, s) responses.
+
+    Examples:
+        Two cells in three blocks: the paired t test of their differences 2, 3 and 4.
+
+        >>> from pipeline.analysis.linear import layout
+        >>> design = layout(cells=np.array([0, 1] * 3), blocks=np.array([0, 0, 1, 1, 2, 2]), n_cells=2)
+        >>> fit = fit_design(design, np.array([[-1.0, 1.0]]), np.array([[5.0, 7, 1, 4, 2, 6]]).T)
+        >>> fit.estimate.round(4).item(), fit.variance.round(4).item(), fit.dof.round(4).item()
+        (3.0, 0.3333, 2.0)
+    """
     return Estimator(design, weights).fit(y)
 
 
-def cell_shares(design: Design, load: Floats) -> Floats:
-    """Return (t, c): each cell's share in the variance of contrasts with loads (n, t), all cells alike."""
-    shares = GroupSums(design.cells).sums(load**2)
+def cell_shares(design: Design, loadings: Floats) -> Floats:
+    """Returns (t, c): each cell's share in the variance of contrasts with loadings (n, t), all cells alike."""
+    shares = GroupSums(design.cells).sums(loadings**2)
     return np.asarray((shares / shares.sum(axis=0)).T)
 
 
-def seen_between_blocks(design: Design, load: Floats) -> Floats:
-    """Return (t,): the share of the variance of contrasts (loads (n, t)) that residuals keep between blocks."""
+def share_between_blocks(design: Design, loadings: Floats) -> Floats:
+    """Returns (t,): the share of the variance of contrasts (loadings (n, t)) that residuals keep between blocks."""
     blocks = GroupSums(design.blocks)
-    per_block = blocks.sums((load[:, :, None] * design.centred[:, None, :]).reshape(len(load), -1))
-    per_block = per_block.reshape(len(design.sizes), load.shape[1], -1)  # (b, t, c)
-    kept = blocks.sums(load**2) - blocks.sums(load) ** 2 / design.sizes[:, None]
+    per_block = blocks.sums((loadings[:, :, None] * design.centred[:, None, :]).reshape(len(loadings), -1))
+    per_block = per_block.reshape(len(design.sizes), loadings.shape[1], -1)  # (b, t, c)
+    kept = blocks.sums(loadings**2) - blocks.sums(loadings) ** 2 / design.sizes[:, None]
     within = kept.sum(axis=0) - np.einsum("btc,btc->t", per_block @ design.inverse, per_block)
-    return np.asarray(np.clip(within / (load**2).sum(axis=0), 0.0, 1.0))
+    return np.asarray(np.clip(within / (loadings**2).sum(axis=0), 0.0, 1.0))
 
 
-def paired_variance(design: Design, load: Floats, e: Floats, seen: Floats) -> Floats:
-    """Give the variance (t, s) between blocks, divided by its expectation under equal variances.
+def paired_variance(design: Design, loadings: Floats, e: Floats, share: Floats) -> Floats:
+    """Returns the variance (t, s) between blocks, divided by its expectation under equal variances.
 
     In a balanced study it is the variance of a t test over the blocks' values of the contrast.
 
     Args:
         design: The layout of the n runs.
-        load: (n, t) coefficients of the runs in the contrasts.
+        loadings: (n, t) coefficients of the runs in the contrasts.
         e: (n, s) least-squares residuals.
-        seen: (t,) as :func:`seen_between_blocks` gives it.
+        share: (t,) the share of the variance that residuals keep, from `share_between_blocks`.
     """
     blocks = GroupSums(design.blocks)
     ends = np.append(blocks.starts, len(blocks.order))
-    total = np.zeros((load.shape[1], e.shape[1]))
+    total = np.zeros((loadings.shape[1], e.shape[1]))
     for first, last in pairwise(ends):
         rows = blocks.order[first:last]
-        total += (load[rows].T @ e[rows]) ** 2
-    return np.asarray(total / np.maximum(seen, _LEAST_PAIRED)[:, None])
+        total += (loadings[rows].T @ e[rows]) ** 2
+    return np.asarray(total / np.maximum(share, _LEAST_PAIRED)[:, None])
 
 
-def _step_back(c: int) -> float:
-    return STEP_BACK / (c - 2) if c > 2 else 0.0
+def _bias_correction(c: int) -> float:
+    """Returns the share of a cell's distance from the mean of the c cells that corrects its mean square."""
+    return BIAS_CORRECTION / (c - 2) if c > 2 else 0.0
 
 
 def _freedom_equal(share: Floats) -> Floats:
-    """Per block and contrast, (t,): HC2's degrees of freedom under equal variances."""
+    """Returns (t,), per block: HC2's degrees of freedom under equal variances."""
     c = share.shape[1]
     square = share**2
     cross = (1.0 - 2.0 / c) * square.sum(axis=1) + share.sum(axis=1) ** 2 / c**2
     return np.asarray(((1.0 - 1.0 / c) * share.sum(axis=1)) ** 2 / cross)
 
 
-def _freedom(w: Floats, mixed: Floats, white: Floats, v: Floats) -> Floats:
-    """Per block, (t, s): ``tr(B S)^2 / tr(B S B S)``, ``B = mixed w w' + diag(white)`` and ``S = C diag(v) C``.
+def _freedom(w: Floats, paired_share: Floats, hc: Floats, v: Floats) -> Floats:
+    """Returns (t, s), per block: Satterthwaite's degrees of freedom of the mixture.
 
-    ``S_ij = [i = j] v_i - (v_i + v_j - mean(v)) / c`` is never formed: all sums are over cells.
+    They are `tr(B S)^2 / tr(B S B S)` with `B = paired_share w w' + diag(hc)` and `S = C diag(v) C`.
+    `S_ij = [i = j] v_i - (v_i + v_j - mean(v)) / c` is never formed: all sums are over cells.
 
     Args:
         w: (t, c) directions.
-        mixed: (t,) their shares.
-        white: (t, c) the diagonal part.
-        v: (t, c, s) variances.
+        paired_share: (t,) shares of the paired variance.
+        hc: (t, c) the diagonal part, that of the cells' own variances.
+        v: (t, c, s) variances of the cells, relative to their mean.
     """
     c = w.shape[1]
     mean = v.mean(axis=1, keepdims=True)
@@ -194,7 +223,7 @@ def _freedom(w: Floats, mixed: Floats, white: Floats, v: Floats) -> Floats:
     diagonal = v - 2.0 * u / c
     sums = w.sum(axis=1)[:, None, None]
     along = w[:, :, None] * v - (sums * u + np.einsum("tc,tcs->ts", w, u)[:, None]) / c  # S w
-    m, d = mixed[:, None], white[:, :, None]
+    m, d = paired_share[:, None], hc[:, :, None]
     quadratic = np.einsum("tc,tcs->ts", w, along)
     trace = m * quadratic + (d * diagonal).sum(axis=1)
     # sum_ij d_i d_j S_ij^2: as if all were off the diagonal, (u_i + u_j)^2 / c^2, then the diagonal put right
@@ -204,12 +233,12 @@ def _freedom(w: Floats, mixed: Floats, white: Floats, v: Floats) -> Floats:
     return np.asarray(trace**2 / square)
 
 
-def _equal_dof(design: Design, load: Floats) -> Floats:
-    """Return (t,) exact Satterthwaite degrees of freedom of HC2 under equal variances (Bell and McCaffrey)."""
+def _equal_dof(design: Design, loadings: Floats) -> Floats:
+    """Returns (t,) exact Satterthwaite degrees of freedom of HC2 under equal variances (Bell and McCaffrey)."""
     own = has_residual(design)
     slack = np.where(own, 1.0 - design.leverage, 1.0)
-    kernel = np.where(own[:, None], load**2 / slack[:, None], 0.0)
-    borrowed = np.where(own[:, None], 0.0, load**2).sum(axis=0) / design.dof
+    kernel = np.where(own[:, None], loadings**2 / slack[:, None], 0.0)
+    borrowed = np.where(own[:, None], 0.0, loadings**2).sum(axis=0) / design.dof
     trace = kernel.T @ slack
     square = _square_trace(design, kernel) + 2 * borrowed * trace + borrowed**2 * design.dof
     total = trace + borrowed * design.dof
@@ -217,9 +246,9 @@ def _equal_dof(design: Design, load: Floats) -> Floats:
 
 
 def _square_trace(design: Design, q: Floats) -> Floats:
-    """Return (t,) ``sum_ij q_i q_j M_ij^2`` for kernels q (n, t), M the residual maker, without forming M.
+    """Returns (t,) `sum_ij q_i q_j M_ij^2` for kernels q (n, t), M the residual maker, without forming M.
 
-    ``M_ij = [i = j] - [same block] / size - P_ij`` with ``P = centred inverse centred'``; the square is
+    `M_ij = [i = j] - [same block] / size - P_ij` with `P = centred inverse centred'`; the square is
     expanded so that each term is a sum over runs or over blocks.
     """
     p_diag = np.einsum("nc,cd,nd->n", design.centred, design.inverse, design.centred)

@@ -97,7 +97,7 @@ Written = tuple[list[Path], list[str], str]  # the files, the summary, the paren
 def _writer(
     study: str, store: mlflow_sqlite.SqliteReader | None, request: ReportRequest
 ) -> Iterator[Callable[[Read | None], Written]]:
-    """Starts a process that makes the report.
+    """Starts a process that makes the report, and ends it.
 
     It imports statistics and drawing, and reads a local store, while this one imports MLflow and connects, or reads a
     store that is elsewhere: each takes seconds, and neither needs the other.

@@ -94,10 +94,10 @@ def test_unbalanced_estimates_and_their_parts_agree_with_statsmodels_and_dense_m
     fit = variance.fit_design(design, weights, y[:, None])
     np.testing.assert_allclose(fit.estimate[:, 0], padded @ result.params, atol=1e-10)
     np.testing.assert_allclose(1 - design.leverage, np.diag(maker), atol=1e-10)
-    load = linear.loads(design, weights)
+    load = linear.loadings_of(design, weights)
     # Clustered by block, over its exact expectation under equal variances.
     e = linear.residuals(design, y[:, None])
-    seen = variance.seen_between_blocks(design, load)
+    seen = variance.share_between_blocks(design, load)
     paired = variance.paired_variance(design, load, e, seen)
     together = block[:, None] == block[None, :]
     for t, one in enumerate(load.T):
@@ -118,8 +118,8 @@ def test_the_paired_variance_of_a_balanced_study_is_that_of_a_paired_t_test():
     design = linear.layout(cells, block, 8)
     weights = np.zeros((1, 8))
     weights[0, 3], weights[0, 0] = 1, -1
-    load = linear.loads(design, weights)
-    seen = variance.seen_between_blocks(design, load)
+    load = linear.loadings_of(design, weights)
+    seen = variance.share_between_blocks(design, load)
     paired = variance.paired_variance(design, load, linear.residuals(design, y[:, None]), seen)
     table = y.reshape(5, 8)
     expected = stats.ttest_rel(table[:, 3], table[:, 0])

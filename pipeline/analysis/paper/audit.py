@@ -1,5 +1,4 @@
-"""The audit of the paper: its claims beside our measurement of the same thing, and its open questions
-answered.
+"""The audit of the paper: its claims beside our measurement of the same thing, its open questions answered.
 
 The facts about arXiv 2312.10024 and its published code are data here. What stands beside them is computed
 from the study at hand; where the study did not measure it, the audit says so and names the one command that
@@ -27,7 +26,15 @@ NOT_MEASURED = "not measured in this study"
 
 @dataclass(frozen=True)
 class ClaimCheck:
-    """A claim beside our measurement: ``measured`` in words, ``ours`` as numbers (empty if not measured)."""
+    """A claim beside our measurement.
+
+    Attributes:
+        key: Short name of the claim.
+        claim: What the paper or its repository says.
+        caveat: What the published code shows about it.
+        measured: Our measurement in words.
+        ours: Our measurement as numbers; empty if the study did not measure it.
+    """
 
     key: str
     claim: str
@@ -38,7 +45,15 @@ class ClaimCheck:
 
 @dataclass(frozen=True)
 class Question:
-    """An open question of the paper: its command, its table (empty if this study does not answer it)."""
+    """An open question of the paper.
+
+    Attributes:
+        key: Short name, `Q1` or `C2`.
+        question: The question.
+        command: The command line that would answer it.
+        answer: How many estimates this study has.
+        table: The estimates; empty if this study does not answer it.
+    """
 
     key: str
     question: str
@@ -49,7 +64,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Audit:
-    """The audit: findings claim by claim, the confounds, the open questions."""
+    """The audit of the paper against one study.
+
+    Attributes:
+        findings: Every claim beside our measurement.
+        confounds: What keeps the paper's comparison from showing its claims.
+        questions: The paper's open questions, answered as far as the study does.
+    """
 
     findings: tuple[ClaimCheck, ...]
     confounds: tuple[str, ...]
@@ -57,7 +78,7 @@ class Audit:
 
 
 def _number(row: Any) -> dict[str, Any]:
-    """Take the numbers of an effect row."""
+    """Takes the numbers of an effect row."""
     names = (
         "model",
         "dataset",
@@ -75,9 +96,7 @@ def _number(row: Any) -> dict[str, Any]:
 
 
 def _cell_numbers(effects: Effects, claim: Claim) -> list[dict[str, Any]]:
-    """Measure a claim about a level: mean, t interval over blocks, for baseline and for all techniques
-    together.
-    """
+    """Measures a claim about a level, for the baseline and for all techniques together: means with t intervals."""
     runs = effects.study.runs
     runs = runs[runs["outcome"].eq("finished") & runs["dataset"].eq(claim.dataset)]
     runs = runs[runs["model"].str.lower().str.contains(claim.model, regex=False)]
@@ -94,7 +113,7 @@ def _cell_numbers(effects: Effects, claim: Claim) -> list[dict[str, Any]]:
 
 
 def _finding(effects: Effects, claim: Claim) -> ClaimCheck:
-    """Put one claim beside what the study measured."""
+    """Puts one claim beside what the study measured."""
     table = effects.table
     if claim.quantity in ("accuracy", "hours"):
         ours = _cell_numbers(effects, claim)
@@ -120,7 +139,7 @@ def _span(numbers: dict[str, Any]) -> str:
 
 
 def _select(effects: Effects, term: str, responses: tuple[str, ...], kind: str = "main") -> list[dict[str, Any]]:
-    """Take the effects of one technique (all its levels), per model and dataset and pooled."""
+    """Takes the effects of one technique (all its levels), per model and dataset and pooled."""
     table = effects.table
     if table.empty:
         return []
@@ -158,7 +177,7 @@ def _c1(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
 
 
 def _spread(runs: pd.DataFrame, columns: tuple[str, ...], least: int) -> list[dict[str, Any]]:
-    """Give mean, standard deviation and the mean's t interval of every cell with at least ``least`` runs."""
+    """Returns mean, standard deviation and the mean's t interval of every cell with at least `least` runs."""
     found = []
     for (model, dataset, cell), part in runs.groupby(["model", "dataset", "cell"], sort=False):
         for column in columns:
@@ -238,7 +257,7 @@ OPEN_QUESTIONS: tuple[tuple[str, str, str, _Answer], ...] = (
 
 
 def audit_paper(study: StudyData, effects: Effects) -> Audit:
-    """Audit the paper against a study.
+    """Audits the paper against a study.
 
     Args:
         study: The study as stored.

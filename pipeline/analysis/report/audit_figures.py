@@ -21,7 +21,7 @@ _LEVEL = {
 
 
 def _axis(rows: list[dict[str, Any]], response: str) -> tuple[str, float | None]:
-    """Name the axis of a response and its line of no effect; levels have none."""
+    """Names the axis of a response and its line of no effect; levels have none."""
     if "sd" in rows[0]:
         return _LEVEL[response], None
     known = BY_NAME[response]
@@ -29,7 +29,7 @@ def _axis(rows: list[dict[str, Any]], response: str) -> tuple[str, float | None]
 
 
 def draw_question(question: Question) -> Drawing | None:
-    """Draw a question's table: estimates with intervals, one panel per response; None for an empty table."""
+    """Draws a question's table: estimates with intervals, one panel per response; None for an empty table."""
     responses = list(dict.fromkeys(row["response"] for row in question.table))[:3]
     if not responses:
         return None

@@ -15,8 +15,9 @@ from pipeline.analysis.report.report import Report
 
 
 def clean(value: Any) -> Any:
-    """Make a value fit for strict JSON: NaN and infinity become None, NumPy scalars and timestamps plain
-    values.
+    """Makes a value fit for strict JSON.
+
+    NaN and infinity become None, NumPy scalars and timestamps plain values, tuples and sets lists.
     """
     if isinstance(value, dict):
         return {str(k): clean(v) for k, v in value.items()}
@@ -32,12 +33,12 @@ def clean(value: Any) -> Any:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Turn a frame into plain records for JSON and templates."""
+    """Turns a frame into plain records for JSON and templates."""
     return [clean(row) for row in frame.to_dict("records")]
 
 
 def effect_records(effects: Effects) -> list[dict[str, Any]]:
-    """Give the rows of effects.csv with what else a reader may want."""
+    """Returns the rows of effects.csv with what else a reader may want."""
     if effects.table.empty:
         return []
     extra = effects.details[["p", "method", "further_blocks", "non_inferior", "control", "note", "runs"]]

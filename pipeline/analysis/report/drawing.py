@@ -37,7 +37,15 @@ _VARIABLES = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure of the report: its key, title, inline SVG, text for those who do not see it, and caption."""
+    """One figure of the report.
+
+    Attributes:
+        key: Short name, unique in the page.
+        title: Title for people.
+        svg: The figure as an inline SVG element.
+        alt: What it shows, in words, for those who do not see it.
+        caption: How to read it.
+    """
 
     key: str
     title: str
@@ -52,7 +60,7 @@ def load_matplotlib() -> None:
 
 
 def text_width(labels: Sequence[str], size: float = 9.0) -> float:
-    """Estimate the width in inches of the longest of some labels (points per em x mean glyph width)."""
+    """Estimates the width in inches of the longest of some labels (points per em x mean glyph width)."""
     return max((len(label) for label in labels), default=0) * size * 0.56 / 72
 
 
@@ -68,21 +76,21 @@ def figure(
     gap: tuple[float, float] = (0.6, 0.45),
     **kwargs: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure with a grid of axes in the placeholder colours.
+    """Makes a figure with a grid of axes in the placeholder colours.
 
     The margins are given instead of found by a layout engine: that engine draws every figure three times,
     which is most of the time of a report.
 
     Args:
-        width: Inches, as all lengths here.
-        height: Of the whole figure.
-        rows: Of axes.
-        columns: Of axes.
+        width: Width of the whole figure, inches, as all lengths here.
+        height: Height of the whole figure.
+        rows: Number of axes one above the other.
+        columns: Number of axes side by side.
         left: Margin for the labels of the y axis.
         bottom: Margin for the labels of the x axis and the legend.
         top: Margin for the titles.
         gap: Between axes, horizontally and vertically.
-        **kwargs: For ``Figure.subplots``.
+        **kwargs: Further arguments of `Figure.subplots`.
 
     Returns:
         The figure and its axes, flattened row by row.
@@ -116,17 +124,17 @@ def figure(
 
 
 def legend(owner: Any, **kwargs: Any) -> None:
-    """Add a legend without a frame in the page's text colour."""
+    """Adds a legend without a frame in the page's text colour."""
     owner.legend(frameon=False, fontsize=9, labelcolor=FG, **kwargs)
 
 
 def plain(value: str) -> str:
-    """Keep a name from being read as mathematics by Matplotlib (a pair of dollar signs)."""
+    """Keeps a name from being read as mathematics by Matplotlib (a pair of dollar signs)."""
     return value.replace("$", r"\$")
 
 
 def render(fig: Figure, key: str, title: str, alt: str) -> str:
-    """Write a figure as an accessible inline SVG element.
+    """Writes a figure as an accessible inline SVG element.
 
     Args:
         fig: The figure, drawn in the placeholder colours.
@@ -135,7 +143,7 @@ def render(fig: Figure, key: str, title: str, alt: str) -> str:
         alt: What the figure shows, for screen readers.
 
     Returns:
-        One ``<svg>`` element with no outside reference.
+        One `<svg>` element with no outside reference.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG

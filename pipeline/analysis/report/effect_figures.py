@@ -26,21 +26,21 @@ _MAX_ROWS, _MAX_PANELS = 42, 6
 
 
 def _where(model: str, dataset: str) -> str:
-    """Name a group as people say it."""
+    """Names a group as people say it."""
     if model == ALL and dataset == ALL:
         return "all"
     return f"{model} / {dataset}"
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
-    """Choose a range on the log axis that shows the estimates even when one interval is enormous."""
+    """Chooses a range on the log axis that shows the estimates even when one interval is enormous."""
     finite = [v for v in values if math.isfinite(v) and v > 0]
     low, high = min([0.9, *finite]), max([1.1, *finite])
     return max(low / 1.03, 0.05), min(high * 1.03, 20.0)
 
 
 def forest_of(key: str, title: str, rows: pd.DataFrame, labels: Sequence[str], caption: str) -> Drawing | None:
-    """Draw effects on time as speed-ups (1 / ratio) with intervals, one row each."""
+    """Draws effects on time as speed-ups (1 / ratio) with intervals, one row each."""
     rows = rows.assign(label=list(labels))
     rows = rows[rows["estimate"].notna()]
     total = len(rows)
@@ -77,7 +77,7 @@ def forest_of(key: str, title: str, rows: pd.DataFrame, labels: Sequence[str], c
 
 
 def _ratio_ticks(ax: object) -> None:
-    """Label a log axis of ratios with plain numbers."""
+    """Labels a log axis of ratios with plain numbers."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
     axis = ax.xaxis  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ def _ratio_ticks(ax: object) -> None:
 
 
 def forest(effects: Effects) -> Drawing | None:
-    """Draw every technique's main effect and the combination on training time, per group and pooled."""
+    """Draws every technique's main effect and the combination on training time, per group and pooled."""
     table = effects.table
     rows = table[table["response"].eq("train_seconds") & table["kind"].isin(["main", "combined"])]
     if rows.empty:
@@ -114,7 +114,7 @@ def forest(effects: Effects) -> Drawing | None:
 
 
 def interactions(effects: Effects) -> Drawing | None:
-    """Draw, for each pair of techniques, the time with both off, one on, both on, relative to baseline."""
+    """Draws, for each pair of techniques, the time with both off, one on, both on, relative to baseline."""
     runs = effects.study.runs
     runs = runs[runs["outcome"].eq("finished") & runs["train_seconds"].gt(0)]
     factors = [f for f in effects.study.factors if f.levels]
@@ -159,7 +159,7 @@ def interactions(effects: Effects) -> Drawing | None:
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Mark the points (n, d), all smaller-is-better, that no other point dominates."""
+    """Marks the points (n, d), all smaller-is-better, that no other point dominates."""
     keep = np.ones(len(points), dtype=bool)
     for i, point in enumerate(points):
         better = (points <= point).all(axis=1) & (points < point).any(axis=1)
@@ -168,9 +168,7 @@ def front(points: np.ndarray) -> np.ndarray:
 
 
 def pareto(effects: Effects) -> Drawing | None:
-    """Draw time against accuracy and against memory, relative to baseline; ringed cells are on the front of
-    all three.
-    """
+    """Draws time against accuracy and memory, relative to baseline; ringed cells are on the front of all three."""
     cells = effects.cells
     if cells.empty:
         return None

@@ -15,9 +15,7 @@ VERDICT_WORDS = {"pays": "pays", "costs": "costs", "no_effect": "no effect", "un
 
 
 def headline_rows(effects: Effects) -> pd.DataFrame:
-    """Pick the effects on time that answer the question: each technique, and all together, at the widest
-    pooling.
-    """
+    """Picks the effects on time that answer the question: of each technique and of all, at the widest pooling."""
     table = effects.table
     if table.empty:
         return table
@@ -33,7 +31,7 @@ def headline_rows(effects: Effects) -> pd.DataFrame:
 
 
 def headline(row: dict[str, Any], control: bool, further: float | None) -> str:
-    """Say one effect on the training time in words."""
+    """Says one effect on the training time in words."""
     if row["estimate"] is None or math.isnan(row["estimate"]):
         return f"{row['term']} ({row['kind']}): no estimate, a cell that it needs has no data."
     speed = 1 / row["estimate"]
@@ -56,7 +54,7 @@ def headline(row: dict[str, Any], control: bool, further: float | None) -> str:
 
 
 def headlines(effects: Effects) -> list[str]:
-    """Say the answer in one sentence per technique."""
+    """Says the answer in one sentence per technique."""
     rows = headline_rows(effects)
     found = []
     details = effects.details.loc[rows.index].to_dict("records") if len(rows) else []
@@ -72,7 +70,7 @@ def headlines(effects: Effects) -> list[str]:
 
 
 def summary_lines(report: Report) -> list[str]:
-    """Give the terminal summary: the answer, the recommendation, and the cautions."""
+    """Returns the terminal summary: the answer, the recommendation, and the cautions."""
     counts = report.effects.study.runs["outcome"].value_counts()
     parts = ", ".join(f"{n} {name}" for name, n in counts.items()) or "no runs"
     lines = [f"study {report.study.name}: {parts}, {report.effects.study.n_blocks} blocks"]

@@ -25,38 +25,38 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#$])")
 
 
 def markdown_text(value: object) -> str:
-    """Escape text for Markdown, inside tables too."""
+    """Escapes text for Markdown, inside tables too."""
     return _MARKDOWN.sub(r"\\\1", str(value).replace("\r", " ").replace("\n", " "))
 
 
 def number_text(value: Any, digits: int = 3) -> str:
-    """Write a number; an unknown one is a dash."""
+    """Writes a number; an unknown one is a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.{digits}f}"
 
 
 def percent_text(value: float | None) -> str:
-    """Write a fraction in percent; an unknown one is a dash."""
+    """Writes a fraction in percent; an unknown one is a dash."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def measure_text(value: Any) -> str:
-    """Write a measured quantity with four significant digits; an unknown one is a dash."""
+    """Writes a measured quantity with four significant digits; an unknown one is a dash."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
 
 
 def effect(row: dict[str, Any]) -> str:
-    """Write an estimate in its unit."""
+    """Writes an estimate in its unit."""
     if row["estimate"] is None:
         return "–"
     return f"{row['estimate']:.3f}" if row["unit"] == "ratio" else f"{row['estimate']:+.2f}"
 
 
 def interval_text(row: dict[str, Any]) -> str:
-    """Write an interval in its unit."""
+    """Writes an interval in its unit."""
     if row.get("low") is None:
         return "–"
     digits, sign = (3, "") if row["unit"] == "ratio" else (2, "+")
@@ -64,7 +64,7 @@ def interval_text(row: dict[str, Any]) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """Write a p-value."""
+    """Writes a p-value."""
     if value is None:
         return "–"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -94,7 +94,7 @@ def _environment(autoescape: bool) -> Environment:
 
 
 def _tables(document: dict[str, Any]) -> dict[str, Any]:
-    """Select the rows of each table."""
+    """Selects the rows of each table."""
     rows = document["effects"]
     main = [r for r in rows if r["kind"] == "main"]
     joint = [r for r in rows if r["kind"] in ("simple", "combined", "synergy") and r["response"] == "train_seconds"]
@@ -124,7 +124,7 @@ def _tables(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def context(report: Report, document: dict[str, Any]) -> dict[str, Any]:
-    """Collect what both templates show."""
+    """Collects what both templates show."""
     options = report.effects.options
     counts = report.effects.study.runs["outcome"].value_counts()
     return {
@@ -144,7 +144,7 @@ def context(report: Report, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def trust_percent(part: dict[str, Any] | None) -> str:
-    """Write a ratio of the trust checks as a change with its interval."""
+    """Writes a ratio of the trust checks as a change with its interval."""
     if part is None:
         return "–"
     said = f"{100 * (part['value'] - 1):+.2f} %"
@@ -180,6 +180,6 @@ def report_markdown(report: Report, document: dict[str, Any]) -> str:
 
 
 def audit_markdown(data: dict[str, Any]) -> str:
-    """Render audit.md."""
+    """Renders audit.md."""
     body = _environment(False).get_template("audit.md.j2").render(audit=data)
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"

@@ -21,7 +21,7 @@ _INFINITE = 1e300
 
 
 def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
-    """Draw the stacked time budget of every cell, its length the cell's time over the baseline's."""
+    """Draws the stacked time budget of every cell, its length the cell's time over the baseline's."""
     from matplotlib.collections import PolyCollection
 
     shown = list(budgets)[:64]
@@ -77,7 +77,7 @@ def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
 
 
 def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
-    """Draw mean learning curves of each cell, one panel per group."""
+    """Draws mean learning curves of each cell, one panel per group."""
     if history.empty or "key" not in history:
         return None
     key = next((k for k in ("val/accuracy", "train/loss") if history["key"].eq(k).any()), None)
@@ -142,7 +142,7 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
 
 
 def run_order_figure(trust: Trust) -> Drawing | None:
-    """Draw each run's deviation from what its cell and block predict, in run order."""
+    """Draws each run's deviation from what its cell and block predict, in run order."""
     order = trust.order
     if order.empty:
         return None
