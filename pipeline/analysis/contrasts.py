@@ -186,6 +186,18 @@ def build_contrasts(cells: Sequence[Cell], planned: Sequence[Cell], factors: Seq
 
     Returns:
         Main effects, interactions of every order, simple effects, combined and synergy.
+
+    Examples:
+        >>> cells = [("off", "off"), ("off", "on"), ("on", "off"), ("on", "on")]
+        >>> for c in build_contrasts(cells, cells, [Factor("ga", ("on",)), Factor("amp", ("on",))]):
+        ...     print(c.kind, c.term, c.weights.tolist())
+        main ga [-0.5, -0.5, 0.5, 0.5]
+        main amp [-0.5, 0.5, -0.5, 0.5]
+        interaction ga:amp [1.0, -1.0, -1.0, 1.0]
+        simple ga [-1.0, 0.0, 1.0, 0.0]
+        simple amp [-1.0, 1.0, 0.0, 0.0]
+        combined ga+amp [-1.0, 0.0, 0.0, 1.0]
+        synergy ga+amp [1.0, -1.0, -1.0, 1.0]
     """
     builder = _Builder(cells, factors)
     aliases = aliases_of(planned, factors)

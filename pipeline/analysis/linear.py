@@ -50,6 +50,13 @@ def layout(cells: Ints, blocks: Ints, n_cells: int) -> Design:
 
     Returns:
         The design.
+
+    Examples:
+        Two cells in each of three blocks: 6 runs, of which cells and blocks take 4 degrees of freedom.
+
+        >>> design = layout(np.array([0, 1] * 3), np.array([0, 0, 1, 1, 2, 2]), 2)
+        >>> design.dof, design.leverage.round(3).tolist()
+        (2, [0.667, 0.667, 0.667, 0.667, 0.667, 0.667])
     """
     n, b = len(cells), int(blocks.max()) + 1
     indicator = np.zeros((n, n_cells))
@@ -71,7 +78,13 @@ def estimable(design: Design, weights: Floats) -> NDArray[np.bool_]:
 
 
 def residuals(design: Design, y: Floats) -> Floats:
-    """Returns (n, s) residuals of responses (n, s) from the cell + block model."""
+    """Returns (n, s) residuals of responses (n, s) from the cell + block model.
+
+    Examples:
+        >>> design = layout(np.array([0, 1] * 2), np.array([0, 0, 1, 1]), 2)
+        >>> residuals(design, np.array([[5.0, 7.0, 1.0, 5.0]]).T).round(3).ravel().tolist()
+        [0.5, -0.5, -0.5, 0.5]
+    """
     block_sums = np.zeros((len(design.sizes), y.shape[1]))
     np.add.at(block_sums, design.blocks, y)
     centred_y = y - (block_sums / design.sizes[:, None])[design.blocks]

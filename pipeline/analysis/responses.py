@@ -21,14 +21,12 @@ class Response:
         unit: `ratio` (analysed as a logarithm, reported as on / off) or `points` (percentage points, on -
             off).
         higher_is_better: The direction that pays.
-        measure: Unit of the raw value.
     """
 
     name: str
     title: str
     unit: str
     higher_is_better: bool
-    measure: str
 
     def to_scale(self, values: pd.Series) -> pd.Series:
         """Maps raw values to the analysis scale; what has no logarithm becomes NaN."""
@@ -36,21 +34,17 @@ class Response:
             return 100.0 * values
         return pd.Series(np.log(values.where(values > 0)), index=values.index)
 
-    def effect(self, value: float) -> float:
-        """Maps a contrast on the analysis scale to its reported unit."""
-        return math.exp(value) if self.unit == RATIO else value
-
     def level(self, value: float) -> float:
         """Maps a mean on the analysis scale back to a raw value (a geometric mean for ratios)."""
         return math.exp(value) if self.unit == RATIO else value / 100.0
 
 
 RESPONSES = (
-    Response("train_seconds", "training time", RATIO, False, "s"),
-    Response("images_per_second", "throughput", RATIO, True, "images/s"),
-    Response("gpu_peak_allocated_mib", "peak GPU memory", RATIO, False, "MiB"),
-    Response("gpu_joules", "GPU energy", RATIO, False, "J"),
-    Response("accuracy", "test accuracy", POINTS, True, "fraction"),
-    Response("f1_macro", "macro F1", POINTS, True, "fraction"),
+    Response("train_seconds", "training time", RATIO, False),
+    Response("images_per_second", "throughput", RATIO, True),
+    Response("gpu_peak_allocated_mib", "peak GPU memory", RATIO, False),
+    Response("gpu_joules", "GPU energy", RATIO, False),
+    Response("accuracy", "test accuracy", POINTS, True),
+    Response("f1_macro", "macro F1", POINTS, True),
 )
 BY_NAME = {response.name: response for response in RESPONSES}
