@@ -8,46 +8,11 @@ import pytest
 from pipeline.analysis import time_budget
 from pipeline.analysis.anchors import anchors, fastest, tera
 from pipeline.analysis.effects import estimate
-from pipeline.analysis.peak_flops import achieved_flops, peak_flops
-from pipeline.analysis.report.document import report_document
-from tests.support.planted import planted
-from tests.support.reports import written_report
-
-SXM = "NVIDIA H100 80GB HBM3"
+from tests.support.planted import planted, with_gpu
 
 
 def anchors_of(study):
     return {a.cell: a for a in anchors(estimate(study))}
-
-
-def with_gpu(name, **options):
-    study = planted(blocks=2, **options)
-    study.runs["tags.env.gpu_name"] = name
-    return study
-
-
-@pytest.mark.parametrize(
-    ("gpu", "precision", "peak", "achieved"),
-    [
-        (SXM, "fp32", 66.9e12, 52.0e12),
-        (SXM, "tf32", 494.7e12, 406.7e12),
-        (SXM, "fp16", 989.4e12, 799.3e12),
-        (SXM, "bf16", 989.4e12, 783.3e12),
-        (SXM, "", None, None),
-        ("NVIDIA A100-SXM4-80GB", "fp16", 312e12, 289.3e12),
-        ("NVIDIA A100 80GB PCIe", "fp16", 312e12, 252.8e12),
-        ("NVIDIA A100-SXM4-40GB", "fp16", 312e12, None),
-        ("NVIDIA H100 PCIe", "bf16", 756e12, None),
-        ("NVIDIA H100 NVL", "bf16", 835.5e12, None),
-        ("NVIDIA H200", "bf16", 989.4e12, None),
-        (f"{SXM} MIG 1g.10gb", "bf16", None, None),
-        ("Tesla T4", "bf16", None, None),
-        ("Quantum 9000", "fp32", None, None),
-    ],
-)
-def test_a_device_has_the_figures_of_its_own_name_only(gpu, precision, peak, achieved):
-    assert peak_flops(gpu, precision) == pytest.approx(peak)
-    assert achieved_flops(gpu, precision) == pytest.approx(achieved)
 
 
 def test_a_rate_is_set_beside_both_peaks_of_its_precision():
@@ -119,26 +84,3 @@ def test_the_sentence_names_the_fastest_cell_and_both_peaks():
 @pytest.mark.parametrize(("value", "words"), [(2.13e10, "0.0213"), (7.993e14, "799"), (3.9576e15, "3,958")])
 def test_rates_are_written_in_tera(value, words):
     assert tera(value) == words
-
-
-def test_the_report_has_a_table_of_throughput(tmp_path):
-    document = report_document(written_report(planted(blocks=2), tmp_path))
-    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    first = next(a for a in document["throughput"] if a["cell"] == "baseline")
-    shown = [f"{100 * first[name]:.1f} %" for name in ("of_achieved", "of_peak")]
-    lines = text.splitlines()
-    at = lines.index("| cell | model | dataset | precision | images/s | TFLOP/s | of achieved peak | of data sheet |")
-    assert lines[at + 1] == "|---|---|---|---|---:|---:|---:|---:|"
-    assert lines[at + 2].startswith("| baseline | resnet | digits | fp32 | ")
-    assert lines[at + 2].endswith(f" | {shown[0]} | {shown[1]} |")
-    assert f'<td class="n">{shown[0]}</td><td class="n">{shown[1]}</td></tr>' in page
-    assert document["fastest"][0].replace("'", "&#39;") in page
-
-
-def test_a_table_has_the_columns_that_are_known(tmp_path):
-    written_report(with_gpu("NVIDIA H100 PCIe"), tmp_path)
-    text = (tmp_path / "report.md").read_text()
-    assert "| images/s | TFLOP/s | of data sheet |\n" in text
-    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
-    for name in ("report.md", "report.html"):
-        assert "TFLOP/s" not in (tmp_path / name).read_text()

@@ -1,4 +1,4 @@
-"""Time budgets, what bounds a cell, what a technique can save."""
+"""Time budgets, what bounds a cell, what is said of it."""
 
 from dataclasses import replace
 
@@ -8,28 +8,15 @@ import pytest
 from pipeline.analysis import ceilings, time_budget
 from pipeline.analysis.ceilings import ceiling
 from pipeline.analysis.effects import estimate
-from pipeline.analysis.report import drawing, run_figures
-from pipeline.analysis.report.document import report_document
 from pipeline.design.techniques import TECHNIQUES
 from pipeline.tracking.study_data import StudyData
 from tests.support.planted import planted
-from tests.support.reports import written_report
-
-SHARES = {"data_wait": 0.1, "h2d": 0.02, "forward": 0.25, "backward": 0.5, "optimizer": 0.08, "idle": 0.05}
 
 
 def budgets_of(study):
     effects = estimate(study)
     found = time_budget.budgets(effects)
     return found, {r.technique: r.sentence for r in time_budget.reasons(effects, found)}
-
-
-@pytest.mark.parametrize("name", TECHNIQUES)
-def test_every_technique_has_a_ceiling(name):
-    limit = ceiling(name, SHARES, TECHNIQUES[name].default["cuda"], launch_bound=0.7)
-    assert (limit > 0) is bool(TECHNIQUES[name].saves)
-    without = ceiling(name, dict.fromkeys(SHARES, 0.0), launch_bound=0.7)
-    assert without == 0, "there is nothing to save in a phase that takes no time"
 
 
 def test_a_new_row_is_all_that_the_explanations_need(monkeypatch):
@@ -83,16 +70,6 @@ def test_without_a_measured_fraction_nothing_is_called_launching(value):
     assert not any("launch" in text for text in sentences.values())
 
 
-def test_the_ceiling_of_recorded_passes_is_what_launching_bounds():
-    assert ceiling("cuda_graph", SHARES) is None
-    assert ceiling("cuda_graph", {"forward": 0.4, "backward": 0.6}, launch_bound=0.5) is None
-    assert ceiling("cuda_graph", SHARES, launch_bound=0.0) == pytest.approx(0.05)
-    assert ceiling("cuda_graph", SHARES, launch_bound=0.7) == pytest.approx(0.05 + 0.7 * 0.83)
-    # the optimizer is not recorded: with everything bound, the two passes and the idle time are left
-    assert ceiling("cuda_graph", SHARES, launch_bound=1.0) == pytest.approx(0.05 + 0.75)
-    assert ceiling("compile", SHARES, launch_bound=0.7) == ceiling("compile", SHARES) == pytest.approx(0.88)
-
-
 def test_sentences_say_what_launching_bounds():
     techniques = ("cuda_graph", "amp", "compile", "pm", "ga")
     _, sentences = budgets_of(planted(blocks=2, launch_bound=0.7, techniques=techniques, truth={"cuda_graph": -0.5}))
@@ -117,44 +94,6 @@ def test_what_takes_no_work_out_of_a_step_saves_memory_only():
             assert said.startswith(
                 f"{name}: it takes no work out of a step, so it cannot save time; it lowers memory; measured: it "
             )
-
-
-def test_the_report_shows_what_launching_takes(tmp_path):
-    report = written_report(planted(blocks=2, launch_bound=0.7), tmp_path)
-    budget = report_document(report)["budgets"][0]
-    assert (budget["bound"], budget["launch_bound"]) == ("launch", pytest.approx(0.7))
-    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    assert '<th scope="col" class="n">launching</th>' in page
-    assert '<td>launch</td><td class="n">63.1 %</td><td class="n">10.0 %</td>' in page
-    assert "launch-bound" in run_figures.budget_bars(report.budgets, report.effects).svg
-    lines = text.splitlines()
-    at = next(i for i, line in enumerate(lines) if line.startswith("| cell | model | dataset | bound by |"))
-    assert lines[at].endswith("| launching | data\\_wait | h2d | forward | backward | optimizer | idle |")
-    row = "| baseline | resnet | digits | launch | 63.1 % | 10.0 % | 2.0 % | 25.0 % | 50.0 % | 8.0 % | 5.0 % |"
-    assert lines[at + 1 : at + 3] == ["|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|", row]
-
-
-def test_the_figure_has_what_launching_bounds_beside_idle_time(monkeypatch):
-    kept = []
-    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig.axes[0]) or "")
-    effects = estimate(planted(blocks=2, launch_bound=0.7))
-    run_figures.budget_bars(time_budget.budgets(effects), effects)
-    bars = {c.get_label(): [path.get_extents() for path in c.get_paths()] for c in kept[0].collections}
-    assert len(bars["launch-bound"]) == len(bars["idle"]) == 8
-    first = bars["launch-bound"][0]
-    assert first.width == pytest.approx(0.7 * 0.83)
-    assert [box.x1 for box in bars["launch-bound"]] == pytest.approx([box.x0 for box in bars["idle"]])
-    assert first.height < bars["idle"][0].height / 2
-
-
-def test_without_the_fraction_there_is_no_column_for_launching(tmp_path):
-    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
-    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    assert "launch" not in page and "launch" not in text
-    assert (
-        "| baseline | resnet | digits | compute | 10.0 % | 2.0 % | 25.0 % | 50.0 % | 8.0 % | 5.0 % |"
-        in text.splitlines()
-    )
 
 
 def test_a_control_is_said_to_be_one():

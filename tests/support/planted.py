@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -29,9 +30,9 @@ def planted(
 ):
     """Simulate a study.
 
-    ``truth`` maps terms to effects on the log of train_seconds, by the contract's definitions of main effects
-    (one name) and interactions (names joined by a colon). ``drift`` is the log growth over a block;
-    ``launch_bound`` the fraction of the device's time that launches bound, absent where None.
+    `truth` maps terms to effects on the log of train_seconds, by the contract's definitions of main effects
+    (one name) and interactions (names joined by a colon). `drift` is the log growth over a block;
+    `launch_bound` the fraction of the device's time that launches bound, absent where None.
     """
     rng = np.random.default_rng(seed)
     cells = list(product((0, 1), repeat=len(techniques)))
@@ -50,6 +51,13 @@ def planted(
                 row["metrics.step/launch_bound_fraction"] = launch_bound
             rows.append(row)
     return StudyData("planted", pd.DataFrame(rows), history_of(rows), tuple(techniques))
+
+
+def with_gpu(name, **options):
+    """Simulate a study of two blocks on a device of this name."""
+    study = planted(blocks=2, **options)
+    study.runs["tags.env.gpu_name"] = name
+    return study
 
 
 def effect_of(on, truth):
@@ -117,3 +125,24 @@ def history_of(rows, epochs=3):
             points.append((row["run_id"], "val/accuracy", step, 1000 * step, value))
             points.append((row["run_id"], "train/loss", step, 1000 * step, 2.0 - (step - 1) / epochs))
     return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
+
+
+def rows(effects, **where):
+    """Pick rows of the table, with their details, by columns; of the training time unless another is named."""
+    table = pd.concat([effects.table, effects.details.drop(columns="blocks")], axis=1)
+    where = {"response": "train_seconds", **where}
+    for column, value in where.items():
+        table = table[table[column].eq(value)]
+    return table
+
+
+def one(effects, **where):
+    """Pick the one row that `rows` finds."""
+    found = rows(effects, **where)
+    assert len(found) == 1, found
+    return found.iloc[0]
+
+
+def without(study, mask):
+    """Drop runs of a study."""
+    return replace(study, runs=study.runs[~mask].reset_index(drop=True))

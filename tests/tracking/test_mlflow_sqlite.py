@@ -115,7 +115,9 @@ def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) ->
     found.connect()
     experiment = found.connection.client.get_experiment_by_name("ours").experiment_id
     parent = found.connection.client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
-    child = found.connection.client.create_run(experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}).info.run_id
+    child = found.connection.client.create_run(
+        experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}
+    ).info.run_id
     found.connection.client.log_param(child, "model", "m")
     found.connection.client.set_terminated(child)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:

@@ -1,0 +1,156 @@
+"""The pages: what they say, that they stand alone, that hostile text stays text."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from pipeline.analysis.report import headlines, run_figures
+from pipeline.analysis.report.document import report_document
+from pipeline.tracking.study_data import StudyData
+from tests.support.planted import planted, with_gpu
+from tests.support.reports import written_report
+
+
+def test_hostile_text_stays_text(written):
+    _, out, _ = written
+    page, text = (out / "report.html").read_text(), (out / "report.md").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "{{ 7*7 }}" in page
+    assert "<script" not in text.replace("\\<script", "")
+    for line in text.splitlines():
+        if line.startswith("| "):
+            assert "|x" not in line.replace("\\|", "")
+
+
+class _Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.ids, self.references = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        if "id" in values:
+            self.ids.append(values["id"])
+        for key in ("src", "href", "xlink:href", "action"):
+            if key in values:
+                self.references.append(values[key])
+
+
+def test_the_page_is_self_contained_and_accessible(written):
+    _, out, _ = written
+    text = (out / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    assert "http" not in re.sub(r"http-equiv", "", text)
+    assert all(r.startswith(("#", "data:")) for r in page.references)
+    assert not [t for t, _ in page.tags if t in ("script", "link") and t != "link"]
+    assert len(page.ids) == len(set(page.ids))
+    names = [t for t, _ in page.tags]
+    assert names.count("table") == names.count("caption") > 5
+    assert all("scope" in a for t, a in page.tags if t == "th")
+    figures = [a for t, a in page.tags if t == "svg"]
+    assert len(figures) >= 6
+    for figure in figures:
+        assert figure["role"] == "img"
+        assert set(figure["aria-labelledby"].split()) <= set(page.ids)
+    used = set(re.findall(r"url\(#([^)]+)\)", text)) | {r[1:] for r in page.references if r[0] == "#"}
+    assert used <= set(page.ids)
+
+
+def test_a_cpu_report_labels_the_control(tmp_path):
+    built = written_report(planted(device="cpu", gpu=False, blocks=3), tmp_path)
+    assert "A/A control" in (tmp_path / "report.html").read_text()
+    assert "A/A control" in (tmp_path / "report.md").read_text()
+    assert any("pm" in line and "A/A" in line for line in headlines.summary_lines(built))
+    assert "GPU energy" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("joules", [0.0, None])
+def test_a_study_without_energy_has_no_effect_on_it(joules, tmp_path, recwarn):
+    """A device's counter moves every 20 to 100 ms: a short epoch may have 0 J, which has no logarithm."""
+    study = planted(blocks=2)
+    study.runs["metrics.energy/gpu_joules"] = joules
+    built = written_report(study, tmp_path)
+    assert "gpu_joules" not in set(built.effects.table["response"]) | set(built.effects.cells["response"])
+    assert "GPU energy" not in (tmp_path / "report.html").read_text()
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("study", [StudyData("empty", pd.DataFrame()), None])
+def test_a_report_without_a_finished_run_still_renders(study, tmp_path):
+    if study is None:
+        study = planted(blocks=1)
+        study.runs["tags.ablate.outcome"] = "oom"
+    built = written_report(study, tmp_path, paper=True)
+    assert "nothing to estimate" in (tmp_path / "report.html").read_text()
+    assert headlines.summary_lines(built)
+
+
+def test_a_fraction_prints_its_aliases(tmp_path):
+    from pipeline.design.factorial import fractional
+
+    names = tuple("abcdef")
+    cells = [tuple(r.values()) for r in fractional(names)]
+    study = planted(blocks=2, techniques=names, truth={})
+    keep = [s in cells for s in study.runs[[f"params.{n}" for n in names]].eq("on").itertuples(index=False, name=None)]
+    written_report(replace(study, runs=study.runs[keep]), tmp_path)
+    assert "a:b = c:e = d:f" in (tmp_path / "report.html").read_text()
+    assert "a:b = c:e = d:f" in (tmp_path / "report.md").read_text()
+
+
+def test_lenth_is_said_in_the_report(tmp_path):
+    written_report(planted(blocks=1), tmp_path)
+    assert "Lenth" in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_shows_what_launching_takes(tmp_path):
+    report = written_report(planted(blocks=2, launch_bound=0.7), tmp_path)
+    budget = report_document(report)["budgets"][0]
+    assert (budget["bound"], budget["launch_bound"]) == ("launch", pytest.approx(0.7))
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert '<th scope="col" class="n">launching</th>' in page
+    assert '<td>launch</td><td class="n">63.1 %</td><td class="n">10.0 %</td>' in page
+    assert "launch-bound" in run_figures.budget_bars(report.budgets, report.effects).svg
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("| cell | model | dataset | bound by |"))
+    assert lines[at].endswith("| launching | data\\_wait | h2d | forward | backward | optimizer | idle |")
+    row = "| baseline | resnet | digits | launch | 63.1 % | 10.0 % | 2.0 % | 25.0 % | 50.0 % | 8.0 % | 5.0 % |"
+    assert lines[at + 1 : at + 3] == ["|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|", row]
+
+
+def test_without_the_fraction_there_is_no_column_for_launching(tmp_path):
+    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "launch" not in page and "launch" not in text
+    assert (
+        "| baseline | resnet | digits | compute | 10.0 % | 2.0 % | 25.0 % | 50.0 % | 8.0 % | 5.0 % |"
+        in text.splitlines()
+    )
+
+
+def test_the_report_has_a_table_of_throughput(tmp_path):
+    document = report_document(written_report(planted(blocks=2), tmp_path))
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    first = next(a for a in document["throughput"] if a["cell"] == "baseline")
+    shown = [f"{100 * first[name]:.1f} %" for name in ("of_achieved", "of_peak")]
+    lines = text.splitlines()
+    at = lines.index("| cell | model | dataset | precision | images/s | TFLOP/s | of achieved peak | of data sheet |")
+    assert lines[at + 1] == "|---|---|---|---|---:|---:|---:|---:|"
+    assert lines[at + 2].startswith("| baseline | resnet | digits | fp32 | ")
+    assert lines[at + 2].endswith(f" | {shown[0]} | {shown[1]} |")
+    assert f'<td class="n">{shown[0]}</td><td class="n">{shown[1]}</td></tr>' in page
+    assert document["fastest"][0].replace("'", "&#39;") in page
+
+
+def test_a_table_has_the_columns_that_are_known(tmp_path):
+    written_report(with_gpu("NVIDIA H100 PCIe"), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "| images/s | TFLOP/s | of data sheet |\n" in text
+    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
+    for name in ("report.md", "report.html"):
+        assert "TFLOP/s" not in (tmp_path / name).read_text()
