@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from pipeline.analysis.effects import estimate
@@ -22,3 +24,19 @@ def test_names_under_the_figure_of_interactions_are_whole_and_apart(name, monkey
         assert boxes[0].x0 > 0 and boxes[-1].x1 < fig.bbox.x1 and min(box.y0 for box in boxes) > 0
     above, below = (ax.get_window_extent() for ax in (fig.axes[0], fig.axes[3]))
     assert min(label.get_window_extent().y0 for label in fig.axes[0].get_xticklabels()) > below.y1 < above.y0
+
+
+def test_the_front_is_what_no_other_point_dominates():
+    points = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [2.0, 3.0], [3.0, 3.0], [1.0, 3.0]])
+    assert effect_figures.front(points).tolist() == [True, True, True, False, False, True]
+
+
+def test_a_forest_has_a_row_per_estimate_and_says_what_it_leaves_out(monkeypatch):
+    kept = []
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig.axes[0]) or "")
+    rows = pd.DataFrame({"estimate": [0.5, np.nan] + [2.0] * 50, "low": 0.4, "high": 2.5, "verdict": "undecided"})
+    figure = effect_figures.forest_of("k", "t", rows, [f"r{i}" for i in range(52)], "Caption.")
+    assert figure.caption == "Caption. The first 42 of 51 rows; effects.csv has them all."
+    assert figure.alt.startswith("r0: 2.000 (0.400 to 2.500); r2: 0.500")
+    assert [label.get_text() for label in kept[0].get_yticklabels()][:2] == ["r0", "r2"]
+    assert effect_figures.forest_of("k", "t", rows[1:2], ["r1"], "") is None

@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from pipeline.analysis.report import headlines, run_figures
+from pipeline.analysis.report import headlines, render
 from pipeline.analysis.report.document import report_document
 from pipeline.tracking.study_data import StudyData
 from tests.support.planted import planted, with_gpu
-from tests.support.reports import written_report
+from tests.support.reports import pages_of, report_of, written_report
 
 
 def test_hostile_text_stays_text(written):
@@ -62,22 +62,21 @@ def test_the_page_is_self_contained_and_accessible(written):
     assert used <= set(page.ids)
 
 
-def test_a_cpu_report_labels_the_control(tmp_path):
-    built = written_report(planted(device="cpu", gpu=False, blocks=3), tmp_path)
-    assert "A/A control" in (tmp_path / "report.html").read_text()
-    assert "A/A control" in (tmp_path / "report.md").read_text()
-    assert any("pm" in line and "A/A" in line for line in headlines.summary_lines(built))
-    assert "GPU energy" not in (tmp_path / "report.html").read_text()
+def test_a_cpu_report_labels_the_control():
+    page, text = pages_of(report_of(planted(device="cpu", gpu=False, blocks=3)))
+    assert "A/A control" in page
+    assert "A/A control" in text
+    assert "GPU energy" not in page
 
 
 @pytest.mark.parametrize("joules", [0.0, None])
-def test_a_study_without_energy_has_no_effect_on_it(joules, tmp_path, recwarn):
+def test_a_study_without_energy_has_no_effect_on_it(joules, recwarn):
     """A device's counter moves every 20 to 100 ms: a short epoch may have 0 J, which has no logarithm."""
     study = planted(blocks=2)
     study.runs["metrics.energy/gpu_joules"] = joules
-    built = written_report(study, tmp_path)
+    built = report_of(study)
     assert "gpu_joules" not in set(built.effects.table["response"]) | set(built.effects.cells["response"])
-    assert "GPU energy" not in (tmp_path / "report.html").read_text()
+    assert "GPU energy" not in pages_of(built)[0]
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
@@ -91,31 +90,30 @@ def test_a_report_without_a_finished_run_still_renders(study, tmp_path):
     assert headlines.summary_lines(built)
 
 
-def test_a_fraction_prints_its_aliases(tmp_path):
+def test_a_fraction_prints_its_aliases():
     from pipeline.design.factorial import fractional
 
     names = tuple("abcdef")
     cells = [tuple(r.values()) for r in fractional(names)]
     study = planted(blocks=2, techniques=names, truth={})
     keep = [s in cells for s in study.runs[[f"params.{n}" for n in names]].eq("on").itertuples(index=False, name=None)]
-    written_report(replace(study, runs=study.runs[keep]), tmp_path)
-    assert "a:b = c:e = d:f" in (tmp_path / "report.html").read_text()
-    assert "a:b = c:e = d:f" in (tmp_path / "report.md").read_text()
+    page, text = pages_of(report_of(replace(study, runs=study.runs[keep])))
+    assert "a:b = c:e = d:f" in page
+    assert "a:b = c:e = d:f" in text
 
 
-def test_lenth_is_said_in_the_report(tmp_path):
-    written_report(planted(blocks=1), tmp_path)
-    assert "Lenth" in (tmp_path / "report.html").read_text()
+def test_lenth_is_said_in_the_report():
+    page, _ = pages_of(report_of(planted(blocks=1)))
+    assert "Lenth" in page
 
 
-def test_the_report_shows_what_launching_takes(tmp_path):
-    report = written_report(planted(blocks=2, launch_bound=0.7), tmp_path)
+def test_the_report_shows_what_launching_takes():
+    report = report_of(planted(blocks=2, launch_bound=0.7))
     budget = report_document(report)["budgets"][0]
     assert (budget["bound"], budget["launch_bound"]) == ("launch", pytest.approx(0.7))
-    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    page, text = pages_of(report)
     assert '<th scope="col" class="n">launching</th>' in page
     assert '<td>launch</td><td class="n">63.1 %</td><td class="n">10.0 %</td>' in page
-    assert "launch-bound" in run_figures.budget_bars(report.budgets, report.effects).svg
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("| cell | model | dataset | bound by |"))
     assert lines[at].endswith("| launching | data\\_wait | h2d | forward | backward | optimizer | idle |")
@@ -123,9 +121,8 @@ def test_the_report_shows_what_launching_takes(tmp_path):
     assert lines[at + 1 : at + 3] == ["|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|", row]
 
 
-def test_without_the_fraction_there_is_no_column_for_launching(tmp_path):
-    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
-    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+def test_without_the_fraction_there_is_no_column_for_launching():
+    page, text = pages_of(report_of(planted(blocks=2, device="cpu", gpu=False)))
     assert "launch" not in page and "launch" not in text
     assert (
         "| baseline | resnet | digits | compute | 10.0 % | 2.0 % | 25.0 % | 50.0 % | 8.0 % | 5.0 % |"
@@ -133,9 +130,10 @@ def test_without_the_fraction_there_is_no_column_for_launching(tmp_path):
     )
 
 
-def test_the_report_has_a_table_of_throughput(tmp_path):
-    document = report_document(written_report(planted(blocks=2), tmp_path))
-    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+def test_the_report_has_a_table_of_throughput():
+    report = report_of(planted(blocks=2))
+    document = report_document(report)
+    page, text = pages_of(report)
     first = next(a for a in document["throughput"] if a["cell"] == "baseline")
     shown = [f"{100 * first[name]:.1f} %" for name in ("of_achieved", "of_peak")]
     lines = text.splitlines()
@@ -147,10 +145,42 @@ def test_the_report_has_a_table_of_throughput(tmp_path):
     assert document["fastest"][0].replace("'", "&#39;") in page
 
 
-def test_a_table_has_the_columns_that_are_known(tmp_path):
-    written_report(with_gpu("NVIDIA H100 PCIe"), tmp_path)
-    text = (tmp_path / "report.md").read_text()
+def test_a_table_has_the_columns_that_are_known():
+    _, text = pages_of(report_of(with_gpu("NVIDIA H100 PCIe")))
     assert "| images/s | TFLOP/s | of data sheet |\n" in text
-    written_report(planted(blocks=2, device="cpu", gpu=False), tmp_path)
-    for name in ("report.md", "report.html"):
-        assert "TFLOP/s" not in (tmp_path / name).read_text()
+    for page in pages_of(report_of(planted(blocks=2, device="cpu", gpu=False))):
+        assert "TFLOP/s" not in page
+
+
+def test_a_long_table_keeps_the_pooled_rows(monkeypatch):
+    """The page has the first rows only, and says so; the pooled ones say most."""
+    report = report_of(planted(models=("m1", "m2"), blocks=2))
+    whole = report_document(report)["effects"]
+    monkeypatch.setattr(render, "MAX_TABLE_ROWS", 8)
+    shown = render.context(report, report_document(report))
+    assert len(shown["tables"]["main"]) == 8
+    assert shown["total"]["main"] == len([row for row in whole if row["kind"] == "main"]) > 8
+    assert {row["model"] for row in shown["tables"]["main"]} == {"all"}
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "words"),
+    [
+        (render.number_text, None, "–"),
+        (render.number_text, float("nan"), "–"),
+        (render.number_text, 1.23456, "1.235"),
+        (render.percent_text, 0.0123, "1.2 %"),
+        (render.measure_text, 12345.6, "12,346"),
+        (render.measure_text, 0.0123456, "0.01235"),
+        (render.p_text, 0.0004, "< 0.001"),
+        (render.p_text, 0.04, "0.040"),
+        (render.markdown_text, "a|b*c\n", r"a\|b\*c "),
+        (render.effect, {"estimate": 0.9, "unit": "ratio"}, "0.900"),
+        (render.effect, {"estimate": 0.4, "unit": "points"}, "+0.40"),
+        (render.interval_text, {"low": -0.1, "high": 0.4, "unit": "points"}, "-0.10 to +0.40"),
+        (render.interval_text, {"low": None, "unit": "ratio"}, "–"),
+        (render.trust_percent, {"value": 1.05, "low": 1.0, "high": 1.1}, "+5.00 % (+0.00 to +10.00 %)"),
+    ],
+)
+def test_values_in_words(write, value, words):
+    assert write(value) == words

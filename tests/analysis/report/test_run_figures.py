@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.analysis import time_budget
+from pipeline.analysis import time_budget, trust
 from pipeline.analysis.effects import estimate
+from pipeline.analysis.frame import tidy
 from pipeline.analysis.report import drawing, run_figures
 from tests.support.planted import planted
 
@@ -47,3 +48,24 @@ def test_the_figure_has_what_launching_bounds_beside_idle_time(monkeypatch):
     assert first.width == pytest.approx(0.7 * 0.83)
     assert [box.x1 for box in bars["launch-bound"]] == pytest.approx([box.x0 for box in bars["idle"]])
     assert first.height < bars["idle"][0].height / 2
+
+
+def test_without_the_fraction_no_bar_is_launch_bound(monkeypatch):
+    kept = []
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig.axes[0]) or "")
+    effects = estimate(planted(blocks=2))
+    figure = run_figures.budget_bars(time_budget.budgets(effects), effects)
+    assert "launch" not in figure.alt + figure.caption
+    assert "launch-bound" not in {c.get_label() for c in kept[0].collections}
+    assert run_figures.budget_bars([], effects) is None
+
+
+def test_the_order_of_runs_marks_the_tainted_ones(monkeypatch):
+    kept = []
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig.axes[0]) or "")
+    study = planted(blocks=2, drift=0.2, noise=0.001)
+    study.runs.loc[3, "tags.ablate.tainted"] = "neighbour"
+    figure = run_figures.run_order_figure(trust.examine(tidy(study), frozenset()))
+    (tainted,) = [line for line in kept[0].lines if line.get_label() == "tainted"]
+    assert len(tainted.get_xdata()) == 1
+    assert figure.alt.startswith("16 runs;") and "Drift over a block: +2" in figure.caption
