@@ -27,15 +27,26 @@ COMMAND_TAG = "ablate.command"
 STUDY_TAG = "ablate.study"
 TECHNIQUES_TAG = "ablate.techniques"
 CELLS_TAG = "ablate.cells"
-# Attributes that a tuning keeps in Optuna, beside some of the tags above
+VERDICT_TAG = "tune.verdict"
+# Attributes that a tuning keeps in Optuna, beside owner, digest, outcome and error from above
 RESULT_ATTRIBUTE = "ablate.result"
 IDENTITY_ATTRIBUTE = "ablate.identity"
+HEARTBEAT_ATTRIBUTE = "ablate.heartbeat"
+RETRIES_ATTRIBUTE = "ablate.retries"
+WITHDRAWN_ATTRIBUTE = "ablate.withdrawn"
+FINAL_ATTRIBUTE = "ablate.final"
 VALUES_ATTRIBUTE = "ablate.values"
 TOO_LARGE_ATTRIBUTE = "ablate.too_large"
 
-# Params: those of the recipe are `recipe.FIELD`, a technique's is its name (on or off), its level `level.NAME`
-RECIPE_PARAM = "recipe."
-LEVEL_PARAM = "level."
+# Params; a technique's is its name (on or off)
+MODEL_PARAM = "model"
+DATASET_PARAM = "dataset"
+SEED_PARAM = "seed"
+TECHNIQUES_PARAM = "techniques"
+DEVICE_PARAM = "device"
+NPROC_PARAM = "nproc"
+RECIPE_PARAM = "recipe."  # a prefix: a field of the recipe comes behind it
+LEVEL_PARAM = "level."  # a prefix: a technique comes behind it, where its level is not the default
 
 # Metrics of each epoch
 TRAIN_LOSS = "train/loss"
@@ -43,7 +54,7 @@ EPOCH_SECONDS = "train/epoch_seconds"
 EPOCH_RATE = "train/images_per_second"
 VAL_LOSS = "val/loss"
 VAL_ACCURACY = "val/accuracy"
-# Metrics of a run. Scores, by prefix where there are many
+# Metrics of a run. Scores; the two prefixes have a score's name behind them
 VAL_SCORE = "val/"
 TEST_SCORE = "test/"
 TEST_ACCURACY = "test/accuracy"
@@ -76,6 +87,15 @@ UPDATES = "updates/count"
 SKIPPED_STEPS = "amp/skipped_steps"
 FINAL_SCALE = "amp/final_scale"
 FLOPS_PER_IMAGE = "model/flops_per_image"
+# Metrics of a tuning's parent run
+TUNE_TRIALS = "tune/trials"
+TUNE_INFEASIBLE = "tune/infeasible"
+TUNE_SECONDS = "tune/wall_seconds"
+TUNE_IMPORTANCE = "tune/importance."  # a prefix: a parameter comes behind it
+TUNE_RATIO = "tune/ratio"
+TUNE_LOW = "tune/low"
+TUNE_HIGH = "tune/high"
+TUNE_SEARCH_RATIO = "tune/search_ratio"
 
 # Phases of a step, in their order; each has a metric `budget/PHASE_seconds`
 DATA_WAIT = "data_wait"
