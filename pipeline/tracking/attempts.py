@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OWNER_TAG
+from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, DIGEST_TAG, HEARTBEAT_TAG, KIND_TAG, OWNER_TAG
 from pipeline.tracking import entries, journal
 from pipeline.tracking.delivery import delivered_offset
 
-FINAL = ("finished", "oom")  # outcomes that are not tried again
 PARENTS = ("grid", "tune")  # kinds of rows that others lie under
 
 
@@ -61,14 +60,14 @@ def attempt_of(
     """
     return Attempt(
         key=key,
-        digest=tags.get("ablate.digest", ""),
+        digest=tags.get(DIGEST_TAG, ""),
         outcome=outcome,
         owner=tags.get(OWNER_TAG, ""),
-        kind=tags.get("ablate.kind", ""),
+        kind=tags.get(KIND_TAG, ""),
         run_id=run_id,
         parent=parent,
         start_time=start_time,
-        command=tags.get("ablate.command", ""),
+        command=tags.get(COMMAND_TAG, ""),
         claim=tags.get(CLAIM_TAG, ""),
         heartbeats=heartbeats_of(tags),
     )
