@@ -24,7 +24,7 @@ def _saves(technique: Technique) -> list[str]:
     return ["launching kernels" if phase == LAUNCHES else phase for phase in technique.saves]
 
 
-COLUMNS: Mapping[str, Callable[[Technique], Sequence[str]]] = {
+TECHNIQUE_COLUMNS: Mapping[str, Callable[[Technique], Sequence[str]]] = {
     "name": lambda technique: [technique.name],
     "what it does": lambda technique: [technique.description],
     "owns": lambda technique: technique.owns,
@@ -38,11 +38,11 @@ COLUMNS: Mapping[str, Callable[[Technique], Sequence[str]]] = {
 _CODE = ("name", "owns")  # in the columns of names of the program
 
 
-def markdown_table(columns: Sequence[str] = tuple(COLUMNS)) -> str:
+def markdown_table(columns: Sequence[str] = tuple(TECHNIQUE_COLUMNS)) -> str:
     """Renders the table of techniques in Markdown, one line for each.
 
     Args:
-        columns: Keys of `COLUMNS`, in the order to show them.
+        columns: Keys of `TECHNIQUE_COLUMNS`, in the order to show them.
 
     Returns:
         The lines, the last one without a newline.
@@ -51,7 +51,7 @@ def markdown_table(columns: Sequence[str] = tuple(COLUMNS)) -> str:
     for technique in TECHNIQUES.values():
         cells = []
         for column in columns:
-            words = COLUMNS[column](technique)
+            words = TECHNIQUE_COLUMNS[column](technique)
             cells.append(", ".join(f"`{word}`" if column in _CODE else word for word in words))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -94,8 +94,8 @@ def _draw() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = [column for column in COLUMNS if column not in ("owns", "what it does")]
+    shown = [column for column in TECHNIQUE_COLUMNS if column not in ("owns", "what it does")]
     table = Table(*shown, "what it does", show_lines=True)
     for technique in TECHNIQUES.values():
-        table.add_row(*(Text(", ".join(COLUMNS[column](technique))) for column in [*shown, "what it does"]))
+        table.add_row(*(Text(", ".join(TECHNIQUE_COLUMNS[column](technique))) for column in [*shown, "what it does"]))
     Console().print(table)

@@ -106,7 +106,7 @@ OPTIMIZER = "optimizer"
 PHASES = (DATA_WAIT, H2D, FORWARD, BACKWARD, OPTIMIZER)
 IDLE = "idle"  # time of training that is in no phase
 BUDGET_PHASES = (*PHASES, IDLE)
-COMPUTE_PHASES = (FORWARD, BACKWARD, OPTIMIZER)
+COMPUTE_PHASES = (FORWARD, BACKWARD, OPTIMIZER)  # whose time on the device may be that of launching kernels
 # No phase and no metric: the time in which the device has nothing to do but what the host launches just then
 LAUNCHES = "launches"
 

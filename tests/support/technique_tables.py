@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pipeline
-from pipeline.commands.techniques import COLUMNS, markdown_table
+from pipeline.commands.techniques import TECHNIQUE_COLUMNS, markdown_table
 
 ROOT = Path(pipeline.__file__).parent.parent
 BEGIN, END = "<!-- techniques:begin -->\n", "\n<!-- techniques:end -->"
 PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("name", "what it does", "owns", "level"),
-    "docs/techniques.md": tuple(COLUMNS),
+    "docs/techniques.md": tuple(TECHNIQUE_COLUMNS),
 }
 
 
