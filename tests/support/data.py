@@ -18,6 +18,9 @@ from torchvision.datasets import CIFAR10
 
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training.data.inputs import Inputs
+from pipeline.training.data.store import ImageStore, prepare_dataset
+
+PIPELINES = ("loader", "gather", "device")
 
 
 def spec(dataset: str = "digits", seed: int = 3, **recipe: Any) -> RunSpec:
@@ -121,3 +124,9 @@ def trust(monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], files: dict[str,
         monkeypatch.setattr(kind, listed, entries)
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(files[kind.meta["filename"]])})
     monkeypatch.setattr(kind, "tgz_md5", md5(archive.read_bytes()))
+
+
+def open_store(name: str, data_dir: Path, **options: Any) -> ImageStore:
+    store = prepare_dataset(name, data_dir, image_size=options.pop("image_size", 32), **options)
+    assert isinstance(store, ImageStore)
+    return store

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.design.records import End, Job, Metrics, Record
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import cuda_graphs, worker
+from pipeline.training.device_memory import DeviceMemory
 
 # what a clock or the operating system decides, and no seed
 TIMINGS = ("time/", "throughput/", "step/", "budget/", "memory/", "train/epoch_seconds", "train/images_per_second")
@@ -144,3 +145,51 @@ class ClosureRecorder:
 
     def hidden_bytes(self) -> int:
         return 0
+
+
+class Clock:
+    """A clock that tests turn."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Allocator(DeviceMemory):
+    """Stands for a GPU's: what a search for algorithms takes is kept until it is given back."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.calls: list[str] = []
+        self.now, self.peak, self.grow = 100, 100, 0
+
+    def allocated(self) -> int:
+        return self.now
+
+    def peak_allocated(self) -> int:
+        return self.peak
+
+    def reset_peaks(self) -> None:
+        self.calls.append("reset")
+        self.peak = self.now
+
+    def release_unused(self) -> None:
+        self.calls.append("release")
+
+
+class Wrapped:
+    """Passes everything on to another input."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def parallel_job(folder: Path, nproc: int) -> Job:
+    """A job of `nproc` processes; nothing of it but the number and the folder is used."""
+    spec = RunSpec(model="test_vit", dataset="digits", nproc=nproc)
+    return Job(spec=spec, data_dir=str(folder), work_dir=str(folder))

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import cuda_graphs
@@ -152,3 +153,26 @@ def test_without_a_device_it_is_no_silent_fallback(digits_dir: Path, tmp_path: P
         pytest.skip("there is a CUDA device")
     end = end_of(run_in_process(twins("test_resnet")[1], digits_dir, tmp_path))
     assert end.outcome == "failed"
+
+
+@pytest.mark.slow
+def test_a_recorded_model_is_compiled_once(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The warm-up, the recording and training call it in one and the same context: dynamo would go by a difference."""
+    made: list[CapturedGraphs] = []
+
+    def recorder(_device: torch.device) -> Any:
+        return ClosureRecorder()
+
+    def spy(*arguments: Any) -> CapturedGraphs:
+        made.append(capture(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", recorder)
+    monkeypatch.setattr(cuda_graphs, "capture", spy)
+    torch._dynamo.reset()
+    counters.clear()
+    recipe = {"compile": "default", "cuda_graph": True, "precision": "bf16"}
+    end = end_of(run_in_process(small_spec("test_vit", patch_size=8, **recipe), digits_dir, tmp_path))
+    assert end.outcome == "finished", end.error
+    # micro-batches of 32: one size, one graph, one compilation
+    assert made and counters["stats"]["unique_graphs"] == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -16,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.design.records import End, Job, Record, parse_record
+from pipeline.design.records import Job, Record, parse_record
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import ranks, worker
 from pipeline.training.data import inputs, store
@@ -29,6 +27,7 @@ from tests.support.training import (
     PlainCopier,
     end_of,
     no_clock,
+    parallel_job,
     per_epoch,
     perceptron,
     small_spec,
@@ -129,11 +128,6 @@ def train_in(folder: Path, **settings: Any) -> None:
     torch.distributed.destroy_process_group()
 
 
-def job(folder: Path, nproc: int) -> Job:
-    spec = RunSpec(model="test_vit", dataset="digits", nproc=nproc)
-    return Job(spec=spec, data_dir=str(folder), work_dir=str(folder))
-
-
 @pytest.mark.parametrize(
     ("nproc", "optimizer", "clip", "precision", "samples"),
     [
@@ -148,7 +142,7 @@ def test_weights_after_three_updates_are_those_of_one_process(
 ) -> None:
     settings: dict[str, Any] = {"optimizer": optimizer, "clip": clip, "precision": precision, "samples": samples}
     alone = train_some(SINGLE_PROCESS, **settings)
-    end = ranks.run_ranks(job(tmp_path, nproc), partial(train_in, tmp_path, **settings), worker.classify)
+    end = ranks.run_ranks(parallel_job(tmp_path, nproc), partial(train_in, tmp_path, **settings), worker.classify)
     assert end.outcome == "finished", end.error
     close = {"rtol": 1e-12, "atol": 1e-14} if precision == "fp32" else {"rtol": 2e-2, "atol": 2e-3}
     for rank in range(nproc):
@@ -157,26 +151,6 @@ def test_weights_after_three_updates_are_those_of_one_process(
         torch.testing.assert_close(found["weights"], alone["weights"], **close)
         torch.testing.assert_close(found["losses"], alone["losses"], **close)
         assert found["exchanged"] == 3, "gradients are exchanged once per window, with its last micro-batch"
-
-
-def fail(rank: int, how: str) -> None:
-    group = ProcessGroup.join(cuda=False)
-    if group.rank == rank:
-        if how == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise MemoryError("no room") if how == "oom" else ValueError("bad luck")
-    torch.distributed.barrier()  # would wait for ever
-
-
-@pytest.mark.parametrize(
-    ("how", "outcome", "words"),
-    [("oom", "oom", "no room"), ("raise", "failed", "bad luck"), ("die", "failed", "")],
-)
-def test_a_failing_rank_ends_the_run_with_its_own_outcome(how: str, outcome: str, words: str, tmp_path: Path) -> None:
-    end: End = ranks.run_ranks(job(tmp_path, 2), partial(fail, 1, how), worker.classify)
-    assert end.outcome == outcome and end.error and words in end.error
-    if how == "die":  # told by the agent, or by the rank that has lost its peer, whichever notices first
-        assert "rank 1 ended with signal SIGKILL" in end.error or "peer" in end.error
 
 
 @pytest.mark.parametrize("pipeline", ["gather", "device", "loader"])

@@ -65,3 +65,13 @@ def test_the_cpu_does_not_notice() -> None:
     before = onednn.matmul.fp32_precision, onednn.conv.fp32_precision
     set_matmul_precision(tf32=True)
     assert (onednn.matmul.fp32_precision, onednn.conv.fp32_precision) == before
+
+
+CPU = torch.device("cpu")
+
+
+def test_only_fp16_has_a_scaler() -> None:
+    for precision in ("fp32", "tf32", "bf16"):
+        made = Precision(Recipe(precision=precision), CPU)
+        assert made.scaler is None and made.metrics() == {}
+    assert Precision(Recipe(precision="fp16"), CPU).scaler is not None

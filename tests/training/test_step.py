@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.design.spec import Recipe
 from pipeline.training import precision as precision_module
 from pipeline.training import warmup
-from pipeline.training.losses import WindowLosses
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import Precision
 from pipeline.training.step import Learner, Window, optimizer_step, plan_windows
@@ -167,13 +166,6 @@ def test_order_without_a_scaler(precision: str, monkeypatch: pytest.MonkeyPatch)
     assert set(map(tuple, recorder.autocast.values())) == {(False,)}
 
 
-def test_only_fp16_has_a_scaler() -> None:
-    for precision in ("fp32", "tf32", "bf16"):
-        made = Precision(Recipe(precision=precision), CPU)
-        assert made.scaler is None and made.metrics() == {}
-    assert Precision(Recipe(precision="fp16"), CPU).scaler is not None
-
-
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_clipping_sees_unscaled_gradients(precision: str, fused: bool) -> None:
@@ -250,16 +242,6 @@ def test_full_precision_has_no_autocast_and_no_hook() -> None:
     assert not learner.optimizer._optimizer_step_post_hooks
     assert isinstance(Precision(Recipe(precision="bf16"), CPU).autocast(), torch.autocast)
     assert learner_of(Recipe(precision="fp16"), perceptron()).optimizer._optimizer_step_post_hooks
-
-
-@given(values=st.lists(st.floats(-1e6, 1e6, width=32), max_size=200), looks=st.sets(st.integers(0, 199)))
-def test_losses_of_windows_are_kept_in_order(values: list[float], looks: set[int]) -> None:
-    losses = WindowLosses(len(values), CPU)
-    for number, value in enumerate(values):
-        losses.add(torch.tensor(value))
-        if number in looks:
-            assert losses.all().tolist() == values[: number + 1]
-    assert losses.all().tolist() == values
 
 
 def test_phases_are_marked_in_order() -> None:

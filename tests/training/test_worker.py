@@ -14,35 +14,11 @@ from torch import Tensor, nn
 
 from pipeline.design import plan
 from pipeline.design import study as studies
-from pipeline.design.records import Artifact, Job, Metrics, Phase, Tags
+from pipeline.design.records import Artifact, Job, Phase, Tags
 from pipeline.design.spec import Recipe, RunSpec
-from pipeline.training import environment, models, trainer, warmup, worker
-from pipeline.training.data import inputs
-from pipeline.training.data.inputs import EvalInput, Inputs, TrainInput
-from pipeline.training.losses import DivergedError, mean_loss
-from pipeline.training.step import plan_windows
-from tests.support.training import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
-
-
-class Wrapped:
-    """Passes everything on to another input."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-
-@pytest.fixture
-def wrap_inputs(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets a test put wrappers around a run's inputs."""
-
-    def install(change: Any) -> None:
-        original = inputs.build_inputs
-        monkeypatch.setattr(worker.inputs, "build_inputs", lambda *args: change(original(*args)))
-
-    return install
+from pipeline.training import environment, models, worker
+from pipeline.training.data.inputs import Inputs, TrainInput
+from tests.support.training import Wrapped, end_of, per_epoch, run_in_process, small_spec, summary
 
 
 @dataclass
@@ -118,18 +94,6 @@ def test_paired_cells_start_alike_and_see_the_same_data(watched: Any) -> None:
     assert any(not torch.equal(value, base.weights[name]) for name, value in replicate.weights.items())
 
 
-@pytest.mark.parametrize("pipeline", ["gather", "loader", "device"])
-def test_two_runs_of_a_spec_give_equal_metrics(pipeline: str, digits_dir: Path, tmp_path: Path) -> None:
-    spec = small_spec(epochs=2, augmentation="crop_flip", label_smoothing=0.1, input_pipeline=pipeline, num_workers=0)
-    first, second = (run_in_process(spec, digits_dir, tmp_path / name) for name in ("a", "b"))
-    assert end_of(first).outcome == end_of(second).outcome == "finished"
-    assert reproducible(summary(first)) == reproducible(summary(second))
-    epochs = [{k: reproducible(v) for k, v in per_epoch(records).items()} for records in (first, second)]
-    assert epochs[0] == epochs[1] and set(epochs[0]) == {1, 2}
-    other = run_in_process(spec.model_copy(update={"seed": 4}), digits_dir, tmp_path / "c")
-    assert reproducible(summary(other)) != reproducible(summary(first))
-
-
 def test_records_of_a_run(digits_dir: Path, tmp_path: Path) -> None:
     spec = small_spec(epochs=3, eval_every=2)
     records = run_in_process(spec, digits_dir, tmp_path / "work")
@@ -178,166 +142,6 @@ def test_times_of_a_run(digits_dir: Path, tmp_path: Path) -> None:
     for epoch in epochs.values():
         rate = epoch["train/images_per_second"] * epoch["train/epoch_seconds"]
         assert rate == pytest.approx(96), "images of an epoch"
-
-
-class Slow(Wrapped):
-    def __iter__(self) -> Iterator[Any]:
-        time.sleep(1.0)
-        return iter(self.inner)
-
-
-def check_disjoint(values: dict[str, float], elsewhere: float = 0.0) -> None:
-    """The times of a run and what took seconds elsewhere are parts of the whole: nothing is counted twice.
-
-    A sum instead of a limit for each, which a loaded machine would exceed.
-    """
-    parts = [values.get(f"time/{name}_seconds", 0.0) for name in ("setup", "warmup", "compile", "train", "eval")]
-    assert sum(parts) + elsewhere <= values["time/total_seconds"] + 0.02, "two clocks"
-
-
-def test_sleeping_in_evaluation_is_no_training_time(digits_dir: Path, tmp_path: Path, wrap_inputs: Any) -> None:
-    wrap_inputs(lambda data: replace(data, validation=Slow(data.validation), test=Slow(data.test)))
-    values = summary(run_in_process(small_spec(epochs=2), digits_dir, tmp_path))
-    assert values["time/eval_seconds"] >= 3.0, "two validations and one test"
-    check_disjoint(values)
-    images = 2 * 96 - 32 * values["throughput/warmup_windows"]
-    assert images / values["throughput/images_per_second"] <= values["time/train_seconds"]
-
-
-def test_a_slow_reader_of_records_is_no_training_time(digits_dir: Path, tmp_path: Path) -> None:
-    slept: list[float] = []
-
-    def watch(record: Any) -> None:
-        if isinstance(record, Metrics):
-            began = time.perf_counter()
-            time.sleep(1.0)
-            slept.append(time.perf_counter() - began)
-
-    values = summary(run_in_process(small_spec(epochs=2), digits_dir, tmp_path, watch=watch))
-    assert len(slept) == 4, "two epochs, the trainer's summary, and the worker's, which has the times"
-    check_disjoint(values, elsewhere=sum(slept[:3]))
-
-
-def test_the_test_set_is_read_once_at_the_end(digits_dir: Path, tmp_path: Path, wrap_inputs: Any) -> None:
-    reads: list[str] = []
-
-    class Counted(Wrapped):
-        def __init__(self, inner: EvalInput, name: str) -> None:
-            super().__init__(inner)
-            self.name = name
-
-        def __iter__(self) -> Iterator[Any]:
-            reads.append(self.name)
-            return iter(self.inner)
-
-    wrap_inputs(
-        lambda data: replace(data, validation=Counted(data.validation, "validation"), test=Counted(data.test, "test"))
-    )
-    run_in_process(small_spec(epochs=3), digits_dir, tmp_path)
-    assert reads == ["validation"] * 3 + ["test"]
-
-
-def test_compilation_is_timed_apart(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class SlowOnce(nn.Module):
-        def __init__(self, plain: nn.Module) -> None:
-            super().__init__()
-            self.plain = plain
-            self.slept = False
-
-        def forward(self, images: Tensor) -> Any:
-            if not self.slept:
-                self.slept = True
-                time.sleep(1.0)
-            return self.plain(images)
-
-    plain = summary(run_in_process(small_spec(), digits_dir, tmp_path / "plain"))
-    monkeypatch.setattr(warmup.torch, "compile", lambda model, **_: SlowOnce(model))
-    values = summary(run_in_process(small_spec(compile="default"), digits_dir, tmp_path / "compiled"))
-    assert values["time/compile_seconds"] >= 1.0
-    check_disjoint(values)
-    assert "time/compile_seconds" not in plain
-    assert reproducible(values) == reproducible(plain), "the warm-up changed nothing that training sees"
-
-
-def test_skipped_fp16_updates_are_counted(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    schedules: list[Any] = []
-    original = trainer.build_schedule
-
-    def build(*args: Any) -> Any:
-        schedules.append(original(*args))
-        return schedules[-1]
-
-    monkeypatch.setattr(trainer, "build_schedule", build)
-    spec = small_spec(
-        epochs=2,
-        precision="fp16",
-        scaler_init_scale=2.0**18,
-        max_train_samples=64,
-        max_test_samples=20,
-        batch_size=4,
-        accumulation_steps=2,
-        schedule="cosine",
-    )
-    records = run_in_process(spec, digits_dir, tmp_path)
-    assert end_of(records).outcome == "finished"
-    values = summary(records)
-    skipped = values["amp/skipped_steps"]
-    assert 0 < skipped < 16
-    assert values["updates/count"] == 16 - skipped == schedules[0].last_epoch
-    assert values["amp/final_scale"] == 2.0 ** (18 - skipped)
-
-
-QUICKSTART = {
-    run.spec.model: run.spec
-    for run in plan.build_plan(studies.load_study("quickstart"), "cpu").cells
-    if run.spec.dataset == "digits" and run.spec.label == "baseline"
-}
-
-
-@pytest.mark.parametrize(("model", "least"), [("test_resnet", 0.9), ("test_efficientnet", 0.9), ("test_vit", 0.75)])
-def test_accuracy_of_the_quickstart_baselines(model: str, least: float, digits_dir: Path, tmp_path: Path) -> None:
-    records = run_in_process(QUICKSTART[model], digits_dir, tmp_path)
-    values = summary(records)
-    print(model, values["test/accuracy"], values["time/train_seconds"])
-    assert values["test/accuracy"] >= least
-    losses = [epoch["train/loss"] for epoch in per_epoch(records).values()]
-    assert losses[-1] < losses[0]
-    windows = plan_windows(1347 - 135, QUICKSTART[model].recipe.batch_size, 1)
-    assert values["updates/count"] == len(windows) * QUICKSTART[model].recipe.epochs
-
-
-def test_a_diverging_loss_names_epoch_and_step(
-    digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-    original = trainer.optimizer_step
-
-    def poisoned(*args: Any) -> Tensor:
-        nonlocal calls
-        calls += 1
-        return original(*args) * (float("nan") if calls == 5 else 1.0)  # 3 windows an epoch
-
-    monkeypatch.setattr(trainer, "optimizer_step", poisoned)
-    end = end_of(records := run_in_process(small_spec(epochs=3), digits_dir, tmp_path))
-    assert (end.outcome, end.error) == ("failed", "loss is nan in epoch 2, step 2 of 3")
-    assert set(per_epoch(records)) == {1} and summary(records) == {}
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_rate_that_destroys_the_model_fails_the_run(precision: str, digits_dir: Path, tmp_path: Path) -> None:
-    spec = small_spec(
-        "test_vit",
-        epochs=4,
-        patch_size=8,
-        optimizer="sgd",
-        learning_rate=1e30,
-        precision=precision,
-        batch_size=16,
-        max_train_samples=32,
-    )
-    end = end_of(run_in_process(spec, digits_dir, tmp_path))
-    assert end.outcome == "failed" and end.error is not None and "epoch" in end.error
-    assert "loss is" in end.error or "skipped" in end.error
 
 
 INSIDE = "INTERNAL_ERROR_DEVICE"
@@ -434,18 +238,6 @@ def test_inputs_are_closed_whatever_happens(
     monkeypatch.setattr(worker, "train", lambda *_: 1 / 0)
     assert end_of(run_in_process(small_spec(), digits_dir, tmp_path)).outcome == "failed"
     assert closed == [True]
-
-
-def test_an_epoch_of_skipped_updates_is_no_divergence() -> None:
-    """A scaler that starts too high skips its first updates, and finds its scale in the next epoch."""
-    windows = plan_windows(12, 4, 1)
-    losses = torch.tensor([1.0, 2.0, 3.0])
-    assert mean_loss(losses, windows, [False, False, False], 1) == pytest.approx(2.0)
-    assert mean_loss(losses, windows, [False, True, True], 1) == pytest.approx(2.5)
-    losses[1] = float("inf")
-    assert mean_loss(losses, windows, [True, False, True], 1) == pytest.approx(2.0)
-    with pytest.raises(DivergedError, match="epoch 1, step 2 of 3"):
-        mean_loss(losses, windows, [False, False, False], 1)
 
 
 @pytest.mark.parametrize("value", [True, 2.5, "3"])
