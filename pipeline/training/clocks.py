@@ -119,7 +119,7 @@ class CudaClock:
         self._open()
 
     def settle(self) -> None:
-        """Reads the durations of the windows that the device has finished; waits for nothing."""
+        """Reads durations of the windows that the device has finished; waits for nothing."""
         while self._read < self._count and cast(Any, self._ends[self._read + 1]).query():
             self.durations.append(self._ends[self._read].elapsed_time(self._ends[self._read + 1]) / 1e3)
             self._read += 1

@@ -101,7 +101,7 @@ class Meter:
         return seconds
 
     def timed_evaluation(self, evaluate: Callable[[], Any]) -> Any:
-        """Runs `evaluate` and books its time as evaluation."""
+        """Runs `evaluate`, counts its time as evaluation, and returns its result."""
         self._evaluated = True
         began = time.perf_counter()
         result = evaluate()

@@ -128,6 +128,11 @@ def training_flops_per_image(name: str, recipe: Recipe, classes: int) -> float |
     Counts matrix products, convolutions and attention (a multiply-add is two operations), as
     `torch.utils.flop_counter` does; element-wise work and what checkpointing computes twice are not in it. None
     where the model cannot run on meta.
+
+    Args:
+        name: catalog name or `timm:NAME`.
+        recipe: recipe of the run; image and patch size are read.
+        classes: outputs of the classifier.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

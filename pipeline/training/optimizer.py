@@ -31,6 +31,14 @@ def parameter_groups(model: nn.Module, model_name: str, recipe: Recipe) -> list[
 
     A parameter of at most one dimension is a bias or a norm's; it gets no weight decay, as do those that the
     model itself names (`no_weight_decay`: position embeddings, class tokens).
+
+    Args:
+        model: the model; frozen parameters are left out.
+        model_name: name of the model in the catalog, which knows its neck.
+        recipe: recipe of the run; rate, scales and weight decay are read.
+
+    Returns:
+        PyTorch's parameter groups, one for each pair of rate and weight decay.
     """
     named_by_model = getattr(model, "no_weight_decay", None)
     exempt = set(named_by_model()) if callable(named_by_model) else set()
@@ -52,7 +60,7 @@ def _under(name: str, modules: Iterable[str]) -> bool:
 
 
 def build_optimizer(model: nn.Module, model_name: str, recipe: Recipe) -> torch.optim.Optimizer:
-    """Builds the optimizer with its parameter groups."""
+    """Builds the optimizer of a recipe with its parameter groups; see `parameter_groups` for the arguments."""
     groups = parameter_groups(model, model_name, recipe)
     fused: dict[str, Any] = {"fused": True} if recipe.fused_optimizer else {}
     rate = peak_learning_rate(recipe)
@@ -83,6 +91,11 @@ def build_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates_per
     `warmup` is a fraction of all updates: the rising part of one-cycle, a linear ramp from 1 % before the
     others. `exponential` multiplies by `schedule_gamma` once per epoch, spread evenly over its updates.
     One-cycle also cycles Adam's beta1, as PyTorch does; SGD's momentum stays the recipe's.
+
+    Args:
+        optimizer: optimizer whose groups have their peak rates.
+        recipe: recipe of the run; epochs, schedule, `warmup` and `schedule_gamma` are read.
+        updates_per_epoch: optimizer updates in one epoch.
     """
     total = recipe.epochs * updates_per_epoch
     if recipe.schedule == "onecycle":

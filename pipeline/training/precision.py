@@ -32,10 +32,15 @@ class Precision:
     fp16 trains with a gradient scaler on every device; bf16 has fp32's range and needs none. `tf32` is a mode
     of the arithmetic units, so evaluation leaves it (`evaluating`), in all cells alike.
 
+    Args:
+        recipe: recipe of the run; precision, scaler, compiler, accumulation and graphs are read.
+        device: where the model trains.
+
     Attributes:
+        scaler: the gradient scaler; None but for fp16.
         skipped: updates that the scaler has skipped, as far as they are settled (see `update`).
-        keeps_gradients: gradients have memory of their own, which is zeroed after an update. Elsewhere they are
-            dropped, which saves memory and time.
+        keeps_gradients: whether gradients have memory of their own, which is zeroed after an update. Elsewhere they
+            are dropped, which saves memory and time.
     """
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:

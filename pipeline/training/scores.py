@@ -36,6 +36,10 @@ def final_scores(labels: ClassLabels, logits: npt.NDArray[np.float32]) -> dict[s
 
 
 def confusion(labels: ClassLabels, predictions: ClassLabels, classes: int) -> npt.NDArray[np.int64]:
-    """Confusion matrix, shape (classes, classes): rows are true classes, columns predictions."""
+    """Confusion matrix of integer labels and predictions, both of shape (n,).
+
+    Returns:
+        Numbers of samples, int64 (classes, classes): rows are true classes, columns predictions.
+    """
     matrix: npt.NDArray[np.int64] = scores.confusion_matrix(labels, predictions, labels=np.arange(classes))
     return matrix

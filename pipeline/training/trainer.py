@@ -33,7 +33,12 @@ PROGRESS_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run hands to its worker: test labels and logits, shapes (n,) and (n, classes)."""
+    """What a finished run hands to its worker.
+
+    Attributes:
+        labels: labels of the test images, int64 (n,).
+        logits: outputs of the model for them, float32 (n, classes).
+    """
 
     labels: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]

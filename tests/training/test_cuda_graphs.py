@@ -1,6 +1,6 @@
-"""Recorded passes, with closures in place of CUDA graphs: what is recorded, what is restored, and equal training.
+"""Captured steps, with closures in place of CUDA graphs: what is captured, what is restored, and equal training.
 
-The recorder of these tests runs on a CPU and keeps the rules of a capture: recording runs nothing, and a replay
+The recorder of these tests runs on a CPU and keeps the rules of a capture: it runs nothing, and a replay
 sees static buffers only. `test_gpu` has the same comparison with real graphs.
 """
 
@@ -26,8 +26,8 @@ MADE: list[CapturedGraphs] = []
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[CapturedGraphs]:
-    """Lets the trainer record closures; every `CapturedGraphs` made since."""
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[CapturedGraphs]:
+    """Lets the trainer keep closures; every `CapturedGraphs` made since."""
     MADE.clear()
 
     def spy(*arguments: Any) -> CapturedGraphs:
@@ -65,7 +65,7 @@ def twins(name: str, **recipe: Any) -> list[RunSpec]:
     ],
 )
 def test_replayed_training_equals_eager_training(
-    name: str, recipe: dict[str, Any], recorded: list[CapturedGraphs], digits_dir: Path, tmp_path: Path
+    name: str, recipe: dict[str, Any], captured: list[CapturedGraphs], digits_dir: Path, tmp_path: Path
 ) -> None:
     runs = []
     for number, spec in enumerate(twins(name, **recipe)):
@@ -74,7 +74,7 @@ def test_replayed_training_equals_eager_training(
         runs.append([reproducible(summary(records)), *(reproducible(v) for v in per_epoch(records).values())])
     for eager, replayed in zip(*runs, strict=True):
         assert replayed == pytest.approx(eager, rel=1e-5)
-    assert [made.replays for made in recorded] == [2 * 3], "every micro-batch of every epoch is replayed"
+    assert [made.replays for made in captured] == [2 * 3], "every micro-batch of every epoch is replayed"
 
 
 def setup(sizes: list[int]) -> tuple[nn.Module, ClosureRecorder, CapturedGraphs]:
@@ -139,8 +139,8 @@ def test_the_warm_up_leaves_no_trace() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.usefixtures("recorded")
-def test_recording_is_timed_apart(digits_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("captured")
+def test_capture_is_timed_apart(digits_dir: Path, tmp_path: Path) -> None:
     eager, graphed = (
         summary(run_in_process(spec, digits_dir, tmp_path / str(number)))
         for number, spec in enumerate(twins("test_resnet"))
@@ -157,7 +157,7 @@ def test_without_a_device_it_is_no_silent_fallback(digits_dir: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_recorded_model_is_compiled_once(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The warm-up, the recording and training call it in one and the same context: dynamo would go by a difference."""
+    """The warm-up, the capture and training call it in one and the same context: dynamo would go by a difference."""
     made: list[CapturedGraphs] = []
 
     def recorder(_device: torch.device) -> Any:

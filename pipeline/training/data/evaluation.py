@@ -14,7 +14,16 @@ from pipeline.training.data.transforms import BatchTransform
 
 
 class StoreEval:
-    """Evaluation over arrays, the same whatever the recipe's pipeline and pinning: one copy per batch."""
+    """Evaluation over arrays, the same whatever the recipe's pipeline and pinning: one copy per batch.
+
+    Args:
+        images: images of the store, uint8 (N, height, width, 3); may be a memory map.
+        labels: their labels, int64 (N,).
+        rows: rows of the images that are evaluated, int64 (n,).
+        recipe: recipe of the run; image size, normalisation, memory format and `eval_batch_size` are read.
+        dataset: name of the data set, for the normalisation.
+        device: where the model is.
+    """
 
     def __init__(
         self,

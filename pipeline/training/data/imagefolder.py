@@ -27,7 +27,12 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Form:
-    """How a folder is stored: `native` and `resized` as arrays of `side` px, `files` as it is."""
+    """How a folder is stored.
+
+    Attributes:
+        kind: `native` and `resized` are arrays, `files` is the folder as it is.
+        side: width and height of the arrays' images, px.
+    """
 
     kind: Literal["native", "resized", "files"]
     side: int
@@ -56,12 +61,18 @@ def _fits(count: int, side: int) -> bool:
     return count * side * side * 3 <= MAX_STORE_BYTES
 
 
-def _tell(report: ReportProgress, before: int, total: int, done: int) -> None:
+def _report_decoded(report: ReportProgress, before: int, total: int, done: int) -> None:
     report("decoding images", before + done, total)
 
 
 def build_image_folder(listing: FolderListing, form: Form, work: Path, report: ReportProgress) -> Built:
     """Decodes every image of a folder; writes the arrays into `work` unless the form is `files`.
+
+    Args:
+        listing: the folder's files.
+        form: how they are stored.
+        work: folder to write into.
+        report: called with (what is done, images done, images in all).
 
     Raises:
         InputError: an image cannot be decoded; names the file.
@@ -71,7 +82,7 @@ def build_image_folder(listing: FolderListing, form: Form, work: Path, report: R
     total = len(listing.train.names) + len(listing.test.names)
     done = 0
     for split, listed in (("train", listing.train), ("test", listing.test)):
-        chunks = _decoded(listing.root, listed, form, partial(_tell, report, done, total))
+        chunks = _decoded(listing.root, listed, form, partial(_report_decoded, report, done, total))
         if form.kind == "files":
             for _chunk in chunks:
                 pass

@@ -35,6 +35,12 @@ class Samples(Dataset[tuple[torch.Tensor, int]]):
 
     A batch is asked for as (epoch, rows), since persistent workers hold a copy of this object and would not
     learn of a new epoch otherwise.
+
+    Args:
+        read: gives the image of a row, uint8 (3, height, width).
+        labels: labels of all rows, int64 (N,).
+        transform: makes float32 (3, image_size, image_size) of an image.
+        seed: seed of the augmentation; None where nothing is drawn.
     """
 
     def __init__(self, read: Callable[[int], torch.Tensor], labels: Labels, transform: Any, seed: int | None) -> None:
@@ -45,7 +51,15 @@ class Samples(Dataset[tuple[torch.Tensor, int]]):
 
     @classmethod
     def of(cls, source: ImageStore | FolderSource, part: str, recipe: Recipe, *, augment: bool, seed: int) -> Samples:
-        """Builds the samples of `part`, `train` or `test`."""
+        """Builds the samples of one part of a data set.
+
+        Args:
+            source: the prepared data set.
+            part: `train` or `test`.
+            recipe: recipe of the run, for the transforms.
+            augment: whether images are augmented (training only).
+            seed: seed of the augmentation.
+        """
         labels: Labels = np.asarray(source.train_labels if part == "train" else source.test_labels)
         native = source.train_images.shape[1] if isinstance(source, ImageStore) and source.native else 0
         transform = per_sample(recipe, source.name, augment, native)
@@ -113,7 +127,15 @@ class _Schedule(Sampler[_Batch]):
 
 
 class LoaderTrain:
-    """`loader`: a DataLoader with persistent workers, driven by the planner's batch sizes."""
+    """`loader`: a DataLoader with persistent workers, driven by the planner's batch sizes.
+
+    Args:
+        samples: the training part of the data set, with augmentation.
+        rows: rows of the samples that are trained on, int64 (num_samples,).
+        recipe: recipe of the run; workers, pinning and memory format are read.
+        seed: seed of the order.
+        device: where the model trains.
+    """
 
     def __init__(self, samples: Samples, rows: Indices, recipe: Recipe, seed: int, device: torch.device) -> None:
         self.num_samples = len(rows)
@@ -154,7 +176,14 @@ class LoaderTrain:
 
 
 class LoaderEval:
-    """Evaluation over the files of a folder that has no store."""
+    """Evaluation over the files of a folder that has no store.
+
+    Args:
+        samples: the part of the data set, without augmentation.
+        rows: rows of the samples that are evaluated, int64 (num_samples,).
+        recipe: recipe of the run; workers, memory format and `eval_batch_size` are read.
+        device: where the model is.
+    """
 
     def __init__(self, samples: Samples, rows: Indices, recipe: Recipe, device: torch.device) -> None:
         self.num_samples = len(rows)

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
-NAME = "gather-ahead"
+NAME = "prefetch"
 # batches that the consumer may still read while it asks for one more: the one that it holds
 HELD = 1
 

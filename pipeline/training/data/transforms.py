@@ -103,7 +103,14 @@ class Draws:
 
 
 class BatchTransform:
-    """Turns uint8 batches on the device into what the model takes."""
+    """Turns uint8 batches on the device into what the model takes.
+
+    Args:
+        recipe: recipe of the run; augmentation, image size, interpolation, normalisation and layout are read.
+        dataset: name of the data set, for mean and standard deviation.
+        device: where the batches are.
+        augment: whether to augment (training only).
+    """
 
     def __init__(self, recipe: Recipe, dataset: str, device: torch.device, *, augment: bool) -> None:
         mean, std = moments(recipe, dataset)

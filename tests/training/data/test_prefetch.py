@@ -1,4 +1,4 @@
-"""Gathering ahead in a thread: the same batches, errors that arrive, and no thread left behind."""
+"""Prefetching in a thread: the same batches, errors that arrive, and no thread left behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(count: int = 200) -> ImageStore:
 
 @pytest.fixture
 def threaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Gathers ahead on the CPU too; afterwards no thread may be left."""
+    """Prefetches on the CPU too; afterwards no thread may be left."""
     monkeypatch.setattr(inputs, "PREFETCH_ON", frozenset(("cpu",)))
     yield
     assert not threads()
@@ -85,7 +85,7 @@ def test_buffers_are_not_overwritten_too_early() -> None:
     assert len({images.data_ptr() for images, _copy in held}) == gather.RING
 
 
-def test_it_runs_ahead_by_the_free_buffers_and_no_further() -> None:
+def test_it_prefetches_into_the_free_buffers_and_no_further() -> None:
     filled: list[int] = []
     with Prefetcher(filled.append, 100, 4) as made:
         assert settle(filled) == list(range(4))
