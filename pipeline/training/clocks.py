@@ -145,11 +145,11 @@ class CudaClock:
         for start, end in itertools.pairwise(window):
             seconds = start.event.elapsed_time(end.event) / 1e3
             host = end.host - start.host
-            if end.phase == "data_wait" and previous != "h2d":
+            if end.phase == DATA_WAIT and previous != H2D:
                 seconds = min(seconds, host)  # the rest of the gap is idle time
             self.seconds[end.phase] += seconds * scale
             previous = end.phase
-            if end.phase in LAUNCHED:
+            if end.phase in COMPUTE_PHASES:
                 self.launched_seconds += seconds
                 self.launch_bound_seconds += seconds if end.begun and host >= KEPT_UP * seconds else 0.0
 

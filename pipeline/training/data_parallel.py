@@ -17,12 +17,13 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.design.names import GPU_JOULES, GPU_PEAK_ALLOCATED, GPU_PEAK_RESERVED, GPU_PROCESS, HOST_PEAK_RSS
 from pipeline.training.step import Window
 
 # only a hang ends here: ranks wait for rank 0 while it evaluates, and a rank that dies ends the run at once
 COLLECTIVE_TIMEOUT = timedelta(hours=24)
-SUMMED = ("energy/gpu_joules", "memory/host_peak_rss_mib")
-LARGEST = ("memory/gpu_peak_allocated_mib", "memory/gpu_peak_reserved_mib", "memory/gpu_process_mib")
+SUMMED = (GPU_JOULES, HOST_PEAK_RSS)
+LARGEST = (GPU_PEAK_ALLOCATED, GPU_PEAK_RESERVED, GPU_PROCESS)
 
 
 class BatchSource(Protocol):

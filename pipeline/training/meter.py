@@ -18,6 +18,25 @@ import numpy.typing as npt
 import torch
 
 from pipeline import nvml
+from pipeline.design.names import (
+    COMPILE_SECONDS,
+    EVAL_SECONDS,
+    GPU_JOULES,
+    GPU_PEAK_ALLOCATED,
+    GPU_PEAK_RESERVED,
+    GPU_PROCESS,
+    HOST_PEAK_RSS,
+    IDLE,
+    IMAGES_PER_SECOND,
+    LAUNCH_BOUND,
+    STEP_P50_MS,
+    STEP_P95_MS,
+    TRAIN_SECONDS,
+    UPDATES_PER_SECOND,
+    WARMUP_SECONDS,
+    WARMUP_WINDOWS,
+    budget_seconds,
+)
 from pipeline.training.clocks import CudaClock, HostClock
 from pipeline.training.device_memory import DeviceMemory
 
@@ -142,27 +161,27 @@ class Meter:
         """Summary metrics of the contract that this machine can measure."""
         steady, steady_images, discard = self.steady()
         values = {
-            "time/train_seconds": self.train_seconds,
-            "time/eval_seconds": self.eval_seconds,
-            "time/warmup_seconds": self.warmup_seconds,
+            TRAIN_SECONDS: self.train_seconds,
+            EVAL_SECONDS: self.eval_seconds,
+            WARMUP_SECONDS: self.warmup_seconds,
             **self._peaks,
         }
         if self.compile_seconds:
-            values["time/compile_seconds"] = self.compile_seconds
+            values[COMPILE_SECONDS] = self.compile_seconds
         if len(steady) and steady.sum() > 0:
-            values["throughput/images_per_second"] = float(steady_images.sum() / steady.sum())
-            values["throughput/updates_per_second"] = float(len(steady) / steady.sum())
-            values["throughput/warmup_windows"] = float(discard)
-            values["step/p50_ms"] = float(np.percentile(steady, 50) * 1e3)
-            values["step/p95_ms"] = float(np.percentile(steady, 95) * 1e3)
+            values[IMAGES_PER_SECOND] = float(steady_images.sum() / steady.sum())
+            values[UPDATES_PER_SECOND] = float(len(steady) / steady.sum())
+            values[WARMUP_WINDOWS] = float(discard)
+            values[STEP_P50_MS] = float(np.percentile(steady, 50) * 1e3)
+            values[STEP_P95_MS] = float(np.percentile(steady, 95) * 1e3)
         budget = dict(self.clock.seconds)
-        values |= {f"budget/{phase}_seconds": seconds for phase, seconds in budget.items()}
-        values["budget/idle_seconds"] = max(self.train_seconds - sum(budget.values()), 0.0)
+        values |= {budget_seconds(phase): seconds for phase, seconds in budget.items()}
+        values[budget_seconds(IDLE)] = max(self.train_seconds - sum(budget.values()), 0.0)
         if isinstance(self.clock, CudaClock) and self.clock.launched_seconds:
-            values["step/launch_bound_fraction"] = self.clock.launch_bound_seconds / self.clock.launched_seconds
+            values[LAUNCH_BOUND] = self.clock.launch_bound_seconds / self.clock.launched_seconds
         # the errors of the phases' ends are independent of each other
         if self._energy_known and ENERGY_STEP * self._phases**0.5 <= ENERGY_ERROR * self.train_seconds:
-            values["energy/gpu_joules"] = self._joules
+            values[GPU_JOULES] = self._joules
         return values
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.design.names import FINAL_SCALE, SKIPPED_STEPS
 from pipeline.design.spec import CUDA_GRAPH_MODES, Recipe
 
 _PLAIN = nullcontext()  # a disabled autocast costs as much as one that is enabled
@@ -164,7 +165,7 @@ class Precision:
         self.settle()
         if self.scaler is None:
             return {}
-        return {"amp/skipped_steps": float(self.skipped), "amp/final_scale": float(self.scaler.get_scale())}
+        return {SKIPPED_STEPS: float(self.skipped), FINAL_SCALE: float(self.scaler.get_scale())}
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""

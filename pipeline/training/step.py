@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.design.names import BACKWARD, DATA_WAIT, FORWARD, H2D, OPTIMIZER
 from pipeline.training.precision import Precision
 
 

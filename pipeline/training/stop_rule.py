@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from pipeline.design.names import RATE_HALF_WIDTH, TARGET_SECONDS, VAL_ACCURACY
 from pipeline.design.spec import Probe, Recipe
 from pipeline.training.meter import Meter
 from pipeline.training.throughput import rate
@@ -79,7 +80,7 @@ class StopRule:
     def stops_after_epoch(self, values: Mapping[str, float]) -> bool:
         """Whether the run ends with the epoch that has these metrics."""
         target = self._probe.target_accuracy if self._probe is not None else None
-        if target is not None and values.get("val/accuracy", 0.0) >= target:
+        if target is not None and values.get(VAL_ACCURACY, 0.0) >= target:
             self.over = True
         return self.over
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline.design.names import EPOCH_RATE, EPOCH_SECONDS, TEST_SCORE, TRAIN_LOSS, UPDATES, VAL_LOSS, VAL_SCORE
 from pipeline.design.records import Metrics, Phase, Progress, Record
 from pipeline.design.spec import RunSpec
 from pipeline.training import cuda_graphs
@@ -189,9 +190,9 @@ class _Run:
         self.updates += sum(updated)
         self.last_loss = mean_loss(self.group.mean(losses.all()).cpu(), self.windows[:made], updated, epoch)
         return {
-            "train/loss": self.last_loss,
-            "train/epoch_seconds": seconds,
-            "train/images_per_second": images / seconds,
+            TRAIN_LOSS: self.last_loss,
+            EPOCH_SECONDS: seconds,
+            EPOCH_RATE: images / seconds,
         }
 
     def _progress(self, epoch: int, update: int, rate: float) -> Progress:
@@ -209,7 +210,7 @@ class _Run:
         """Evaluates on the validation split; returns its metrics by name."""
         loss, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(data))
         scores = epoch_scores(labels, logits.argmax(axis=1))
-        return {"val/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
+        return {VAL_LOSS: loss, **{f"{VAL_SCORE}{name}": value for name, value in scores.items()}}
 
     def test(self) -> TrainResult:
         """Reads the test set: once, at the end."""

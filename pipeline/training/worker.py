@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 
+from pipeline.design.names import BATCHNORM_TAG, FLOPS_PER_IMAGE, PARAMETERS_TAG, SETUP_SECONDS, TOTAL_SECONDS
 from pipeline.design.records import Artifact, End, Job, Metrics, Outcome, Phase, Record, Tags
 from pipeline.design.spec import RunSpec
 from pipeline.errors import AblateError, first_line, not_allowed
@@ -145,9 +146,9 @@ def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: 
             matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
             draw_confusion(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
             emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
-        values = {"time/setup_seconds": setup, "time/total_seconds": time.time() - began - waiting.seconds}
+        values = {SETUP_SECONDS: setup, TOTAL_SECONDS: time.time() - began - waiting.seconds}
         if flops is not None and math.isfinite(flops) and flops > 0:
-            values["model/flops_per_image"] = flops
+            values[FLOPS_PER_IMAGE] = flops
         emit(Metrics(time=time.time(), values=values))
         if group.is_main_process:
             checkpoints.discard()
@@ -180,8 +181,8 @@ def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         **environment.run_provenance(spec, device),
-        "ablate.batchnorm": str(models.has_batchnorm(model)).lower(),
-        "ablate.parameters": str(parameters),
+        BATCHNORM_TAG: str(models.has_batchnorm(model)).lower(),
+        PARAMETERS_TAG: str(parameters),
     }
 
 
