@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.design.names import CELLS_TAG, COMMAND_TAG, FINAL_OUTCOMES
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
 from pipeline.execution import summary
@@ -81,8 +82,8 @@ class Controller:
         """
         tags = {
             **tags,
-            "ablate.command": "run" if alone else "grid",
-            "ablate.cells": str(len(self.plan.cells)),
+            COMMAND_TAG: "run" if alone else "grid",
+            CELLS_TAG: str(len(self.plan.cells)),
         }
         attempts = self.recorder.parent.join(name, tags, new=fresh or alone)
         self._fresh = fresh

@@ -10,12 +10,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-TIME = "time/train_seconds"
-RATE = "throughput/images_per_second"
-GPU_MEMORY = "memory/gpu_peak_allocated_mib"
-HOST_MEMORY = "memory/host_peak_rss_mib"
-ACCURACY = "test/accuracy"
-F1 = "test/f1_macro"
+from pipeline.design.names import (
+    GPU_PEAK_ALLOCATED,
+    HOST_PEAK_RSS,
+    IMAGES_PER_SECOND,
+    TEST_ACCURACY,
+    TEST_F1,
+    TRAIN_SECONDS,
+)
+
+TIME = TRAIN_SECONDS
+RATE = IMAGES_PER_SECOND
+GPU_MEMORY = GPU_PEAK_ALLOCATED
+HOST_MEMORY = HOST_PEAK_RSS
+ACCURACY = TEST_ACCURACY
+F1 = TEST_F1
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
+from pipeline.design.names import FLOPS_PER_IMAGE
 from pipeline.design.records import Artifact, End, Job, Metrics, Record, parse_record
 from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
@@ -23,7 +24,7 @@ from pipeline.execution.local import child
 from pipeline.execution.local.process import Child, death, dump_and_stop, stop
 from pipeline.host import oom_kills, process_environment
 
-FLOPS = "model/flops_per_image"
+FLOPS = FLOPS_PER_IMAGE
 
 
 @dataclass(frozen=True)

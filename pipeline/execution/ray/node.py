@@ -129,9 +129,9 @@ def run_cell(request: Request, spec_json: str, node: str, moved: str, watch: boo
 def _provenance(node: str, moved: str, doubts: list[str]) -> str:
     tags = {**host_provenance(), "env.ray_node": node, "env.nice": str(os.getpriority(os.PRIO_PROCESS, 0))}
     if moved:
-        tags["ablate.moved"] = moved
+        tags[MOVED_TAG] = moved
     if moved or doubts:
-        tags["ablate.tainted"] = "; ".join([*([moved] if moved else []), *doubts])
+        tags[TAINTED_TAG] = "; ".join([*([moved] if moved else []), *doubts])
     return Tags(time=time.time(), values=tags).model_dump_json()
 
 
