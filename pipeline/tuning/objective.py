@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.design.names import GPU_PEAK_ALLOCATED, HOST_PEAK_RSS, IMAGES_PER_SECOND, TARGET_SECONDS, VAL_ACCURACY
 from pipeline.design.records import End
 from pipeline.design.spec import Probe
 from pipeline.errors import InputError, not_allowed
 
 MEMORY_WINDOWS = 12
-MEMORY_METRICS = ("memory/gpu_peak_allocated_mib", "memory/host_peak_rss_mib")
+MEMORY_METRICS = (GPU_PEAK_ALLOCATED, HOST_PEAK_RSS)
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ class Quantity:
         return next((values[metric] for metric in self.metrics if metric in values), None)
 
 
-THROUGHPUT = Quantity("throughput", ("throughput/images_per_second",), True, "images/s", "faster")
-TIME_TO_TARGET = Quantity("time to target", ("time/target_seconds",), False, "s", "faster")
+THROUGHPUT = Quantity("throughput", (IMAGES_PER_SECOND,), True, "images/s", "faster")
+TIME_TO_TARGET = Quantity("time to target", (TARGET_SECONDS,), False, "s", "faster")
 MEMORY = Quantity("peak memory", MEMORY_METRICS, False, "MiB", "smaller")
-VALIDATION_ACCURACY = Quantity("validation accuracy", ("val/accuracy",), True, "", "more accurate")
+VALIDATION_ACCURACY = Quantity("validation accuracy", (VAL_ACCURACY,), True, "", "more accurate")
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,6 @@ def constraints(values: Mapping[str, float], end: End, probe: Probe, memory_limi
     if memory_limit is not None and peak is not None and end.outcome != "oom":
         found["memory"] = peak / memory_limit - 1.0
     if probe.target_accuracy is not None:
-        reached = "time/target_seconds" in values
-        found["target"] = 0.0 if reached else max(probe.target_accuracy - values.get("val/accuracy", 0.0), 1e-6)
+        reached = TARGET_SECONDS in values
+        found["target"] = 0.0 if reached else max(probe.target_accuracy - values.get(VAL_ACCURACY, 0.0), 1e-6)
     return found

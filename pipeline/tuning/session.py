@@ -36,8 +36,6 @@ from pipeline.tuning.space import Config
 from pipeline.tuning.storage import existing, open_study
 from pipeline.tuning.trials import SharedStudy, workers
 
-RESULT, IDENTITY = "ablate.result", "ablate.identity"
-
 
 @dataclass
 class CallStatus:
@@ -152,7 +150,7 @@ class Tuning:
             lock=self._locks / "storage",
             fresh=flags.fresh,
         )
-        study.set_user_attr(IDENTITY, setup.identity)
+        study.set_user_attr(IDENTITY_ATTRIBUTE, setup.identity)
         lock = self._locks / f"{setup.name}.ask"
         return SharedStudy(study, setup.space, budget=flags.trials, retries=flags.retries, seed=flags.seed, lock=lock)
 
@@ -166,7 +164,7 @@ class Tuning:
         study = existing(setup.storage, setup.name)
         if study is None:
             return
-        if study.user_attrs.get(IDENTITY, setup.identity) != setup.identity and not flags.fresh:
+        if study.user_attrs.get(IDENTITY_ATTRIBUTE, setup.identity) != setup.identity and not flags.fresh:
             raise InputError(
                 f"--name: {setup.name!r} is not allowed; allowed: another name, or --fresh (the study of this name "
                 "has another model, data set, recipe, objective, space, seed, limit or device)"
@@ -179,10 +177,10 @@ class Tuning:
     def _open_parent(self) -> None:
         setup = self.setup
         tags = {
-            "ablate.kind": "tune",
-            "ablate.command": f"tune {setup.name}",
-            "ablate.study": setup.plan.study.name,
-            "ablate.techniques": ",".join(setup.plan.study.techniques),
+            KIND_TAG: "tune",
+            COMMAND_TAG: f"tune {setup.name}",
+            STUDY_TAG: setup.plan.study.name,
+            TECHNIQUES_TAG: ",".join(setup.plan.study.techniques),
             "tune.study": setup.name,
             "tune.objective": setup.objective.name,
             "tune.storage": without_credentials(setup.storage),
@@ -277,21 +275,21 @@ class Tuning:
             {"name": setup.name, "storage": without_credentials(setup.storage), "parent": self.book.parent.key},
         )
         result.document = document
-        shared.study.set_user_attr(RESULT, document)
+        shared.study.set_user_attr(RESULT_ATTRIBUTE, document)
         folder = self._state_dir / "tuning" / setup.name
         for path in plots.draw_plots(shared.study, setup.objective, folder):
             self.book.parent.log_artifact(path, "tuning")
         if file is not None:
             self.book.parent.log_artifact(file, "tuning")
         numbers = {
-            "tune/trials": len(found.findings),
-            "tune/infeasible": found.infeasible,
-            "tune/wall_seconds": seconds,
+            TUNE_TRIALS: len(found.findings),
+            TUNE_INFEASIBLE: found.infeasible,
+            TUNE_SECONDS: seconds,
         }
-        numbers |= {f"tune/importance.{name}": share for name, share in found.importances.items()}
+        numbers |= {f"{TUNE_IMPORTANCE}{name}": share for name, share in found.importances.items()}
         if found.ratio is not None:
-            ends = {"tune/low": found.ratio.low, "tune/high": found.ratio.high, "tune/search_ratio": found.optimistic}
-            numbers |= {"tune/ratio": found.ratio.ratio, **{k: v for k, v in ends.items() if v is not None}}
+            ends = {TUNE_LOW: found.ratio.low, TUNE_HIGH: found.ratio.high, TUNE_SEARCH_RATIO: found.optimistic}
+            numbers |= {TUNE_RATIO: found.ratio.ratio, **{k: v for k, v in ends.items() if v is not None}}
         values = {name: float(value) for name, value in numbers.items()}
         tags = {"mlflow.note.content": text.tuning_markdown(found), "tune.verdict": found.verdict}
         self.book.parent.log_values(values, tags)

@@ -18,15 +18,22 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.design.names import (
+    ERROR_TAG,
+    FINAL_ATTRIBUTE,
+    HEARTBEAT_ATTRIBUTE,
+    OUTCOME_TAG,
+    OWNER_TAG,
+    RETRIES_ATTRIBUTE,
+    TOO_LARGE_ATTRIBUTE,
+    VALUES_ATTRIBUTE,
+    WITHDRAWN_ATTRIBUTE,
+)
 from pipeline.tracking.liveness import Liveness, is_alive, owner
 from pipeline.tracking.locks import exclusive
 from pipeline.tuning.sampler import DistinctSampler, distributions
 from pipeline.tuning.space import Config, Space
 
-OWNER, BEAT, RETRIES, WITHDRAWN, FINAL = (
-    f"ablate.{n}" for n in ("owner", "heartbeat", "retries", "withdrawn", "final")
-)
-OUTCOME, VALUES, OVERSIZE = "ablate.outcome", "ablate.values", "ablate.too_large"
 NAMELESS_SECONDS = 30.0  # a trial gets its owner's name within milliseconds; without one its process has died
 TRIALS_LOCK_PATIENCE = 120.0
 
@@ -73,12 +80,12 @@ class SharedStudy:
                 if not waiting and (len(self._counted()) >= self.budget or not self.sampler.free()):
                     return None
                 trial = self.study.ask(self._distributions)
-                trial.set_user_attr(OWNER, self.owner)
-                trial.set_user_attr(BEAT, _now())
+                trial.set_user_attr(OWNER_TAG, self.owner)
+                trial.set_user_attr(HEARTBEAT_ATTRIBUTE, _now())
                 if self._is_mine(trial):
                     self._mine.add(trial.number)
                     return trial
-                trial.set_user_attr(WITHDRAWN, True)
+                trial.set_user_attr(WITHDRAWN_ATTRIBUTE, True)
                 self.study.tell(trial, state=TrialState.FAIL)
         return None
 
@@ -109,7 +116,7 @@ class SharedStudy:
     ) -> None:
         """Keeps a measurement; a positive constraint makes it infeasible."""
         if too_large:
-            trial.set_user_attr(OVERSIZE, True)
+            trial.set_user_attr(TOO_LARGE_ATTRIBUTE, True)
         self._keep(trial, "finished", constraints, values)
         self._tell(trial, objectives, TrialState.COMPLETE)
 
@@ -118,7 +125,7 @@ class SharedStudy:
     ) -> None:
         """Keeps that there is no value: out of memory, target not reached, or pruned."""
         if too_large:
-            trial.set_user_attr(OVERSIZE, True)
+            trial.set_user_attr(TOO_LARGE_ATTRIBUTE, True)
         self._keep(trial, outcome, constraints, values)
         self._tell(trial, None, TrialState.PRUNED)
 
@@ -129,16 +136,16 @@ class SharedStudy:
             Whether it will be tried again.
         """
         with exclusive(self._lock, TRIALS_LOCK_PATIENCE):
-            trial.set_user_attr(OUTCOME, outcome)
+            trial.set_user_attr(OUTCOME_TAG, outcome)
             if error:
-                trial.set_user_attr("ablate.error", error[:500])
+                trial.set_user_attr(ERROR_TAG, error[:500])
             frozen = self.study.trials[trial.number]
             counts = outcome != "interrupted"  # an interruption is nobody's fault
             return self._fail(frozen, counts=counts)
 
     def _keep(self, trial: optuna.Trial, outcome: str, constraints: Mapping[str, float], values: Any) -> None:
-        trial.set_user_attr(OUTCOME, outcome)
-        trial.set_user_attr(VALUES, dict(values))
+        trial.set_user_attr(OUTCOME_TAG, outcome)
+        trial.set_user_attr(VALUES_ATTRIBUTE, dict(values))
         for name, value in constraints.items():
             trial.set_constraint(name, value)
 
@@ -151,10 +158,10 @@ class SharedStudy:
 
         Whoever is killed in between leaves a trial that `reap` finds unsettled.
         """
-        retries = int(trial.user_attrs.get(RETRIES, 0)) + counts
+        retries = int(trial.user_attrs.get(RETRIES_ATTRIBUTE, 0)) + counts
         again = retries <= self._retries
         if not again:
-            self._set(trial, FINAL, True)
+            self._set(trial, FINAL_ATTRIBUTE, True)
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         self._mine.discard(trial.number)
@@ -165,7 +172,7 @@ class SharedStudy:
     def _queue_again(self, trial: FrozenTrial, retries: int) -> None:
         config = self._config(trial)
         if config is not None and config not in self._claimed():
-            self.study.enqueue_trial(dict(config.params), user_attrs={RETRIES: retries})
+            self.study.enqueue_trial(dict(config.params), user_attrs={RETRIES_ATTRIBUTE: retries})
 
     # -- the living and the dead -----------------------------------------------------------------------------------
 
@@ -174,7 +181,7 @@ class SharedStudy:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number in self._mine:
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    self._set(trial, BEAT, _now())
+                    self._set(trial, HEARTBEAT_ATTRIBUTE, _now())
 
     def reap(self) -> int:
         """Fails running trials of dead processes and queues them again; returns how many.
@@ -188,14 +195,14 @@ class SharedStudy:
             self._liveness.observe(_newest(running))
             dead = [trial for trial in running if self._dead(trial)]
             for trial in dead:
-                self._set(trial, OUTCOME, "interrupted")
+                self._set(trial, OUTCOME_TAG, "interrupted")
                 self._fail(trial, counts=False)
             for trial in self._unsettled():
-                self._queue_again(trial, int(trial.user_attrs.get(RETRIES, 0)))
+                self._queue_again(trial, int(trial.user_attrs.get(RETRIES_ATTRIBUTE, 0)))
             return len(dead)
 
     def _dead(self, trial: FrozenTrial) -> bool:
-        name = trial.user_attrs.get(OWNER)
+        name = trial.user_attrs.get(OWNER_TAG)
         if name == self.owner:
             return False
         if name is not None:
@@ -208,7 +215,7 @@ class SharedStudy:
         claimed, found = self._claimed(), {}
         for trial in self._trials(TrialState.FAIL):
             config = self._config(trial)
-            if config is not None and config not in claimed and not trial.user_attrs.get(WITHDRAWN):
+            if config is not None and config not in claimed and not trial.user_attrs.get(WITHDRAWN_ATTRIBUTE):
                 found[config] = trial
         return list(found.values())
 
@@ -223,12 +230,12 @@ class SharedStudy:
         found = []
         for trial in self._trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
             config = self._config(trial)
-            if config is None or (trial.state == TrialState.FAIL and not trial.user_attrs.get(FINAL)):
+            if config is None or (trial.state == TrialState.FAIL and not trial.user_attrs.get(FINAL_ATTRIBUTE)):
                 continue
             complete = trial.state == TrialState.COMPLETE
             feasible = all(value <= 0 for value in trial.constraints.values())
-            outcome = str(trial.user_attrs.get(OUTCOME, "failed"))
-            values = dict(trial.user_attrs.get(VALUES, {}))
+            outcome = str(trial.user_attrs.get(OUTCOME_TAG, "failed"))
+            values = dict(trial.user_attrs.get(VALUES_ATTRIBUTE, {}))
             objectives = tuple(trial.values) if complete else None
             found.append(TrialResult(trial.number, config, outcome, feasible, objectives, values))
         return found
@@ -238,7 +245,7 @@ class SharedStudy:
 
     def _counted(self) -> list[FrozenTrial]:
         """Trials that use the budget up: all but withdrawn ones and failures that were or will be tried again."""
-        return [t for t in self._trials() if t.state != TrialState.FAIL or t.user_attrs.get(FINAL)]
+        return [t for t in self._trials() if t.state != TrialState.FAIL or t.user_attrs.get(FINAL_ATTRIBUTE)]
 
     def _config(self, trial: FrozenTrial) -> Config | None:
         """A trial's configuration; a waiting one has it in its queue entry. None: it died before it had one."""
@@ -249,7 +256,9 @@ class SharedStudy:
         return {config for trial in self._counted() if (config := self._config(trial)) is not None}
 
     def _too_large(self) -> list[Config]:
-        marked = [t for t in self._trials(TrialState.PRUNED, TrialState.COMPLETE) if t.user_attrs.get(OVERSIZE)]
+        marked = [
+            t for t in self._trials(TrialState.PRUNED, TrialState.COMPLETE) if t.user_attrs.get(TOO_LARGE_ATTRIBUTE)
+        ]
         return [config for trial in marked if (config := self._config(trial)) is not None]
 
     def _best(self) -> Config | None:
@@ -279,7 +288,7 @@ def _newest(trials: Sequence[FrozenTrial]) -> dict[str, str]:
     """Owner -> its last heartbeat."""
     found: dict[str, str] = {}
     for trial in trials:
-        name, beat = trial.user_attrs.get(OWNER), str(trial.user_attrs.get(BEAT, ""))
+        name, beat = trial.user_attrs.get(OWNER_TAG), str(trial.user_attrs.get(HEARTBEAT_ATTRIBUTE, ""))
         if name is not None and beat > found.get(str(name), ""):
             found[str(name)] = beat
     return found

@@ -91,7 +91,7 @@ def test_the_later_of_two_equal_trials_gives_way(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(other.sampler, "sample_relative", lambda *a: chosen.pop() if chosen else sampled(*a))
     second = other.ask()
     assert second is not None and second.params != first.params and not chosen
-    withdrawn = [t for t in other.study.trials if t.user_attrs.get(trials.WITHDRAWN)]
+    withdrawn = [t for t in other.study.trials if t.user_attrs.get(WITHDRAWN_ATTRIBUTE)]
     assert [t.params for t in withdrawn] == [first.params] and withdrawn[0].state == TrialState.FAIL
 
 
