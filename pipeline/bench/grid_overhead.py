@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
+from pipeline.design.names import EVAL_SECONDS, SETUP_SECONDS, TRAIN_SECONDS
 from pipeline.errors import OutsideError
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri
@@ -66,8 +67,8 @@ def grid_cost(study: str, device: str, folder: Path) -> GridCost:
 
 def _cost(tracker: MlflowStore, wall: float, peak: float) -> GridCost:
     runs = list(tracker.values_by_digest().values())
-    own = sum(values["time/train_seconds"] + values["time/eval_seconds"] for values in runs)
-    setup = sum(values.get("time/setup_seconds", 0.0) for values in runs)
+    own = sum(values[TRAIN_SECONDS] + values[EVAL_SECONDS] for values in runs)
+    setup = sum(values.get(SETUP_SECONDS, 0.0) for values in runs)
     return GridCost(wall, own, setup, len(runs), peak)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.bench.scaling import peak_mib
 from pipeline.design import study
+from pipeline.design.names import TRAIN_LOSS, TRAIN_SECONDS, VAL_ACCURACY
 from pipeline.design.plan import Plan, PlannedRun, build_plan
 from pipeline.design.records import End, Metrics, Phase, Progress, Record, Tags
 from pipeline.design.spec import RunSpec
@@ -48,9 +49,9 @@ class NoTraining:
         yield Phase(time=time.time(), name="setup")
         yield Tags(time=time.time(), values={"env.device": "cpu"})
         for epoch in range(1, EPOCHS + 1):
-            yield Metrics(time=time.time(), step=epoch, values={"train/loss": 1.0 / epoch, "val/accuracy": 0.5})
+            yield Metrics(time=time.time(), step=epoch, values={TRAIN_LOSS: 1.0 / epoch, VAL_ACCURACY: 0.5})
         summary = {f"bench/value{number}": float(number) for number in range(25)}
-        yield Metrics(time=time.time(), values={"time/train_seconds": 1.0, **summary})
+        yield Metrics(time=time.time(), values={TRAIN_SECONDS: 1.0, **summary})
         yield End(time=time.time(), outcome="finished")
 
     def work_dir(self, spec: RunSpec) -> Path:

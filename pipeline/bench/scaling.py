@@ -7,6 +7,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.design.names import (
+    BLOCK_TAG,
+    DATASET_PARAM,
+    DEVICE_PARAM,
+    FINISHED_STATE,
+    IMAGES_PER_SECOND,
+    KIND_TAG,
+    MODEL_PARAM,
+    OUTCOME_TAG,
+    POSITION_TAG,
+    SEED_PARAM,
+    TECHNIQUES_PARAM,
+    TEST_ACCURACY,
+    TEST_F1,
+    TRAIN_SECONDS,
+)
+
 CELLS_OF_A_BLOCK = 8  # one model, one data set, 2^3 techniques
 
 
@@ -69,23 +86,23 @@ def _simulated(blocks: int) -> Any:
         rows.append(
             {
                 "run_id": f"run{len(rows)}",
-                "status": "FINISHED",
+                "status": FINISHED_STATE,
                 "start_time": start,
                 "end_time": start + pd.Timedelta(seconds=seconds),
-                "tags.ablate.kind": "run",
-                "tags.ablate.block": str(block),
-                "tags.ablate.position": str(len(rows)),
-                "tags.ablate.outcome": "finished",
-                "params.model": "test_resnet",
-                "params.dataset": "digits",
-                "params.seed": str(block),
-                "params.techniques": "+".join(on) or "baseline",
-                "params.device": "cpu",
+                f"tags.{KIND_TAG}": "run",
+                f"tags.{BLOCK_TAG}": str(block),
+                f"tags.{POSITION_TAG}": str(len(rows)),
+                f"tags.{OUTCOME_TAG}": "finished",
+                f"params.{MODEL_PARAM}": "test_resnet",
+                f"params.{DATASET_PARAM}": "digits",
+                f"params.{SEED_PARAM}": str(block),
+                f"params.{TECHNIQUES_PARAM}": "+".join(on) or "baseline",
+                f"params.{DEVICE_PARAM}": "cpu",
                 **{f"params.{name}": "on" if name in on else "off" for name in ("ga", "amp", "pm")},
-                "metrics.time/train_seconds": seconds,
-                "metrics.throughput/images_per_second": 1e5 / seconds,
-                "metrics.test/accuracy": 0.9 + random.normal(0, 0.002),
-                "metrics.test/f1_macro": 0.89 + random.normal(0, 0.002),
+                f"metrics.{TRAIN_SECONDS}": seconds,
+                f"metrics.{IMAGES_PER_SECOND}": 1e5 / seconds,
+                f"metrics.{TEST_ACCURACY}": 0.9 + random.normal(0, 0.002),
+                f"metrics.{TEST_F1}": 0.89 + random.normal(0, 0.002),
             }
         )
     return pd.DataFrame(rows)
