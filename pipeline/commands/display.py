@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from pipeline.design.names import EPOCH_RATE, TRAIN_LOSS
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import End, Metrics, Progress
 from pipeline.execution import summary
@@ -140,10 +141,8 @@ class LiveDisplay(PlainDisplay):
         elif record.step is not None:
             values = record.values
             text = f"epoch {record.step}/{epochs}"
-            text += f"  loss {values['train/loss']:.4f}" if "train/loss" in values else ""
-            text += (
-                f"  {values['train/images_per_second']:,.0f} images/s" if "train/images_per_second" in values else ""
-            )
+            text += f"  loss {values[TRAIN_LOSS]:.4f}" if TRAIN_LOSS in values else ""
+            text += f"  {values[EPOCH_RATE]:,.0f} images/s" if EPOCH_RATE in values else ""
         else:
             return
         self._running[run.spec.digest] = f"▶ {run.name}  {text}"
