@@ -14,6 +14,43 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pipeline.design.names import (
+    BATCHNORM_TAG,
+    BLOCK_TAG,
+    BUDGET_PHASES,
+    DATASET_PARAM,
+    DEVICE_PARAM,
+    ERROR_TAG,
+    FAILED_STATE,
+    FINISHED_STATE,
+    FLOPS_PER_IMAGE,
+    GPU_JOULES,
+    GPU_PEAK_ALLOCATED,
+    GPU_PEAK_RESERVED,
+    HOST_PEAK_RSS,
+    IMAGES_PER_SECOND,
+    KILLED_STATE,
+    KIND_TAG,
+    LAUNCH_BOUND,
+    LEVEL_PARAM,
+    MODEL_PARAM,
+    NPROC_PARAM,
+    OUTCOME_TAG,
+    POSITION_TAG,
+    RECIPE_PARAM,
+    RUNNING_STATE,
+    SEED_PARAM,
+    SKIPPED_STEPS,
+    STEP_P50_MS,
+    TAINTED_TAG,
+    TECHNIQUES_PARAM,
+    TEST_ACCURACY,
+    TEST_F1,
+    TRAIN_SECONDS,
+    UPDATES,
+    VAL_ACCURACY,
+    budget_seconds,
+)
 from pipeline.design.techniques import TECHNIQUES
 from pipeline.tracking.study_data import StudyData
 
@@ -22,28 +59,27 @@ ON = "on"
 BASELINE = "baseline"
 
 SUMMARY_METRICS = {
-    "train_seconds": "time/train_seconds",
-    "images_per_second": "throughput/images_per_second",
-    "gpu_peak_allocated_mib": "memory/gpu_peak_allocated_mib",
-    "gpu_joules": "energy/gpu_joules",
-    "accuracy": "test/accuracy",
-    "f1_macro": "test/f1_macro",
-    "gpu_peak_reserved_mib": "memory/gpu_peak_reserved_mib",
-    "host_peak_rss_mib": "memory/host_peak_rss_mib",
-    "step_p50_ms": "step/p50_ms",
-    "updates": "updates/count",
-    "skipped_steps": "amp/skipped_steps",
-    "flops_per_image": "model/flops_per_image",
-    "launch_bound": "step/launch_bound_fraction",
-    "val_accuracy": "val/accuracy",
+    "train_seconds": TRAIN_SECONDS,
+    "images_per_second": IMAGES_PER_SECOND,
+    "gpu_peak_allocated_mib": GPU_PEAK_ALLOCATED,
+    "gpu_joules": GPU_JOULES,
+    "accuracy": TEST_ACCURACY,
+    "f1_macro": TEST_F1,
+    "gpu_peak_reserved_mib": GPU_PEAK_RESERVED,
+    "host_peak_rss_mib": HOST_PEAK_RSS,
+    "step_p50_ms": STEP_P50_MS,
+    "updates": UPDATES,
+    "skipped_steps": SKIPPED_STEPS,
+    "flops_per_image": FLOPS_PER_IMAGE,
+    "launch_bound": LAUNCH_BOUND,
+    "val_accuracy": VAL_ACCURACY,
 }
-BUDGET_PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer", "idle")
 
 _OUTCOME_OF_STATUS = {
-    "FINISHED": "finished",
-    "FAILED": "failed",
-    "KILLED": "interrupted",
-    "RUNNING": "running",
+    FINISHED_STATE: "finished",
+    FAILED_STATE: "failed",
+    KILLED_STATE: "interrupted",
+    RUNNING_STATE: "running",
 }
 # Recipe fields that may differ between blocks without making another experiment of them.
 _IGNORED_RECIPE_FIELDS = frozenset({"seed", "data_seed", "order_seed"})
@@ -130,7 +166,7 @@ def technique_names(study: StudyData) -> tuple[str, ...]:
         if values and values <= {ON, OFF}:
             found.append(name[len("params.") :])
     if not found:
-        joined = text(study.runs, "params.techniques", BASELINE)
+        joined = text(study.runs, f"params.{TECHNIQUES_PARAM}", BASELINE)
         parts = {p for value in joined for p in value.split("+")} - {BASELINE, "", "none"}
         found = sorted(parts)
     return tuple(found)
@@ -140,9 +176,9 @@ def _levels(runs: pd.DataFrame, technique: str) -> pd.Series:
     """Returns each run's level of one technique: `off`, `on`, or the value of `params.level.TECHNIQUE`."""
     switch = text(runs, f"params.{technique}").str.lower()
     if f"params.{technique}" not in runs:
-        parts = text(runs, "params.techniques", BASELINE).str.split("+")
+        parts = text(runs, f"params.{TECHNIQUES_PARAM}", BASELINE).str.split("+")
         switch = parts.map(lambda names: ON if technique in names else OFF)
-    level = text(runs, f"params.level.{technique}", ON).str.replace(r"\.0$", "", regex=True)
+    level = text(runs, f"params.{LEVEL_PARAM}{technique}", ON).str.replace(r"\.0$", "", regex=True)
     return level.where(switch == ON, OFF)
 
 
@@ -169,11 +205,14 @@ def _strata(runs: pd.DataFrame, keys: pd.DataFrame) -> tuple[str, ...]:
     key = keys.agg("\x1f".join, axis=1) if len(keys) else pd.Series(dtype=str)
     for column in runs.columns:
         name = str(column)
-        if not name.startswith("params.recipe.") or name[len("params.recipe.") :] in _IGNORED_RECIPE_FIELDS:
+        if (
+            not name.startswith(f"params.{RECIPE_PARAM}")
+            or name[len(f"params.{RECIPE_PARAM}") :] in _IGNORED_RECIPE_FIELDS
+        ):
             continue
         values = text(runs, name)
         if values.nunique() > 1 and (values.groupby(key).nunique() > 1).any():
-            names.append(name[len("params.recipe.") :])
+            names.append(name[len(f"params.{RECIPE_PARAM}") :])
     return tuple(names)
 
 
@@ -189,24 +228,24 @@ def _latest(frame: pd.DataFrame) -> pd.DataFrame:
 def _base(runs: pd.DataFrame) -> pd.DataFrame:
     """Collects the columns that need no knowledge of the factors."""
     status = text(runs, "status").str.upper().map(_OUTCOME_OF_STATUS).fillna("unknown")
-    outcome = text(runs, "tags.ablate.outcome")
+    outcome = text(runs, f"tags.{OUTCOME_TAG}")
     frame = pd.DataFrame(
         {
             "run_id": text(runs, "run_id"),
             "name": text(runs, "tags.mlflow.runName"),
-            "kind": text(runs, "tags.ablate.kind", "run"),
-            "model": text(runs, "params.model", "unknown"),
-            "dataset": text(runs, "params.dataset", "unknown"),
-            "seed": text(runs, "params.seed"),
-            "position": number(runs, "tags.ablate.position"),
+            "kind": text(runs, f"tags.{KIND_TAG}", "run"),
+            "model": text(runs, f"params.{MODEL_PARAM}", "unknown"),
+            "dataset": text(runs, f"params.{DATASET_PARAM}", "unknown"),
+            "seed": text(runs, f"params.{SEED_PARAM}"),
+            "position": number(runs, f"tags.{POSITION_TAG}"),
             "outcome": outcome.where(outcome != "", status),
-            "error": text(runs, "tags.ablate.error"),
-            "tainted": text(runs, "tags.ablate.tainted"),
-            "batchnorm": text(runs, "tags.ablate.batchnorm").str.lower(),
-            "precision": text(runs, "params.recipe.precision"),
-            "processes": number(runs, "params.nproc").fillna(1.0),
-            "device": text(runs, "params.device").where(
-                text(runs, "params.device") != "", text(runs, "tags.env.device")
+            "error": text(runs, f"tags.{ERROR_TAG}"),
+            "tainted": text(runs, f"tags.{TAINTED_TAG}"),
+            "batchnorm": text(runs, f"tags.{BATCHNORM_TAG}").str.lower(),
+            "precision": text(runs, f"params.{RECIPE_PARAM}precision"),
+            "processes": number(runs, f"params.{NPROC_PARAM}").fillna(1.0),
+            "device": text(runs, f"params.{DEVICE_PARAM}").where(
+                text(runs, f"params.{DEVICE_PARAM}") != "", text(runs, "tags.env.device")
             ),
             "gpu_name": text(runs, "tags.env.gpu_name"),
         },
@@ -220,7 +259,7 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
     for short, metric in SUMMARY_METRICS.items():
         frame[short] = number(runs, f"metrics.{metric}")
     for phase in BUDGET_PHASES:
-        frame[f"budget.{phase}"] = number(runs, f"metrics.budget/{phase}_seconds")
+        frame[f"budget.{phase}"] = number(runs, f"metrics.{budget_seconds(phase)}")
     return frame
 
 
@@ -255,7 +294,7 @@ def tidy(study: StudyData) -> Tidy:
     sentinel = frame["kind"].eq("sentinel")
     strata = _strata(runs[~sentinel], frame.loc[~sentinel, ["model", "dataset", "cell"]])
     if strata:
-        setting = pd.DataFrame({s: s + "=" + text(runs, f"params.recipe.{s}") for s in strata})
+        setting = pd.DataFrame({s: s + "=" + text(runs, f"params.{RECIPE_PARAM}{s}") for s in strata})
         frame["model"] = frame["model"] + " [" + setting.agg(", ".join, axis=1) + "]"
     frame["block"] = _blocks(runs, ["model", "dataset", "cell", "kind"], frame)
     # One order everywhere: groups by name, baseline first, then by the number of techniques that are on.

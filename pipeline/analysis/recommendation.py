@@ -9,9 +9,10 @@ import pandas as pd
 
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, OFF, text
+from pipeline.design.names import RECIPE_PARAM
 from pipeline.tracking.study_data import StudyData
 
-_PREFIX = "params.recipe."
+_PREFIX = f"params.{RECIPE_PARAM}"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 from pipeline.analysis.anchors import anchors
 from pipeline.analysis.ceilings import ceiling, sentence
 from pipeline.analysis.effects import Effects
-from pipeline.analysis.frame import BASELINE, BUDGET_PHASES, Factor
-from pipeline.design.names import COMPUTE_PHASES
+from pipeline.analysis.frame import BASELINE, Factor
+from pipeline.design.names import BUDGET_PHASES, COMPUTE_PHASES, DATA_WAIT, H2D, IDLE
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def parts(shares: Mapping[str, float], launch_bound: float | None) -> dict[str, 
     other gap than those in which the device waits for the host.
     """
     compute = sum(shares.get(phase, 0.0) for phase in COMPUTE_PHASES)
-    found = {"data": shares.get("data_wait", 0.0), "copy": shares.get("h2d", 0.0)}
-    idle = shares.get("idle", 0.0)
+    found = {"data": shares.get(DATA_WAIT, 0.0), "copy": shares.get(H2D, 0.0)}
+    idle = shares.get(IDLE, 0.0)
     if launch_bound is None:
-        return found | {"compute": compute, "idle": idle}
+        return found | {"compute": compute, IDLE: idle}
     return found | {"compute": compute * (1.0 - launch_bound), "launch": idle + compute * launch_bound}
 
 

@@ -19,6 +19,7 @@ from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, text
 from pipeline.analysis.paper.claims import CLAIMS, CONFOUNDS, Claim
 from pipeline.analysis.pooling import ALL
+from pipeline.design.names import RECIPE_PARAM, VAL_ACCURACY
 from pipeline.tracking.study_data import StudyData
 
 NOT_MEASURED = "not measured in this study"
@@ -151,7 +152,7 @@ def _select(effects: Effects, term: str, responses: tuple[str, ...], kind: str =
 def _q1(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
     rows = _select(effects, "ga", ("train_seconds", "gpu_peak_allocated_mib", "accuracy"))
     runs = effects.study.runs
-    raw = pd.Series(text(study.runs, "params.recipe.batch_size").to_numpy(), index=text(study.runs, "run_id"))
+    raw = pd.Series(text(study.runs, f"params.{RECIPE_PARAM}batch_size").to_numpy(), index=text(study.runs, "run_id"))
     sizes = (
         runs["run_id"].map(raw[~raw.index.duplicated()]).groupby(runs["model"]).agg(lambda v: ", ".join(sorted(set(v))))
     )
@@ -209,7 +210,7 @@ def _c3(effects: Effects, study: StudyData) -> list[dict[str, Any]]:
     ]
     if study.history.empty or "key" not in study.history or other.empty:
         return []
-    points = study.history[study.history["key"].eq("val/accuracy")].sort_values("step")
+    points = study.history[study.history["key"].eq(VAL_ACCURACY)].sort_values("step")
     last = points.groupby("run_id")["value"].last()
     held = other.assign(val_accuracy=other["run_id"].map(last))
     return _spread(held, ("val_accuracy", "train_seconds"), least=2)

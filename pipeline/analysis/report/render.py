@@ -11,12 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.analysis.anchors import tera
-from pipeline.analysis.frame import BUDGET_PHASES
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report.drawing import Drawing
 from pipeline.analysis.report.headlines import VERDICT_WORDS, headlines
 from pipeline.analysis.report.report import Report
 from pipeline.analysis.responses import BY_NAME
+from pipeline.design.names import BUDGET_PHASES
 
 # Shares of what a device could reach -> the columns' titles.
 LIMITS = {"of_achieved": "of achieved peak", "of_peak": "of data sheet"}
