@@ -82,16 +82,24 @@ def ablate(tmp_path: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def migrated_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
-    """Puts a SQLite store with MLflow's tables at a path and returns its URI: MLflow makes them once, in seconds."""
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's empty tables, to be copied: MLflow takes seconds to make one."""
+    from pipeline.tracking.mlflow_connection import set_environment
     from pipeline.tracking.mlflow_database import migrate
 
-    made = tmp_path_factory.mktemp("migrated") / "mlflow.db"
-    migrate(made, f"sqlite:///{made}")
+    set_environment()
+    file = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    migrate(file, f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def migrated_store(migrated_database: Path) -> Callable[[Path], str]:
+    """Puts a SQLite store with MLflow's tables at a path and returns its URI."""
 
     def put(database: Path) -> str:
         database.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(made, database)
+        shutil.copyfile(migrated_database, database)
         return f"sqlite:///{database}"
 
     return put

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri, sqlite_file
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 CURVES = ("val/accuracy", "train/loss")  # the first that was measured is read
 MAX_CURVE_RUNS = 400

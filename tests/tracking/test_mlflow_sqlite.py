@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from tests.support.ablate import run_ablate
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> MlflowStore:
+def tracker(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> MlflowStore:
     """A store with what a study has and what it may have: numbers that are none, deleted runs, open ones, others'."""
     folder = tmp_path_factory.mktemp("tables")
     uri = f"sqlite:///{folder}/mlflow.db"
+    shutil.copyfile(migrated_database, folder / "mlflow.db")
     found = MlflowStore(uri, "ours", folder / "artifacts")
     found.connect()
     client = found.connection.client
@@ -109,17 +111,17 @@ def test_reading_changes_nothing(tracker: MlflowStore) -> None:
         connection.execute("DELETE FROM runs")
 
 
-def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path) -> None:
+def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path, migrated_database: Path) -> None:
     """As with the file of a store whose artifacts are behind its server; the report is written all the same."""
+    shutil.copyfile(migrated_database, tmp_path / "mlflow.db")
     found = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "ours", tmp_path / "artifacts")
     found.connect()
-    experiment = found.connection.client.get_experiment_by_name("ours").experiment_id
-    parent = found.connection.client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
-    child = found.connection.client.create_run(
-        experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}
-    ).info.run_id
-    found.connection.client.log_param(child, "model", "m")
-    found.connection.client.set_terminated(child)
+    client = found.connection.client
+    experiment = client.get_experiment_by_name("ours").experiment_id
+    parent = client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
+    child = client.create_run(experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}).info.run_id
+    client.log_param(child, "model", "m")
+    client.set_terminated(child)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         store.execute("UPDATE runs SET artifact_uri = 'mlflow-artifacts:/0/artifacts'")
         store.commit()

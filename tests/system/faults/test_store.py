@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.design.study import load_study
-from pipeline.errors import InputError, scrubbed
-from pipeline.tracking.credentials import without_credentials
+from pipeline.errors import InputError
 from tests.support.ablate import ablate_in_process, ended
 from tests.support.processes import (
     STUDY,
@@ -143,21 +142,6 @@ def test_sync_brings_a_lost_tail_and_no_point_twice(workspace: Workspace) -> Non
 
 def journal_files(workspace: Workspace) -> list[Path]:
     return [path for path in workspace.state.rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize(
-    ("uri", "stored"),
-    [
-        ("http://user:pass@host:5000/path?token=x", "http://host:5000/path"),
-        ("postgresql+psycopg2://u:p%40ss@db/ablate", "postgresql+psycopg2://db/ablate"),
-        ("mysql://u:p@ss@db:1/a", "mysql://db:1/a"),
-        ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
-    ],
-)
-def test_a_uri_is_kept_without_its_secrets(uri: str, stored: str) -> None:
-    assert without_credentials(uri) == stored
-    assert "p@ss" not in scrubbed(f"cannot reach {uri}: refused")
-    assert "user:pass" not in scrubbed(f"cannot reach {uri}: refused")
 
 
 def test_names_from_users_stay_in_their_folder(workspace: Workspace) -> None:

@@ -1,0 +1,104 @@
+"""Runs of a real store: found by their keys, changed and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError, OutsideError
+from pipeline.tracking.mlflow_connection import UndeliverableError
+from pipeline.tracking.mlflow_store import MlflowStore
+
+
+def test_a_run_is_found_by_its_key_until_it_is_deleted(mlflow_store: MlflowStore) -> None:
+    store = mlflow_store
+    assert store.run_id("k") is None and store.known_id("k") is None
+    run_id = store.create_run("k", {"ablate.kind": "run", "ablate.digest": "d"}, name="one", start_time=1000)
+    another = MlflowStore(store.uri, "study", Path())
+    assert store.run_id("k") == another.run_id("k") == store.known_id("k") == run_id
+    another.delete_run("k")
+    assert MlflowStore(store.uri, "study", Path()).run_id("k") is None
+    with pytest.raises(UndeliverableError, match="k"):
+        another.known("k")
+
+
+def test_a_run_that_the_client_made_twice_is_one(mlflow_store: MlflowStore) -> None:
+    """An answer that got lost makes MLflow's client ask again."""
+    client = mlflow_store.connection.client
+    create = client.create_run
+
+    def twice(*given: object) -> object:
+        create(*given)
+        return create(*given)
+
+    client.create_run = twice
+    run_id = mlflow_store.create_run("k", {}, name="one", start_time=1)
+    assert [attempt.run_id for attempt in mlflow_store.attempts()] == [run_id]
+
+
+def test_an_attempt_is_what_tags_and_status_say(mlflow_store: MlflowStore) -> None:
+    store = mlflow_store
+    parent = store.create_run("p", {"ablate.kind": "grid", "ablate.command": "grid"}, name="p", start_time=5)
+    tags = {"ablate.kind": "run", "ablate.digest": "d", "ablate.owner": "o", "mlflow.parentRunId": parent}
+    run_id = store.create_run("k", tags, name="one", start_time=7)
+    store.connection.client.create_run(store.connection.experiment_id)  # somebody else's, without a key
+    (attempt,) = store.attempts("d")
+    assert (attempt.key, attempt.owner, attempt.parent, attempt.start_time) == ("k", "o", parent, 7)
+    assert attempt.outcome == ""
+    store.end(run_id, "FAILED", 9)
+    assert store.attempts("d")[0].outcome == "failed", "a row without an outcome's tag"
+    store.set_tag("k", "ablate.outcome", "oom")
+    assert store.attempts("d")[0].outcome == "oom"
+    assert {a.key for a in store.attempts()} == {"p", "k"} and store.attempts("another' digest") == []
+
+
+def test_a_heartbeat_opens_a_parent_again(mlflow_store: MlflowStore) -> None:
+    run_id = mlflow_store.create_run("p", {}, name="p", start_time=5)
+    mlflow_store.end(run_id, "FINISHED", 6)
+    assert not mlflow_store.is_open(run_id)
+    mlflow_store.beat("p", "ablate.heartbeat.me", "7")
+    assert mlflow_store.is_open(run_id) and mlflow_store.tags("p")["ablate.heartbeat.me"] == "7"
+    assert mlflow_store.tags("nobody") == {}
+
+
+def test_values_tags_and_curves_come_back(mlflow_store: MlflowStore, tmp_path: Path) -> None:
+    store = mlflow_store
+    for key, status in (("a", "FINISHED"), ("b", "FAILED")):
+        run_id = store.create_run(key, {"ablate.digest": f"digest {key}"}, name=key, start_time=5)
+        store.log(run_id, [("loss", 2.0, 10, 1), ("loss", 1.0, 20, 2)], {"seed": 3}, {"ablate.tainted": "busy"})
+        store.end(run_id, status, 30)
+    assert store.values_by_digest() == {"digest a": {"loss": 1.0}}
+    assert store.tainted() == {"digest a"}
+    frame = store.frame().set_index("run_id")
+    assert frame["params.seed"].tolist() == ["3", "3"] and sorted(frame["status"]) == ["FAILED", "FINISHED"]
+    curve = store.history([run_id], ["loss", "absent"])
+    assert curve[["step", "timestamp", "value"]].values.tolist() == [[1, 10, 2.0], [2, 20, 1.0]]
+    (tmp_path / "a.txt").write_text("said")
+    store.log_artifact(run_id, tmp_path / "a.txt", "logs")
+    assert [path.read_text() for path in (tmp_path / "artifacts").rglob("logs/a.txt")] == ["said"]
+
+
+def test_what_the_store_refuses_is_a_problem(mlflow_store: MlflowStore) -> None:
+    run_id = mlflow_store.create_run("k", {}, name="k", start_time=5)
+    mlflow_store.log(run_id, params={"seed": 1})
+    mlflow_store.log(run_id, params={"seed": 2, "model": "m"})
+    assert len(mlflow_store.problems) == 1 and "seed" in mlflow_store.problems[0]
+    assert mlflow_store.frame()["params.model"].tolist() == ["m"]
+
+
+def test_reading_makes_no_store_and_no_experiment(mlflow_store: MlflowStore, tmp_path: Path) -> None:
+    absent = MlflowStore(f"sqlite:///{tmp_path}/absent.db", "study", tmp_path)
+    with pytest.raises(InputError, match="no such file"):
+        absent.connect(create=False)
+    assert not (tmp_path / "absent.db").exists()
+    other = MlflowStore(mlflow_store.uri, "other", tmp_path)
+    other.connect(create=False)
+    assert other.attempts() == []
+    assert mlflow_store.connection.client.get_experiment_by_name("other") is None
+
+
+def test_a_deleted_experiment_is_told(mlflow_store: MlflowStore, tmp_path: Path) -> None:
+    mlflow_store.connection.client.delete_experiment(mlflow_store.connection.experiment_id)
+    with pytest.raises(OutsideError, match="'study' is deleted"):
+        MlflowStore(mlflow_store.uri, "study", tmp_path).connect()

@@ -1,0 +1,64 @@
+"""Facts about program and host, and no secrets."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline.tracking import provenance
+from pipeline.tracking.provenance import host_provenance, source_digest
+
+
+def test_facts_are_named_and_hold_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "verysecretvalue")
+    host_provenance.cache_clear()
+    facts = host_provenance()
+    assert facts["env.ablate"] == pipeline.__version__
+    assert facts["env.python"] == ".".join(str(part) for part in sys.version_info[:3])
+    assert {"env.hostname", "env.cpu", "env.cpu_count", "env.torch", "env.scikit_learn"} <= set(facts)
+    assert all(isinstance(value, str) and "verysecret" not in value for value in facts.values())
+
+
+def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "pipeline" / "tracking" / "provenance.py"
+    module.parent.mkdir(parents=True)
+    shutil.copyfile(provenance.__file__, module)
+    monkeypatch.setattr(provenance, "__file__", str(module))
+
+    def facts() -> dict[str, str]:
+        provenance._git.cache_clear()
+        return provenance._git()
+
+    assert facts() == {}, "no checkout"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@x"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    assert facts()["git_dirty"] == "false" and len(facts()["git_commit"]) == 40
+    (tmp_path / "new").write_text("")
+    assert facts()["git_dirty"] == "true"
+    provenance._git.cache_clear()
+
+
+def test_the_digest_of_the_sources_changes_with_any_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "pipeline" / "tracking" / "provenance.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("a = 1\n")
+    monkeypatch.setattr(provenance, "__file__", str(module))
+
+    def digest() -> str:
+        source_digest.cache_clear()
+        return source_digest()
+
+    first = digest()
+    (tmp_path / "pipeline" / "notes.txt").write_text("no source")
+    assert digest() == first and len(first) == 16
+    module.rename(module.with_name("another.py"))
+    moved = digest()
+    module.write_text("a = 1\n")
+    assert len({first, moved, digest()}) == 3
+    source_digest.cache_clear()
