@@ -37,6 +37,7 @@ class Instant:
         self.jobs = jobs
         self._folder = folder
         self._seconds = seconds
+        self._cancelled = False
         self.records = 0
 
     def work_dir(self, spec: RunSpec) -> Path:
@@ -50,7 +51,8 @@ class Instant:
         """Nothing can be wrong."""
 
     def cancel(self) -> None:
-        """Nothing runs for long."""
+        """Interrupts whatever has not ended yet."""
+        self._cancelled = True
 
     def kill(self) -> None:
         """Nothing runs for long."""
@@ -76,7 +78,7 @@ class Instant:
             time=time.time(), values={f"summary/figure{index}": index + 0.123456789 for index in range(SUMMARY)}
         )
         yield Artifact(time=time.time(), path="confusion.png", folder="figures")
-        yield End(time=time.time(), outcome="finished")
+        yield End(time=time.time(), outcome="interrupted" if self._cancelled else "finished")
 
 
 class Silent:

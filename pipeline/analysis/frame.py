@@ -16,7 +16,6 @@ import pandas as pd
 
 from pipeline.design.names import (
     BATCHNORM_TAG,
-    BLOCK_TAG,
     BUDGET_PHASES,
     DATASET_PARAM,
     DEVICE_PARAM,

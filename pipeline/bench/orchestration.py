@@ -36,6 +36,7 @@ class NoTraining:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._cancelled = False
 
     def start(self) -> None:
         """Nothing is needed."""
@@ -52,14 +53,15 @@ class NoTraining:
             yield Metrics(time=time.time(), step=epoch, values={TRAIN_LOSS: 1.0 / epoch, VAL_ACCURACY: 0.5})
         summary = {f"bench/value{number}": float(number) for number in range(25)}
         yield Metrics(time=time.time(), values={TRAIN_SECONDS: 1.0, **summary})
-        yield End(time=time.time(), outcome="finished")
+        yield End(time=time.time(), outcome="interrupted" if self._cancelled else "finished")
 
     def work_dir(self, spec: RunSpec) -> Path:
         """The run's own folder."""
         return self._folder / spec.digest
 
     def cancel(self) -> None:
-        """Nothing runs for long."""
+        """Interrupts whatever has not ended yet."""
+        self._cancelled = True
 
     def kill(self) -> None:
         """Nothing runs for long."""

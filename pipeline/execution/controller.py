@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.design.names import CELLS_TAG, COMMAND_TAG, FINAL_OUTCOMES
+from pipeline.design.names import CELLS_TAG, COMMAND_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
 from pipeline.execution import summary

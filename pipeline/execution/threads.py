@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
+Value = TypeVar("Value")
 _TURN_SECONDS = 0.2
 
 
@@ -20,16 +20,16 @@ def join(*threads: threading.Thread) -> None:
             thread.join(_TURN_SECONDS)
 
 
-class Background(Generic[T]):
+class Background(Generic[Value]):
     """A function that runs in a thread of its own while something else goes on.
 
     Args:
         function: Called once, at once.
     """
 
-    def __init__(self, function: Callable[[], T]) -> None:
+    def __init__(self, function: Callable[[], Value]) -> None:
         self._function = function
-        self._value: list[T] = []
+        self._value: list[Value] = []
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -44,7 +44,7 @@ class Background(Generic[T]):
         """Waits until the function has ended, in whatever way."""
         join(self._thread)
 
-    def result(self) -> T:
+    def result(self) -> Value:
         """Waits for the function and returns its value.
 
         Raises:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipeline.design.names import FINAL_OUTCOMES
 from pipeline.errors import OutsideError, scrubbed
-from pipeline.tracking.attempts import FINAL, PARENTS, Attempt, History
+from pipeline.tracking.attempts import PARENTS, Attempt, History
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.liveness import ENDED, Liveness
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -77,7 +78,7 @@ class KnownAttempts:
 
     def holds(self, attempt: Attempt) -> bool:
         """Whether an attempt keeps its cell from others: it has a final outcome, or its controller may be at work."""
-        return attempt.outcome in FINAL or self.is_alive(attempt)
+        return attempt.outcome in FINAL_OUTCOMES or self.is_alive(attempt)
 
     def other_hosts_active(self) -> bool:
         """Whether controllers of other folders may be at work on this study; only the store keeps them apart."""

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OUTCOME_TAG
+from pipeline.design.names import CLAIM_TAG, FINAL_OUTCOMES, HEARTBEAT_TAG, OUTCOME_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import Artifact, End, Metrics, Outcome, Record, Tags
 from pipeline.errors import OutsideError
 from pipeline.tracking import journal
-from pipeline.tracking.attempts import FINAL, Attempt
+from pipeline.tracking.attempts import Attempt
 from pipeline.tracking.claims import LocalClaims, settle_claim
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.delivery import replay
@@ -194,7 +194,7 @@ class Recorder:
             self.parent.heartbeats()
             stored = [a for a in self.store.attempts(digest) if a.key != key and self.parent.contains(a)]
             rivals = [a for a in stored if self._known.holds(a)]
-            return [(a.key, "held" if a.outcome in FINAL else a.claim or "held") for a in rivals]
+            return [(a.key, "held" if a.outcome in FINAL_OUTCOMES else a.claim or "held") for a in rivals]
 
         deadline = time.monotonic() + STORE_PATIENCE
         while self.outbox.wait(STORE_PATIENCE, end):

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.design.names import BACKWARD, DATA_WAIT, FORWARD, H2D, OPTIMIZER
 from pipeline.training.precision import Precision
 
 

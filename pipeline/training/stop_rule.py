@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from pipeline.design.names import RATE_HALF_WIDTH, TARGET_SECONDS, VAL_ACCURACY
+from pipeline.design.names import VAL_ACCURACY
 from pipeline.design.spec import Probe, Recipe
 from pipeline.training.meter import Meter
 from pipeline.training.throughput import rate

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline.design.names import EPOCH_RATE, EPOCH_SECONDS, TEST_SCORE, TRAIN_LOSS, UPDATES, VAL_LOSS, VAL_SCORE
+from pipeline.design.names import EPOCH_RATE, EPOCH_SECONDS, TRAIN_LOSS, VAL_LOSS, VAL_SCORE
 from pipeline.design.records import Metrics, Phase, Progress, Record
 from pipeline.design.spec import RunSpec
 from pipeline.training import cuda_graphs

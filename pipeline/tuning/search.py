@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import optuna
 
-from pipeline.design.names import DIGEST_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Progress
 from pipeline.design.spec import Probe, RunSpec

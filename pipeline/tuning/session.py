@@ -11,6 +11,22 @@ from typing import Any
 
 import optuna
 
+from pipeline.design.names import (
+    COMMAND_TAG,
+    IDENTITY_ATTRIBUTE,
+    KIND_TAG,
+    RESULT_ATTRIBUTE,
+    STUDY_TAG,
+    TECHNIQUES_TAG,
+    TUNE_HIGH,
+    TUNE_IMPORTANCE,
+    TUNE_INFEASIBLE,
+    TUNE_LOW,
+    TUNE_RATIO,
+    TUNE_SEARCH_RATIO,
+    TUNE_SECONDS,
+    TUNE_TRIALS,
+)
 from pipeline.design.options import TuneOptions
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import Outcome as RunOutcome

@@ -66,6 +66,7 @@ class Device:
     accuracy: Callable[[int, RunSpec], float] | None = None
     launched: list[RunSpec] = field(default_factory=list)
     closed: int = 0
+    cancelled: bool = False
 
     def work_dir(self, spec: RunSpec) -> Path:
         """Nothing is written."""
@@ -78,7 +79,8 @@ class Device:
         """Nothing can be wrong."""
 
     def cancel(self) -> None:
-        """Nothing runs for long."""
+        """Interrupts whatever has not ended yet."""
+        self.cancelled = True
 
     def kill(self) -> None:
         """Nothing runs for long."""
@@ -87,7 +89,7 @@ class Device:
         """One run."""
         self.launched.append(spec)
         recipe = spec.recipe
-        outcome: Outcome = "finished"
+        outcome: Outcome = "interrupted" if self.cancelled else "finished"
         if self.fails.get(recipe.batch_size, 0) > 0:
             self.fails[recipe.batch_size] -= 1
             yield End(time=time.time(), outcome="failed", error="injected")

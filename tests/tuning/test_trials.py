@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from pipeline.design.names import WITHDRAWN_ATTRIBUTE
 from pipeline.tuning import trials
 from pipeline.tuning.storage import open_study
 from pipeline.tuning.trials import SharedStudy

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.effects import Effects
-from pipeline.analysis.frame import BASELINE, BUDGET_PHASES
+from pipeline.analysis.frame import BASELINE
 from pipeline.analysis.report import drawing
 from pipeline.analysis.report.drawing import BG, FG, GRID, MARKERS, SERIES, Drawing, plain
 from pipeline.analysis.time_budget import Budget
 from pipeline.analysis.trust import Trust
+from pipeline.design.names import BUDGET_PHASES
 
 _MAX_POINTS, _MAX_PANELS = 1500, 6
 _INFINITE = 1e300

@@ -18,7 +18,7 @@ from pipeline.design.spec import Device, RunSpec
 from pipeline.execution.ray import cluster, node
 from pipeline.execution.ray.membership import Membership
 from pipeline.execution.ray.placement import NodeSlots, Slot
-from pipeline.execution.ray.stream import RunStreams, WorkerLostError, interrupted
+from pipeline.execution.ray.stream import RunStreams, WorkerLostError, interrupted_end
 from pipeline.execution.ray.vetting import NodeVetting
 
 _SLOT_SECONDS = 0.2  # between looks for a free slot
@@ -131,7 +131,7 @@ class RayLauncher:
         """Runs `spec` on the slot that `choose` kept for it, or else on any free one (see `Launcher.launch`)."""
         slot = self._held.pop(spec.digest, None) or self._any_slot()
         if slot is None:
-            yield interrupted("cancelled")
+            yield interrupted_end("cancelled")
             return
         try:
             yield from self._launch(spec, slot)
@@ -171,7 +171,7 @@ class RayLauncher:
         except WorkerLostError as error:
             self._members().wait_for_loss(slot)
             lost = f"node {slot.name} ({slot.node[:8]}) or its Ray worker was lost: {error}"
-            end = interrupted("cancelled" if self._cancelled.is_set() else lost)
+            end = interrupted_end("cancelled" if self._cancelled.is_set() else lost)
         if end.outcome == "finished":
             (folder / node.CHECKPOINT).unlink(missing_ok=True)
         yield end

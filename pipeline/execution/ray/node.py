@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.design.names import MOVED_TAG, TAINTED_TAG
 from pipeline.design.records import Artifact, End, Job, Record, Tags, parse_record
 from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError

@@ -96,16 +96,16 @@ class RunStreams:
             self._ray.cancel(stream)
             raise
         except errors.TaskCancelledError:
-            return interrupted("cancelled")
+            return interrupted_end("cancelled")
         except errors.OutOfMemoryError as error:
             return End(time=time.time(), outcome="oom", error=last_line(error))
         except errors.RayTaskError as error:
-            return interrupted("cancelled") if self._cancelled() else _failed(last_line(error))
+            return interrupted_end("cancelled") if self._cancelled() else _failed(last_line(error))
         except errors.RayError as error:
             raise WorkerLostError(type(error).__name__) from error
         finally:
             self._streams.discard(stream)
-        return interrupted("cancelled") if self._cancelled() else _failed("its stream ended without a last record")
+        return interrupted_end("cancelled") if self._cancelled() else _failed("its stream ended without a last record")
 
     def cancel(self, *, force: bool) -> None:
         """Ends all runs that are followed.
@@ -131,7 +131,7 @@ def keep_file(folder: Path, file: node.File) -> None:
     write_atomically(target, file.content)
 
 
-def interrupted(why: str) -> End:
+def interrupted_end(why: str) -> End:
     """Returns the last record of a run that was stopped, or lost."""
     return End(time=time.time(), outcome="interrupted", error=why)
 

@@ -18,7 +18,7 @@ from pipeline.execution.threads import Background
 LOSS_SECONDS = 40.0  # that Ray takes at most to tell a lost node from a crashed worker
 _POLL_SECONDS = 0.5
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
 class NodeLostError(OutsideError):
@@ -100,8 +100,8 @@ class NodeVetting:
 
 
 def ask_all(
-    function: Callable[[ClusterNode], T], machines: Iterable[ClusterNode]
-) -> tuple[dict[str, T], list[ClusterNode]]:
+    function: Callable[[ClusterNode], Answer], machines: Iterable[ClusterNode]
+) -> tuple[dict[str, Answer], list[ClusterNode]]:
     """Asks all nodes at once.
 
     Args:

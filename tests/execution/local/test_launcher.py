@@ -10,7 +10,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +24,37 @@ from pipeline.errors import InputError, OutsideError
 from pipeline.execution.local import launcher as local
 from pipeline.execution.local.launcher import LocalLauncher
 from pipeline.host import process_environment
+from tests.execution.launcher_contract import LauncherContract, Subject
 from tests.support.training import end_of, per_epoch, reproducible, run_in_process, small_spec, summary
+
+
+class TestLocalLauncher(LauncherContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def subject(cls, digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
+        folder = tmp_path_factory.mktemp("contract")
+        weights = folder / "weights.pt"
+        weights.write_bytes(b"no weights")
+
+        def make(jobs: int = 1, timeout: float | None = None) -> LocalLauncher:
+            return LocalLauncher(
+                "cpu", gpus=[], jobs=jobs, data_dir=digits_dir, work_dir=folder / "work", timeout=timeout
+            )
+
+        before = dict(os.environ)
+        yield Subject(
+            make=make,
+            finishes=lambda seed: small_spec(seed=seed),
+            unhappy={
+                "failed": lambda: (make(), small_spec("test_vit", patch_size=5)),  # 16 pixels are no multiple of 5
+                "timeout": lambda: (make(timeout=1.0), long_spec()),
+            },
+            long=long_spec(),
+            refused=small_spec(weights=str(weights)),
+            workers=lambda: len(multiprocessing.active_children()),
+        )
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture
@@ -143,43 +172,6 @@ def test_timeout_leaves_a_stack_dump(make: Any) -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_cancelling_interrupts_the_run(make: Any) -> None:
-    launcher = make()
-    records = launcher.launch(long_spec())
-    until_training(records)
-    pid = worker_pid()
-    launcher.cancel()
-    assert end_of(list(records)).outcome == "interrupted"
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
-def test_a_reader_that_leaves_ends_the_worker(make: Any) -> None:
-    records = make().launch(long_spec())
-    until_training(records)
-    pid = worker_pid()
-    records.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
-def test_two_jobs_run_at_once(make: Any) -> None:
-    launcher = make(jobs=2)
-    specs = [small_spec(seed=seed, epochs=2) for seed in (1, 2)]
-    found: dict[int, list[Record]] = {}
-
-    def follow(number: int) -> None:
-        found[number] = list(launcher.launch(specs[number]))
-
-    threads = [threading.Thread(target=follow, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert launcher.jobs == 2
-    assert [end_of(found[number]).outcome for number in range(2)] == ["finished"] * 2
-
-
 def test_preflight_says_what_is_wrong(make: Any, tmp_path: Path) -> None:
     launcher = make()
     notes: list[str] = []
@@ -291,8 +283,9 @@ if __name__ == "__main__":
 
 
 def test_the_fork_server_finds_a_package_that_is_not_installed(tmp_path: Path) -> None:
-    """It does not get its parent's `sys.path`, and passes over a preload that it cannot import: each run would import
-    torch anew.
+    """It does not get its parent's `sys.path`, and skips a preload that it cannot import.
+
+    Each run would import torch anew then.
     """
     package = tmp_path / "elsewhere"
     shutil.copytree(Path(pipeline.__file__).parent, package / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
