@@ -14,6 +14,10 @@ from pipeline.tuning.objective import MEMORY, OBJECTIVES, Limits, constraints, p
 GPU, HOST = "memory/gpu_peak_allocated_mib", "memory/host_peak_rss_mib"
 
 
+def limits(**changes: Any) -> Limits:
+    return Limits(**{"seconds": 5.0, "interval": 0.01, **changes})
+
+
 def ended(outcome: Any = "finished") -> End:
     return End(time=0.0, outcome=outcome)
 
@@ -33,24 +37,24 @@ def test_values_are_all_there_or_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "limits", "field"),
+    ("name", "given", "field"),
     [
-        ("time", Limits(), "--target-accuracy"),
-        ("throughput", Limits(target_accuracy=0.9), "--target-accuracy"),
-        ("throughput", Limits(budget_samples=9), "--budget-samples"),
-        ("memory", Limits(budget_seconds=9.0), "--budget-seconds"),
+        ("time", limits(), "--target-accuracy"),
+        ("throughput", limits(target_accuracy=0.9), "--target-accuracy"),
+        ("throughput", limits(budget_samples=9), "--budget-samples"),
+        ("memory", limits(budget_seconds=9.0), "--budget-seconds"),
     ],
 )
-def test_a_limit_that_does_not_belong_to_the_objective_is_refused(name: str, limits: Limits, field: str) -> None:
+def test_a_limit_that_does_not_belong_to_the_objective_is_refused(name: str, given: Limits, field: str) -> None:
     with pytest.raises(InputError, match=field):
-        probe(OBJECTIVES[name], limits)
+        probe(OBJECTIVES[name], given)
 
 
 def test_a_throughput_trial_ends_when_its_interval_is_narrow_or_its_time_over() -> None:
-    made = probe(OBJECTIVES["throughput"], Limits(seconds=3.0, interval=0.02))
+    made = probe(OBJECTIVES["throughput"], limits(seconds=3.0, interval=0.02))
     assert (made.interval, made.max_seconds, made.validate_epochs) == (0.02, 3.0, False)
-    assert probe(OBJECTIVES["accuracy"], Limits(budget_samples=100)).max_samples == 100
-    assert probe(OBJECTIVES["accuracy"], Limits()).validate_epochs
+    assert probe(OBJECTIVES["accuracy"], limits(budget_samples=100)).max_samples == 100
+    assert probe(OBJECTIVES["accuracy"], limits()).validate_epochs
 
 
 def test_constraints_are_met_at_zero_and_below() -> None:

@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import pipeline
-from pipeline.design.records import Artifact, Metrics, Phase, Record
+from pipeline import nvml
+from pipeline.design.records import Artifact, End, Metrics, Phase, Record
 from pipeline.design.spec import RunSpec
 from pipeline.errors import InputError, OutsideError
 from pipeline.execution.local import launcher as local
@@ -332,3 +334,29 @@ def test_ranks_that_the_elastic_launcher_forks_can_open_a_gpu() -> None:
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert found.stdout.split() == ["bad", "fork:", "0"]
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What NVML lists."""
+    listed = ["GPU-a", "GPU-b"]
+    monkeypatch.setattr(nvml, "gpus", lambda: [SimpleNamespace(uuid=uuid) for uuid in listed])
+    for name in local.process_environment():
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    return listed
+
+
+def test_a_lost_gpu_takes_its_place_along(gpus: list[str], tmp_path: Path) -> None:
+    """A real worker that finds no CUDA device fails; whether its GPU is still listed makes the difference."""
+    launcher = LocalLauncher("cuda", gpus=list(gpus), jobs=2, data_dir=tmp_path, work_dir=tmp_path / "work")
+    ends = []
+    for lost in ([], ["GPU-b"], ["GPU-a"]):  # places are taken in turn: a stays, b and a go
+        records = launcher.launch(RunSpec(model="test_resnet", dataset="digits", device="cuda"))
+        first = next(records)
+        for uuid in lost:
+            gpus.remove(uuid)
+        ends.append([first, *records][-1])
+    assert all(isinstance(end, End) for end in ends)
+    assert [end.outcome for end in ends] == ["failed", "interrupted", "interrupted"]
+    assert ends[1].error.startswith("GPU GPU-b disappeared: ")
+    assert launcher.jobs == 0

@@ -1,4 +1,4 @@
-"""The Ray launcher keeps the contract, on a cluster of this machine alone."""
+"""The Ray launcher keeps the contract, on a cluster of one node."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pytest
 from pipeline.design.plan import PlannedRun
 from pipeline.execution.ray.launcher import RayLauncher
 from tests.execution.launcher_contract import LauncherContract, Subject
+from tests.support.clusters import RayCluster
 from tests.support.training import small_spec
 
 
-def workers() -> int:
-    """Runs of Ray workers of this process's cluster: forked from their fork servers, each leads its own session."""
+def workers_under(pid: int) -> int:
+    """Runs on a node: forked from the fork servers of its Ray workers, each leads its own session."""
     count = 0
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(pid).children(recursive=True):
         try:
-            count += (
-                "multiprocessing.forkserver" in " ".join(process.cmdline()) and os.getsid(process.pid) == process.pid
-            )
+            forked = "multiprocessing.forkserver" in " ".join(process.cmdline())
+            count += forked and os.getsid(process.pid) == process.pid
         except (psutil.Error, OSError):
             continue
     return count
@@ -38,10 +38,13 @@ class TestRayLauncher(LauncherContract):
         weights = folder / "weights.pt"
         weights.write_bytes(b"no weights")
 
+        cluster = RayCluster()
+        node = cluster.node()
+
         def make(jobs: int = 1, timeout: float | None = None) -> RayLauncher:
             return RayLauncher(
                 "cpu",
-                address="local",
+                address=cluster.address,
                 jobs=jobs,
                 data_dir=digits_dir,
                 work_dir=folder / "work",
@@ -53,17 +56,19 @@ class TestRayLauncher(LauncherContract):
 
         made: list[str] = []
         before = dict(os.environ)
+        os.environ.update(cluster.env)  # before Ray is imported
         yield Subject(
             make=make,
             finishes=lambda seed: small_spec(seed=seed, num_threads=1),
             unhappy={},
             long=small_spec(epochs=5000, num_threads=1),
             refused=small_spec(weights=str(weights), num_threads=1),
-            workers=workers,
+            workers=lambda: workers_under(node.pid),
         )
         import ray
 
         ray.shutdown()
+        cluster.close()
         os.environ.clear()
         os.environ.update(before)
 
