@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from pipeline.tracking import journal
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.recorder import Recorder
 from tests.support.processes import STUDY, rows_of
+
+StoreIn = Callable[[Path, str], MlflowStore]
 
 
 class Ahead(NoTraining):
@@ -54,27 +56,26 @@ class Ahead(NoTraining):
         yield end
 
 
-def _grid(folder: Path, plan: Plan) -> tuple[Controller, Ahead, Recorder]:
-    tracker = MlflowStore(f"sqlite:///{folder}/mlflow.db", "ahead", folder / "artifacts")
-    tracker.connect()
-    book = Recorder(tracker, folder)
-    book.start()
+def _grid(store_in: StoreIn, folder: Path, plan: Plan) -> tuple[Controller, Ahead, Recorder]:
+    tracker = store_in(folder, "ahead")
+    recorder = Recorder(tracker, folder)
+    recorder.start()
     launcher = Ahead(folder / "work")
-    grid = Controller(plan, launcher, book, Quiet(), retries=0, state_dir=folder)
+    grid = Controller(plan, launcher, recorder, Quiet(), retries=0, state_dir=folder)
     launcher.grid = grid
     grid.resume("ahead", {"ablate.command": "grid"}, fresh=True)
-    return grid, launcher, book
+    return grid, launcher, recorder
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     return [entry for path in (folder / "journal").glob("*.journal") for entry, _ in journal.read_entries(path)]
 
 
-def test_the_next_cell_is_prepared_before_the_end_and_launched_after_it(tmp_path: Path) -> None:
+def test_the_next_cell_is_prepared_before_the_end_and_launched_after_it(store_in: StoreIn, tmp_path: Path) -> None:
     plan = _plan(12)  # eight cells of the first block, four of the second
-    grid, launcher, book = _grid(tmp_path, plan)
-    tally = grid.run()
-    assert tally.complete
+    grid, launcher, recorder = _grid(store_in, tmp_path, plan)
+    outcome = grid.run()
+    assert outcome.complete
     order = [run.spec.digest for run in plan.runs]
     expected: list[tuple[str, str]] = []
     for place, digest in enumerate(order):
@@ -84,18 +85,18 @@ def test_the_next_cell_is_prepared_before_the_end_and_launched_after_it(tmp_path
             expected += [("prepare", order[place + 1]), ("after", digest)]
         expected.append(("end", digest))
     assert launcher.events == expected, "not across blocks, before each of which the machine is watched"
-    grid.close(tally, grid.results, 0.0)
-    assert book.error is None
+    grid.close(outcome, grid.results, 0.0)
+    assert recorder.error is None
 
 
-def test_a_prepared_cell_is_closed_when_the_grid_is_stopped(tmp_path: Path) -> None:
+def test_a_prepared_cell_is_closed_when_the_grid_is_stopped(store_in: StoreIn, tmp_path: Path) -> None:
     plan = _plan(8)
-    grid, launcher, _ = _grid(tmp_path, plan)
+    grid, launcher, _ = _grid(store_in, tmp_path, plan)
     launcher.stop_at = plan.runs[2].spec.digest
-    tally = grid.run()
-    assert tally.interrupted
-    assert tally.outcomes == {"finished": 3, "interrupted": 5}
-    grid.close(tally, grid.results, 0.0)
+    outcome = grid.run()
+    assert outcome.interrupted
+    assert outcome.outcomes == {"finished": 3, "interrupted": 5}
+    grid.close(outcome, grid.results, 0.0)
     entries = _rows(tmp_path)
     opened = [entry["key"] for entry in entries if entry["kind"] == "open" and entry["parent"]]
     closed = {entry["key"]: entry["outcome"] for entry in entries if entry["kind"] == "close"}
@@ -103,23 +104,24 @@ def test_a_prepared_cell_is_closed_when_the_grid_is_stopped(tmp_path: Path) -> N
     assert [closed[key] for key in opened] == ["finished"] * 3 + ["interrupted"]
 
 
-def test_a_launcher_that_cannot_prepare_works_as_before(tmp_path: Path) -> None:
+def test_a_launcher_that_cannot_prepare_works_as_before(store_in: StoreIn, tmp_path: Path) -> None:
     plan = replace(_plan(8), runs=_plan(8).runs[:3])
-    tracker = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "plain", tmp_path / "artifacts")
-    tracker.connect()
-    book = Recorder(tracker, tmp_path)
-    book.start()
-    grid = Controller(plan, NoTraining(tmp_path / "work"), book, Quiet(), retries=0, state_dir=tmp_path)
+    tracker = store_in(tmp_path, "plain")
+    recorder = Recorder(tracker, tmp_path)
+    recorder.start()
+    grid = Controller(plan, NoTraining(tmp_path / "work"), recorder, Quiet(), retries=0, state_dir=tmp_path)
     grid.resume("plain", {"ablate.command": "grid"}, fresh=True)
     assert grid.run().complete
 
 
-def test_no_room_for_another_process_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_another_process_is_no_failure(
+    store_in: StoreIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise BlockingIOError("no more processes")
 
     monkeypatch.setattr(Ahead, "prepare", full)
-    grid, _, _ = _grid(tmp_path, _plan(3))
+    grid, _, _ = _grid(store_in, tmp_path, _plan(3))
     assert grid.run().complete
 
 
@@ -154,22 +156,21 @@ def plan(tmp_path: Path) -> Plan:
     return build_plan(study.load_study(str(file)), "cpu")
 
 
-def outcome_of(plan: Plan, launcher: Any, folder: Path) -> GridOutcome:
-    tracker = MlflowStore(f"sqlite:///{folder}/mlflow.db", "small", folder / "artifacts")
-    tracker.connect()
+def outcome_of(store_in: StoreIn, plan: Plan, launcher: Any, folder: Path) -> GridOutcome:
+    tracker = store_in(folder, "small")
     with (folder / "shown.txt").open("w") as shown:
-        book = Recorder(tracker, folder)
-        grid = Controller(plan, launcher, book, PlainDisplay(shown), retries=0, state_dir=folder)
-        book.start()
+        recorder = Recorder(tracker, folder)
+        grid = Controller(plan, launcher, recorder, PlainDisplay(shown), retries=0, state_dir=folder)
+        recorder.start()
         grid.resume("small", {"ablate.study": "small"}, fresh=False)
-        tally = grid.run()
-        grid.close(tally, list, 1.0)
-    return tally
+        outcome = grid.run()
+        grid.close(outcome, list, 1.0)
+    return outcome
 
 
-def test_the_cell_of_a_lost_device_is_run_on_another(plan: Plan, tmp_path: Path) -> None:
-    tally = outcome_of(plan, Losing(tmp_path / "work", jobs=2, lost=1), tmp_path)
-    assert (tally.outcomes, tally.broken) == ({"finished": 4}, None)
+def test_the_cell_of_a_lost_device_is_run_on_another(store_in: StoreIn, plan: Plan, tmp_path: Path) -> None:
+    outcome = outcome_of(store_in, plan, Losing(tmp_path / "work", jobs=2, lost=1), tmp_path)
+    assert (outcome.outcomes, outcome.broken) == ({"finished": 4}, None)
     rows = rows_of(tmp_path / "mlflow.db")
     assert sorted(row.status for row in rows) == ["FINISHED"] * 4 + ["KILLED"]
     (killed,) = [row for row in rows if row.status == "KILLED"]
@@ -199,17 +200,17 @@ class LosingTwice(Losing):
         self._cancelled.set()
 
 
-def test_two_devices_lost_at_once_leave_all_cells_pending(plan: Plan, tmp_path: Path) -> None:
-    tally = outcome_of(plan, LosingTwice(tmp_path / "work"), tmp_path)
-    assert tally.broken == "GPU GPU-a disappeared: CUDA error"
-    assert tally.outcomes == {"pending": 4}, "nobody interrupted anything"
+def test_two_devices_lost_at_once_leave_all_cells_pending(store_in: StoreIn, plan: Plan, tmp_path: Path) -> None:
+    outcome = outcome_of(store_in, plan, LosingTwice(tmp_path / "work"), tmp_path)
+    assert outcome.broken == "GPU GPU-a disappeared: CUDA error"
+    assert outcome.outcomes == {"pending": 4}, "nobody interrupted anything"
     assert "RUNNING" not in {row.status for row in rows_of(tmp_path / "mlflow.db", "")}
 
 
-def test_a_grid_without_any_device_left_ends_and_says_so(plan: Plan, tmp_path: Path) -> None:
-    tally = outcome_of(plan, Losing(tmp_path / "work", jobs=2, lost=2), tmp_path)
-    assert tally.broken == "GPU GPU-a disappeared: CUDA error"
-    assert tally.outcomes == {"pending": 4}
+def test_a_grid_without_any_device_left_ends_and_says_so(store_in: StoreIn, plan: Plan, tmp_path: Path) -> None:
+    outcome = outcome_of(store_in, plan, Losing(tmp_path / "work", jobs=2, lost=2), tmp_path)
+    assert outcome.broken == "GPU GPU-a disappeared: CUDA error"
+    assert outcome.outcomes == {"pending": 4}
     assert "RUNNING" not in {row.status for row in rows_of(tmp_path / "mlflow.db", "")}
 
 
@@ -221,9 +222,9 @@ class Breaking(Losing):
         raise OutsideError(f"the cluster is gone while {spec.model} trains")
 
 
-def test_a_launcher_that_breaks_in_mid_run_leaves_no_row_open(plan: Plan, tmp_path: Path) -> None:
-    tally = outcome_of(plan, Breaking(tmp_path / "work", jobs=1, lost=0), tmp_path)
-    assert tally.broken == "the cluster is gone while test_resnet trains"
+def test_a_launcher_that_breaks_in_mid_run_leaves_no_row_open(store_in: StoreIn, plan: Plan, tmp_path: Path) -> None:
+    outcome = outcome_of(store_in, plan, Breaking(tmp_path / "work", jobs=1, lost=0), tmp_path)
+    assert outcome.broken == "the cluster is gone while test_resnet trains"
     rows = rows_of(tmp_path / "mlflow.db")
     assert [(row.status, row.outcome) for row in rows] == [("KILLED", "interrupted")]
     assert rows[0].tags["ablate.error"] == "its controller could not go on"

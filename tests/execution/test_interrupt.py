@@ -1,0 +1,61 @@
+"""The first signal closes what runs, the second one leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.execution.interrupt import interruptible
+from tests.support.launchers import FakeLauncher, ListenerLog
+
+
+class Stopped:
+    """Counts how often it was stopped."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def stop(self) -> None:
+        self.times += 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_stops_and_the_second_kills_and_leaves(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    launcher, listener, running = FakeLauncher(tmp_path), ListenerLog(), Stopped()
+    before = signal.getsignal(number)
+    with interruptible(launcher, listener, lambda: running):
+        os.kill(os.getpid(), number)
+        assert (running.times, launcher.calls, left) == (1, [], [])
+        assert listener.notes == ["interrupted: closing the running cells (once more to leave at once)"]
+        os.kill(os.getpid(), number)
+        assert (launcher.calls, left) == (["kill"], [130])
+    assert signal.getsignal(number) is before
+
+
+def test_before_anything_runs_a_signal_is_an_interrupt(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptible(FakeLauncher(tmp_path), ListenerLog(), lambda: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_thread_than_the_main_one_sets_no_handlers(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def enter() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with interruptible(FakeLauncher(tmp_path), ListenerLog(), lambda: None):
+            seen.append(signal.getsignal(signal.SIGINT) is before)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(30)
+    assert seen == [True]
