@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.support.ablate import SETTINGS, Result, ablate_in_process
+from tests.support.ablate import SETTINGS, Result, ablate_in_process, python_path
 
 # the same examples in every run, and no limit on a slow machine's time: a red build means that a change broke something
 # (`--hypothesis-profile default` looks for new examples)
@@ -37,6 +37,7 @@ os.environ.update(
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": python_path(),
     }
 )
 

@@ -61,9 +61,14 @@ class Result:
 def environment(**extra: str) -> dict[str, str]:
     """The test's environment without the settings of whoever runs it, and with these sources ahead of others."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith((*SETTINGS, "PYTEST"))}
-    paths = [str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
-    quiet = {"TERM": "dumb", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": os.pathsep.join(paths)}
+    quiet = {"TERM": "dumb", "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": python_path()}
     return {**kept, **quiet, **extra}
+
+
+def python_path() -> str:
+    """The variable `PYTHONPATH` with these sources ahead: those that are installed may be another checkout's."""
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, given)]))
 
 
 def command_line(*words: str) -> list[str]:
