@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from mlflow import MlflowClient
 
-from pipeline import nvml
 from pipeline.design.study import load_study
 from tests.support.grids import FinishedGrid
 
@@ -22,59 +19,6 @@ def test_commands_of_the_audit_name_studies_that_exist() -> None:
     for key, _, command, _ in audit.OPEN_QUESTIONS:
         words = command.split()
         assert load_study(words[words.index("--study") + 1]), key
-
-
-class Board:
-    """NVML of a machine with one GPU, which is cut in two parts."""
-
-    PARTS = ("MIG-aaaa", "MIG-bbbb")
-    NVML_TEMPERATURE_GPU = NVML_CLOCK_SM = 0
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        return ["GPU-whole"][index]
-
-    def nvmlDeviceGetHandleByUUID(self, name: str) -> str:  # noqa: N802
-        if name not in (*self.PARTS, "GPU-whole"):
-            raise RuntimeError("not found")
-        return name
-
-    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle: str) -> str:  # noqa: N802
-        return dict.fromkeys(self.PARTS, "GPU-whole")[handle]
-
-    def nvmlDeviceGetIndex(self, handle: str) -> int:  # noqa: N802
-        return ["GPU-whole"].index(handle)
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
-        return handle
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
-        return SimpleNamespace(total=(80 if handle == "GPU-whole" else 40) * 2**30, used=0)
-
-
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [
-        (None, [("GPU-whole", 80)]),
-        ("MIG-bbbb", [("MIG-bbbb", 40)]),
-        ("MIG-bbbb,MIG-aaaa", [("MIG-bbbb", 40), ("MIG-aaaa", 40)]),
-        ("MIG-cccc,MIG-aaaa", []),
-        ("GPU-who", [("GPU-whole", 80)]),
-    ],
-)
-def test_parts_of_a_gpu_are_found_by_name(
-    visible: str | None, expected: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(nvml, "_library", Board)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [(gpu.uuid, gpu.memory_mib / 1024) for gpu in nvml.gpus()] == expected
-    assert all(gpu.temperature is None and gpu.index == 0 for gpu in nvml.gpus())
-    assert nvml.handle_of("aaaa") == nvml.handle_of("MIG-aaaa") == "MIG-aaaa"
-    assert nvml.handle_of("whole") == "GPU-whole" and nvml.handle_of("nobody") is None
 
 
 def _runs(grid: FinishedGrid, database: str) -> list[Any]:
