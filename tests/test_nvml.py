@@ -61,3 +61,32 @@ def test_parts_of_a_gpu_are_found_by_name(
     assert all(gpu.temperature is None and gpu.index == 0 for gpu in nvml.gpus())
     assert nvml.handle_of("aaaa") == nvml.handle_of("MIG-aaaa") == "MIG-aaaa"
     assert nvml.handle_of("whole") == "GPU-whole" and nvml.handle_of("nobody") is None
+
+
+class Supported(Board):
+    """The same machine with a driver that tells what the whole board uses."""
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, _handle: str) -> int:  # noqa: N802
+        return 1_500
+
+    def nvmlDeviceGetComputeRunningProcesses(self, _handle: str) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=7, usedGpuMemory=3 * 2**20), SimpleNamespace(pid=8, usedGpuMemory=None)]
+
+
+def test_energy_and_memory_are_in_joules_and_mib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "_library", Supported)
+    assert nvml.energy_joules("GPU-whole") == 1.5
+    assert nvml.process_memory_mib("GPU-whole", 7) == 3.0
+    assert nvml.process_memory_mib("GPU-whole", 8) is None, "a driver that does not tell it says None"
+    assert nvml.process_memory_mib("GPU-whole", 9) is None
+    assert nvml.gpus()[0].tenants == (7, 8)
+
+
+@pytest.mark.parametrize("library", [lambda: None, Board])
+def test_what_cannot_be_measured_is_absent(library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a driver, and with a board that does not support it."""
+    monkeypatch.setattr(nvml, "_library", library)
+    assert nvml.energy_joules("GPU-whole") is None
+    assert nvml.process_memory_mib("GPU-whole", 7) is None
+    if library is not Board:
+        assert nvml.gpus() == [] and nvml.handle_of("whole") is None
