@@ -82,7 +82,7 @@ def _only_text(root: Path) -> None:
 )
 def test_refuses_in_one_line(damage: object, said: str, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set")
-    damage(root)  # type: ignore[operator]
+    damage(root)
     with pytest.raises(InputError, match=said) as caught:
         scan_folder(root, "--datasets")
     message = str(caught.value)

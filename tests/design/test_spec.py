@@ -133,9 +133,9 @@ def test_recipes_that_are_refused(fields: dict[str, Any]) -> None:
 
 def test_values_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        SPEC.seed = 9  # type: ignore[misc]
+        SPEC.seed = 9
     with pytest.raises(ValidationError):
-        SPEC.recipe.epochs = 9  # type: ignore[misc]
+        SPEC.recipe.epochs = 9
 
 
 def test_digest_covers_json_of_all_fields() -> None:

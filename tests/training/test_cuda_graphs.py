@@ -132,7 +132,7 @@ def test_the_warm_up_leaves_no_trace() -> None:
     state = torch.get_rng_state()
     with preserving_state(model, CPU):
         model(torch.rand(4, 3, 8, 8))
-        model.passing.add_(1)  # type: ignore[operator]
+        model.passing.add_(1)
         assert any(not torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before, model.buffers(), strict=True))
     assert places == [buffer.data_ptr() for buffer in model.buffers()], "graphs know a buffer by its address"

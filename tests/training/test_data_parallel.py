@@ -107,7 +107,7 @@ def train_some(
     learner = Learner(wrapped, nn.CrossEntropyLoss(), engine, schedule, behaviour, clip, accumulating=accumulating)
     gradients: list[torch.Tensor] = []
     engine.register_step_pre_hook(
-        lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in plain.parameters()]))  # type: ignore[union-attr]
+        lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in plain.parameters()]))
     )
     own, start = group.share(windows)
     data = Made(samples)

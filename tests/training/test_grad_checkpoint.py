@@ -46,15 +46,15 @@ def test_gradients_and_statistics_are_the_same(name: str) -> None:
         for (key, one), (_, other) in zip(plain.named_parameters(), checked.named_parameters(), strict=True):
             assert one.grad is not None and other.grad is not None, key
             torch.testing.assert_close(other.grad, one.grad, atol=1e-11, rtol=1e-9, msg=key)
-        for (key, one), (_, other) in zip(plain.named_buffers(), checked.named_buffers(), strict=True):
-            torch.testing.assert_close(other, one, atol=1e-12, rtol=1e-12, msg=key)
+        for (key, buffer), (_, same) in zip(plain.named_buffers(), checked.named_buffers(), strict=True):
+            torch.testing.assert_close(same, buffer, atol=1e-12, rtol=1e-12, msg=key)
     assert set(plain.state_dict()) == set(checked.state_dict())
 
 
 def test_without_the_guard_the_statistics_would_be_updated_twice() -> None:
     """What the guard is for: timm's own switch, as it comes."""
     plain, twice = build("test_resnet", on=False), build("test_resnet", on=False)
-    twice.set_grad_checkpointing(True)  # type: ignore[operator]
+    twice.set_grad_checkpointing(True)
     step(plain, 1)
     step(twice, 1)
     counts = {int(value) for key, value in twice.named_buffers() if key.endswith("num_batches_tracked")}

@@ -335,7 +335,7 @@ class FixedPlace(torch.autograd.Function):
         return images @ weight.t()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         images, weight = ctx.saved_tensors
         place = FixedPlace.place
         torch.mm(gradient.t(), images, out=place)
@@ -352,7 +352,7 @@ class Replayed(nn.Module):
         FixedPlace.place = torch.empty(3, 5)
 
     def forward(self, images: Tensor) -> Any:
-        return FixedPlace.apply(images, self.weight)  # type: ignore[no-untyped-call]
+        return FixedPlace.apply(images, self.weight)
 
 
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
@@ -362,7 +362,7 @@ def test_gradients_of_the_compilers_own_graphs_add_up(mode: str) -> None:
     recipe = Recipe(optimizer="sgd", compile=mode, accumulation_steps=3, image_size=8)
     learner = learner_of(recipe, model)
     seen: list[Tensor] = []
-    learner.optimizer.register_step_pre_hook(lambda *_: seen.append(model.weight.grad.clone()))  # type: ignore
+    learner.optimizer.register_step_pre_hook(lambda *_: seen.append(model.weight.grad.clone()))
     data = Batches([4] * 6, dtype=torch.float32).made
     warmup._reserve_gradients(learner, model, data[0])
     stream = iter(data)

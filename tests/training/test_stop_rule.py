@@ -64,7 +64,7 @@ def test_a_trial_never_reads_the_test_set(digits_dir: Path, tmp_path: Path, monk
 
     def guarded(*arguments: Any) -> inputs.Inputs:
         found = built(*arguments)
-        return inputs.Inputs(found.num_classes, found.class_names, found.train, found.validation, Forbidden())  # type: ignore[arg-type]
+        return inputs.Inputs(found.num_classes, found.class_names, found.train, found.validation, Forbidden())
 
     monkeypatch.setattr(worker.inputs, "build_inputs", guarded)
     values = summary(run(spec(Probe(validate_epochs=True)), digits_dir, tmp_path / "trial"))
