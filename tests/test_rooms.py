@@ -120,6 +120,28 @@ def test_no_module_imports_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
+def defined_in(tree: ast.Module) -> set[str]:
+    """The names that a module makes itself, at its top level."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return names
+
+
+def test_a_name_is_imported_from_where_it_is_made() -> None:
+    made = {name: defined_in(ast.parse(SOURCES[file].read_text())) for name, file in MODULES.items()}
+    wrong = set()
+    for one in IMPORTS:
+        home, _, name = one.name.rpartition(".")
+        if home in made and one.name not in MODULES and name not in made[home]:
+            wrong.add(f"{one.file} imports {one.name}")
+    assert not wrong
+
+
 @pytest.mark.parametrize("module", ["trainer", "step", "losses", "precision", "optimizer", "meter", "clocks"])
 def test_no_technique_has_a_name_in_training(module: str) -> None:
     tree = ast.parse(SOURCES[f"training/{module}.py"].read_text())

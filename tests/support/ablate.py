@@ -124,7 +124,7 @@ def run_ablate(
 
 
 def modules_of_ablate(*words: str, cwd: Path) -> tuple[Result, set[str]]:
-    """Runs a command in a process; returns its end and the top-level modules that it, and no child of it, has loaded."""
+    """Runs a command in a process; returns its end and the top-level modules that it has loaded, its children not."""
     process = subprocess.Popen(
         [sys.executable, "-c", _TELL_MODULES, *words],
         cwd=cwd,

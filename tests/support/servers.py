@@ -27,8 +27,11 @@ def free_port() -> int:
 
 
 class Server:
-    """One MLflow server on SQLite (or another database), in a process group of its own; can be stopped and started
-    again.
+    """One MLflow server on SQLite or another database, in a process group of its own.
+
+    Args:
+        folder: for its database and artifacts.
+        backend: URI of another database than its own SQLite file.
     """
 
     def __init__(self, folder: Path, backend: str = "") -> None:
@@ -74,8 +77,13 @@ class Server:
 
 
 class Proxy:
-    """Forwards requests to a server; `mode` is healthy, down (no answer), flaky (every third request is answered
-    with 500, half of these after the server has done what was asked).
+    """Forwards requests to a server, as well or badly as its `mode` says.
+
+    Modes are healthy, down (no answer), flaky (every third request is answered with 500, half of these after the server
+    has done what was asked).
+
+    Args:
+        target: port of the server.
     """
 
     def __init__(self, target: int) -> None:

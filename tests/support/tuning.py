@@ -183,7 +183,7 @@ def make_ledger(
 def search(device: Device, ledger: SharedStudy, task: TrialTemplate | None = None, shelf: Shelf | None = None) -> Shelf:
     """Runs a search to its end."""
     shelf = shelf or Shelf()
-    running = Search(task or make_task(), ledger, device, shelf, Silent())  # type: ignore[arg-type]
+    running = Search(task or make_task(), ledger, device, shelf, Silent())
     running.run()
     assert running.broken is None
     return shelf

@@ -110,7 +110,7 @@ def check_evidence(out: Path, document: dict[str, Any]) -> None:
     """What a publication is made from is there, and says what was done."""
     parts = sorted(out.glob("results.tar.gz.*"))
     with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:gz") as tar:
-        inside = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}  # type: ignore[union-attr]
+        inside = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
     studies = ("launch", "paper32", "layout32", "paper224")
     reports = ("report.json", "report.md", "report.html", "runs.csv", "effects.csv")
     expected = {f"studies/{study}/{file}" for study in studies for file in reports}

@@ -54,7 +54,7 @@ def packed(out: Path) -> dict[str, bytes]:
     """Name -> content of what the parts hold together."""
     parts = sorted(out.glob("results.tar.gz.*"), key=lambda path: int(path.suffix[1:]))
     with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:gz") as tar:
-        return {m.name: tar.extractfile(m).read() for m in tar.getmembers()}  # type: ignore[union-attr]
+        return {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
 
 
 def noise(size: int, seed: int = 0) -> bytes:

@@ -86,7 +86,7 @@ def a_lost_node_s_cells_run_elsewhere(cluster: RayCluster, nodes: list[object], 
     assert grid.poll() is None, ended(grid)
     assert_blocks_kept_together(work.rows())
     victim = nodes.pop()
-    end_group(victim)  # type: ignore[arg-type]
+    end_group(victim)
     call = ended(grid, 400)
     assert call.code == 0, call.err
     told = call.json()
