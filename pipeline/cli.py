@@ -6,7 +6,6 @@ imported when the command runs: `--help` is quick.
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import gc
 import os
@@ -21,8 +20,6 @@ from pipeline import __version__
 from pipeline.commands import options as command_options
 from pipeline.design import options as run_options
 from pipeline.errors import AblateError
-
-_READERS = ("report", "compare", "status")  # commands that change nothing in a store, and leave no thread
 
 
 class _Option(click.Option):
@@ -257,17 +254,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def program() -> None:
-    """What `ablate` is: `main`, and for commands that change nothing in a store an end without taking MLflow's million
-    objects to pieces, which takes a second. Exit functions are called as ever.
-    """
+    """What `ablate` is: `main`, without taking what was imported to pieces at the end."""
     try:
         main()
-    except SystemExit as end:
-        if not (sys.argv[1:2] and sys.argv[1] in _READERS and isinstance(end.code, int)):
-            raise
-        atexit._run_exitfuncs()
-        sys.stderr.flush()
-        os._exit(end.code)
+    finally:
+        # The interpreter's last collection would go through MLflow's million objects, only to free what the system
+        # frees anyway: 0.8 s of the 3.2 s of `ablate status`. Exit functions are called as ever.
+        gc.freeze()
 
 
 def _usage(error: click.ClickException) -> str:
