@@ -49,7 +49,7 @@ class PlainDisplay:
         self._total, self._done, self._before = total, done, done
         self._began = time.monotonic()
         if done:
-            self.line(f"resuming: {done} of {total} cells need no run, {total - done} to go")
+            self.line(f"resuming: {done} of {total} cells are done already, {total - done} to go")
 
     def started(self, run: PlannedRun) -> None:
         """A run has been launched."""

@@ -150,7 +150,7 @@ def test_reports_pass_trials_over(tuned: tuple[Path, dict[str, Any]]) -> None:
         (["--storage", "sqlite:///:memory:"], "--storage"),
         (["--name", "../x"], "--name"),
         (["--set", "batch_size=0"], "batch_size"),
-        (["--interval", "1"], "--interval"),
+        (["--interval-width", "1"], "--interval-width"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(

@@ -95,7 +95,7 @@ def assert_complete(folder: Path) -> None:
 
 
 def test_one_of_two_processes_is_killed_in_mid_trial(tmp_path: Path, digits_dir: Path) -> None:
-    words = [*SMALL, "--trial-seconds", "4", "--interval", "0.0001", "--join", "--json"]
+    words = [*SMALL, "--trial-seconds", "4", "--interval-width", "0.0001", "--join", "--json"]
     with started(tmp_path, digits_dir, *words) as one, started(tmp_path, digits_dir, *words) as other:
         until(lambda: running_of(tmp_path, other.pid), PATIENCE)
         lost = until(lambda: running_of(tmp_path, one.pid, younger_than=3.5), PATIENCE)  # they take 4 and more

@@ -42,7 +42,7 @@ def test_until_decided_adds_blocks_up_to_the_limit(grid: FinishedGrid) -> None:
         "3",
         *store,
     ]
-    done = grid.call(*words, "--precision", "0.0001")
+    done = grid.call(*words, "--interval-width", "0.0001")
     assert done.code == 0, done.out + done.err
     assert "not decided after 3 blocks" in done.out
     children = [run for run in _runs(grid, "decided.db") if run.data.tags["ablate.kind"] == "run"]

@@ -1,0 +1,45 @@
+"""`ablate data`: preparing and verifying data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.ablate import ablate_in_process
+from tests.support.commands import assert_refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("data", "prepare", "nonsense"), ("dataset", "'nonsense'", "digits")),
+        (("data", "verify", "nonsense"), ("dataset", "'nonsense'", "digits")),
+        (("data", "prepare"), ("NAMES",)),
+    ],
+    ids=lambda value: " ".join(value).replace("\0", "NUL") if isinstance(value, tuple) else None,
+)
+def test_bad_input_is_one_clear_line(
+    arguments: tuple[str, ...], words: tuple[str, ...], ablate: Any, tmp_path: Path
+) -> None:
+    assert_refused(ablate(*arguments), words, tmp_path)
+
+
+def test_a_data_set_is_prepared_and_then_verified(tmp_path: Path) -> None:
+    words = ("digits", "--data-dir", "here")
+    prepared = ablate_in_process("data", "prepare", *words, cwd=tmp_path)
+    assert (prepared.code, prepared.err) == (0, "")
+    assert prepared.out == "digits: 1347 training and 450 test images, 10 classes\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    verified = ablate_in_process("data", "verify", *words, cwd=tmp_path)
+    assert (verified.code, verified.out) == (0, "digits: ok\n")
+    for path in (tmp_path / "here").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    damaged = ablate_in_process("data", "verify", *words, cwd=tmp_path)
+    assert damaged.code == 1 and damaged.out.startswith("digits: ") and "ok" not in damaged.out
+
+
+def test_a_slip_in_the_last_name_prepares_nothing(ablate: Any, tmp_path: Path) -> None:
+    assert_refused(ablate("data", "prepare", "digits", "digit", "--data-dir", "here"), ("'digit'",), tmp_path)

@@ -1,0 +1,107 @@
+"""What people see while a grid runs."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+
+from pipeline.commands.display import LiveDisplay, PlainDisplay, print_tables
+from pipeline.design.plan import PlannedRun
+from pipeline.design.records import End, Metrics, Progress
+from pipeline.design.spec import Recipe, RunSpec
+from pipeline.execution import summary
+
+RUN = PlannedRun(RunSpec(model="test_resnet", dataset="digits", device="cpu", recipe=Recipe(epochs=3)), 0, 0)
+VALUES = {summary.TIME: 12.345, summary.RATE: 9876.4, summary.ACCURACY: 0.91234}
+FINISHED = End(time=0.0, outcome="finished")
+
+
+def test_a_line_per_event() -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream)
+    display.begin(4, 1)
+    display.started(RUN)
+    display.progress(RUN, Progress(time=0.0, epoch=1, epochs=3, update=1, updates=9, images_per_second=5.0))
+    display.ended(RUN, FINISHED, VALUES)
+    display.ended(RUN, End(time=0.0, outcome="failed", error="loss is nan"), {})
+    display.note("something")
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "resuming: 1 of 4 cells are done already, 3 to go"
+    assert lines[1] == f"started   {RUN.name}"
+    assert lines[2].startswith(f"finished  {RUN.name}  [2/4]  12.35 s, 9,876 images/s, 0.9123 accuracy  ETA 0:00:")
+    assert lines[3].startswith(f"failed    {RUN.name}  [3/4]  loss is nan  ETA ")
+    assert lines[4:] == ["something"], "progress inside a run has no line"
+
+
+def test_nothing_is_resumed_by_a_first_call_and_its_end_has_no_eta() -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream)
+    display.begin(1, 0)
+    display.ended(RUN, FINISHED, {})
+    assert "resuming" not in stream.getvalue() and "ETA" not in stream.getvalue()
+
+
+def test_the_time_to_go_is_the_mean_of_this_calls_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    display = PlainDisplay(stream)
+    display.begin(12, 2)  # those two tell nothing about the time of a run
+    now[0] += 600
+    display.ended(RUN, FINISHED, {})
+    assert stream.getvalue().endswith("[3/12]    ETA 1:30:00\n")
+
+
+def test_preparation_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    display = PlainDisplay(stream)
+    for percent in range(0, 100, 10):
+        display.preparing(f"digits {percent} %")
+        now[0] += 4
+    assert stream.getvalue().splitlines() == ["digits 0 %", "digits 30 %", "digits 60 %", "digits 90 %"]
+
+
+def test_the_live_display_shows_what_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    display = LiveDisplay()
+    try:
+        display.begin(2, 0)
+        display.started(RUN)
+        assert "starting" in drawn(display)
+        display.progress(
+            RUN, Progress(time=0.0, epoch=1, epochs=3, update=4, updates=9, images_per_second=1234.5, loss=0.5)
+        )
+        assert re.search(r"epoch 1/3 +step 4/9 +loss 0\.5000 +1,23[45] images/s", drawn(display))
+        display.progress(RUN, Metrics(time=0.0, step=2, values={"train/loss": 0.25}))
+        assert re.search(r"epoch 2/3 +loss 0\.2500", drawn(display))
+        display.ended(RUN, FINISHED, VALUES)
+        assert RUN.name not in drawn(display) and "1/2 cells" in drawn(display)
+    finally:
+        display.close()
+    assert f"finished  {RUN.name}" in capsys.readouterr().out, "an ended run scrolls above"
+
+
+def drawn(display: LiveDisplay) -> str:
+    """What the display shows now, as text."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=150, record=True)
+    console.print(display._render())
+    return console.export_text()
+
+
+def test_a_table_per_model_and_data_set() -> None:
+    results = [
+        summary.CellResult("test_resnet", "digits", label, "finished", {summary.TIME: seconds})
+        for label, seconds in (("baseline", 10.0), ("ga", 5.0))
+    ]
+    stream = io.StringIO()
+    print_tables(summary.tables(results), stream)
+    text = stream.getvalue()
+    assert "test_resnet on digits" in text and "\x1b" not in text
+    (row,) = [line for line in text.splitlines() if "│ ga " in line]
+    assert "5.00" in row and "0.500" in row
