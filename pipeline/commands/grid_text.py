@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.commands.display import print_tables
+from pipeline.commands.output import not_stored
 from pipeline.design.plan import Plan
 from pipeline.design.records import OUTCOMES
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
 from pipeline.execution.summary import CellRow
 
-SHOWN_PROBLEMS = 5
 Tables = Mapping[tuple[str, str], Sequence[CellRow]]  # (model, data set) -> rows
 
 
@@ -68,7 +68,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
 def _closing_text(session: Session, outcome: GridOutcome) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
     lines = [f"{outcome.cells} cell{'' if outcome.cells == 1 else 's'}: {counts}"]
-    lines += [f"not stored: {problem}" for problem in session.tracker.problems[:SHOWN_PROBLEMS]]
+    lines += not_stored(session.tracker.problems)
     uri = session.flags.tracking_uri
     lines.append("compare the runs: ablate ui" + (f" --tracking-uri {uri}" if uri else ""))
     lines.append(f"effects with intervals: ablate report {session.plan.study.name}")

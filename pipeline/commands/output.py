@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -50,6 +50,15 @@ def shown_on(out: TextIO) -> Iterator[PlainDisplay]:
         yield display
     finally:
         display.close()
+
+
+def not_stored(problems: Sequence[str]) -> list[str]:
+    """Lines about what the tracking store refused for good; the first ones tell the cause.
+
+    Args:
+        problems: what it said.
+    """
+    return [f"not stored: {problem}" for problem in problems[:5]]
 
 
 def interrupted() -> int:

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pipeline.commands.output import exit_code, interrupted, shown_on, stream_for_progress
+from pipeline.commands.output import exit_code, interrupted, not_stored, shown_on, stream_for_progress
 from pipeline.design.names import IDENTITY_ATTRIBUTE, RESULT_ATTRIBUTE
 from pipeline.design.options import GridOptions, TuneOptions
 from pipeline.design.selection import select_plan
@@ -17,8 +17,6 @@ from pipeline.tuning.study_file import overrides
 
 if TYPE_CHECKING:
     from pipeline.tuning.session import CallStatus, Tuning
-
-SHOWN_PROBLEMS = 5
 
 
 def run_tune(options: TuneOptions) -> int:
@@ -148,8 +146,8 @@ def _show(tuning: Tuning, status: CallStatus) -> None:
 
     assert status.outcome is not None and status.document is not None
     show_tuning(status.outcome)
-    for problem in tuning.tracker.problems[:SHOWN_PROBLEMS]:
-        print(f"not stored: {problem}")
+    for line in not_stored(tuning.tracker.problems):
+        print(line)
     if status.document["study_file"]:
         print(f"the recommended recipe as a study: ablate grid --study {status.document['study_file']}")
     storage = f" --storage {status.document['storage']}" if tuning.flags.storage else ""

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.design.spec import Recipe, RunSpec
 from tests.support.ablate import Result, ablate_in_process
 from tests.support.commands import DRY, SMALL, STUDY, assert_refused, files_of, store_of
 
@@ -156,25 +155,6 @@ def plan_of(found: Result) -> dict[str, Any]:
     return dict(found.json())
 
 
-def test_dry_run_has_every_field_of_every_cell(ablate: Any, tmp_path: Path) -> None:
-    document = plan_of(ablate(*DRY, "--json"))
-    assert document["study"] == "quickstart" and document["device"] == "cpu" and len(document["cells"]) == 48
-    for cell in document["cells"]:
-        assert set(cell) >= {"position", "block", "kind", "name", "digest", *RunSpec.model_fields}
-        assert set(cell["recipe"]) == set(Recipe.model_fields)
-        spec = RunSpec.model_validate({name: cell[name] for name in RunSpec.model_fields})
-        assert (spec.digest, spec.name) == (cell["digest"], cell["name"])
-    assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
-
-
-def test_dry_run_in_words(ablate: Any) -> None:
-    found = ablate(*DRY)
-    lines = found.out.splitlines()
-    assert found.code == 0 and found.err == ""
-    assert lines[0] == "study quickstart: 48 cells, 1 block(s), device cpu"
-    assert len(lines) == 49 and sum("/baseline/s" in line for line in lines) == 6
-
-
 def test_the_first_line_says_which_study_and_why(ablate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.nvml.gpus", list)
     first = ablate("grid", "--models", "all", "--dry-run").out.splitlines()[0]
@@ -219,15 +199,6 @@ def test_a_single_run(ablate: Any) -> None:
     assert found.code == 2 and "one level" in found.err.splitlines()[-1]
     found = ablate(*words, "--model", "test_vit,test_resnet", "--dataset", "digits")
     assert found.code == 2 and "one model" in found.err.splitlines()[-1]
-
-
-def test_json_is_one_document(finished: tuple[Path, dict[str, Any]]) -> None:
-    _, document = finished
-    assert (document["study"], document["cells"], document["finished"]) == ("quickstart", 2, 2)
-    assert all(document[name] == 0 for name in ("failed", "oom", "timeout", "interrupted", "pending"))
-    rows = {row["label"]: row for row in document["results"]}
-    assert set(rows) == {"baseline", "ga"} and rows["ga"]["runs"] == 1
-    assert rows["baseline"]["time_ratio"] == 1.0 and rows["ga"]["seconds"] > 0
 
 
 def picture_folder(root: Path) -> Path:

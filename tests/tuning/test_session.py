@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.design.names import IDENTITY_ATTRIBUTE
 from pipeline.errors import InputError, OutsideError
-from pipeline.tuning.session import IDENTITY, Tuning
+from pipeline.tuning.session import Tuning
 from pipeline.tuning.setup import TuneOptions, prepare_tuning
 from pipeline.tuning.storage import open_study
 from tests.support.tuning import Silent
@@ -28,7 +29,7 @@ def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_a_name_of_another_search_is_refused_before_any_trial(tmp_path: Path) -> None:
     chosen = options(tmp_path, name="taken")
     study = open_study(f"sqlite:///{tmp_path}/optuna.db", "taken", ["maximize"], None, lock=tmp_path / "lock")
-    study.set_user_attr(IDENTITY, "another")
+    study.set_user_attr(IDENTITY_ATTRIBUTE, "another")
     with pytest.raises(InputError, match="--name: 'taken' is not allowed; allowed: another name, or --fresh"):
         Tuning(chosen, prepare_tuning(chosen), Silent(), tmp_path / "state").run()  # type: ignore[arg-type]
     assert study.trials == []

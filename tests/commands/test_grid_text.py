@@ -1,0 +1,61 @@
+"""What a grid prints: the plan of a dry run and the results, in words and as documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.design.spec import Recipe, RunSpec
+from tests.support.ablate import ablate_in_process
+from tests.support.commands import DRY, SMALL
+
+
+def test_dry_run_has_every_field_of_every_cell(ablate: Any, tmp_path: Path) -> None:
+    document = ablate(*DRY, "--json").json()
+    assert document["study"] == "quickstart" and document["device"] == "cpu" and len(document["cells"]) == 48
+    for cell in document["cells"]:
+        assert set(cell) >= {"position", "block", "kind", "name", "digest", *RunSpec.model_fields}
+        assert set(cell["recipe"]) == set(Recipe.model_fields)
+        spec = RunSpec.model_validate({name: cell[name] for name in RunSpec.model_fields})
+        assert (spec.digest, spec.name) == (cell["digest"], cell["name"])
+    assert list(tmp_path.iterdir()) == [], "a dry run writes nothing"
+
+
+def test_dry_run_in_words(ablate: Any) -> None:
+    found = ablate(*DRY)
+    lines = found.out.splitlines()
+    assert found.code == 0 and found.err == ""
+    assert lines[0] == "study quickstart: 48 cells, 1 block(s), device cpu"
+    assert len(lines) == 49 and sum("/baseline/s" in line for line in lines) == 6
+
+
+def test_json_is_one_document(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, document = finished
+    assert (document["study"], document["cells"], document["finished"]) == ("quickstart", 2, 2)
+    assert all(document[name] == 0 for name in ("failed", "oom", "timeout", "interrupted", "pending"))
+    rows = {row["label"]: row for row in document["results"]}
+    assert set(rows) == {"baseline", "ga"} and rows["ga"]["runs"] == 1
+    assert rows["baseline"]["time_ratio"] == 1.0 and rows["ga"]["seconds"] > 0
+
+
+def test_a_fraction_is_shown_with_its_aliases(ablate: Any) -> None:
+    techniques = "ga,amp,pm,grad_checkpoint,fused,device_data"
+    words = (*DRY, "--models", "test_resnet", "--datasets", "digits", "--techniques", techniques)
+    lines = ablate(*words, "--design", "fractional").out.splitlines()
+    assert len([line for line in lines if " block 0 " in line]) == 16, "a quarter of 64"
+    aliases = lines[lines.index("aliases of the fraction:") + 1 :]
+    assert "  ga = amp:pm:fused = amp:grad_checkpoint:device_data" in aliases
+    assert "aliases" not in ablate(*words).out
+
+
+def test_results_in_words(finished: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:
+    """The same call again runs nothing, and shows the same table."""
+    again = ("grid", *SMALL, "--models", "test_resnet", "--datasets", "digits", "--techniques", "ga")
+    found = ablate_in_process(*again, cwd=finished[0], data_dir=digits_dir)
+    assert found.code == 0 and "resuming: 2 of 2 cells are done already, 0 to go" in found.out
+    assert "test_resnet on digits" in found.out and "started" not in found.out
+    assert found.out.splitlines()[-3:] == [
+        "2 cells: 2 finished",
+        "compare the runs: ablate ui",
+        "effects with intervals: ablate report quickstart",
+    ]
