@@ -12,16 +12,16 @@ from typing import Any
 
 import optuna
 
-from pipeline.design.plan import Plan, PlannedRun
+from pipeline.design.plan import Plan
 from pipeline.design.records import End, Metrics, Outcome, Record
 from pipeline.design.spec import Probe, Recipe, RunSpec
 from pipeline.design.study import Study
-from pipeline.tracking.recorder import OpenRun
 from pipeline.tuning import space as spaces
 from pipeline.tuning.objective import OBJECTIVES
 from pipeline.tuning.search import Search, TrialTemplate
 from pipeline.tuning.space import Config, Space
 from pipeline.tuning.trials import SharedStudy
+from tests.support.fakes import FakeRecorder, NullListener
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 Surface = Callable[[int, int], float]
@@ -112,45 +112,6 @@ class Device:
         yield End(time=time.time(), outcome=outcome)
 
 
-class Shelf:
-    """A book that keeps nothing but what the search reads."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[PlannedRun, str, dict[str, str]]] = []
-
-    def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
-        """Opens a row."""
-        assert plan.study.name
-        return OpenRun("key", run, work_dir)
-
-    def record(self, opened: OpenRun, record: Record) -> None:
-        """Keeps metrics."""
-        if isinstance(record, Metrics):
-            opened.values.update(record.values)
-
-    def close(self, opened: OpenRun, end: End, more: dict[str, str] | None = None) -> None:
-        """Closes a row."""
-        self.rows.append((opened.run, end.outcome, dict(more or {})))
-
-    def replay_abandoned(self) -> None:
-        """Nobody else writes."""
-
-    def attempts(self) -> list[Any]:
-        """None are known."""
-        return []
-
-    def close_orphans(self, attempts: list[Any]) -> int:
-        """Nothing to close."""
-        return len(attempts)
-
-
-class Silent:
-    """A listener that hears nothing."""
-
-    def __getattr__(self, _name: str) -> Any:
-        return lambda *_arguments: None
-
-
 def make_space(**changes: Any) -> Space:
     """A device's space, micro-batches up to 2048; 188 configurations unless changed."""
     settings: dict[str, Any] = {"samples": 50_000, "batches": spaces.batch_sizes(2048), **changes}
@@ -180,13 +141,15 @@ def make_ledger(
     return SharedStudy(study, space, budget=budget, retries=settings.get("retries", 2), seed=seed, lock=folder / "lock")
 
 
-def search(device: Device, ledger: SharedStudy, task: TrialTemplate | None = None, shelf: Shelf | None = None) -> Shelf:
+def search(
+    device: Device, ledger: SharedStudy, task: TrialTemplate | None = None, recorder: FakeRecorder | None = None
+) -> FakeRecorder:
     """Runs a search to its end."""
-    shelf = shelf or Shelf()
-    running = Search(task or make_task(), ledger, device, shelf, Silent())
+    recorder = recorder or FakeRecorder()
+    running = Search(task or make_task(), ledger, device, recorder, NullListener())
     running.run()
     assert running.broken is None
-    return shelf
+    return recorder
 
 
 def best_of(space: Space, device: Device) -> float:

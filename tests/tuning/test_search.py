@@ -15,9 +15,9 @@ from pipeline.tuning.confirmation import ranked
 from pipeline.tuning.objective import OBJECTIVES
 from pipeline.tuning.result import measured
 from pipeline.tuning.space import Config
+from tests.support.fakes import FakeRecorder
 from tests.support.tuning import (
     Device,
-    Shelf,
     best_of,
     cliff,
     feasible,
@@ -110,13 +110,13 @@ def test_a_trial_names_its_run_when_the_run_has_a_row(tmp_path: Path) -> None:
     ledger = make_ledger(make_space(batches=[64, 128], accumulations=[1]), tmp_path, budget=10)
     named: list[bool] = []
 
-    class Watching(Shelf):
+    class Watching(FakeRecorder):
         def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
             (trial,) = ledger.study.get_trials(states=(TrialState.RUNNING,))
             named.append("ablate.digest" in trial.user_attrs)
             return super().open(run, plan, work_dir)
 
-    shelf = search(Device(), ledger, shelf=Watching())
+    shelf = search(Device(), ledger, recorder=Watching())
     assert named == [False, False]
     rows = [run.spec.digest for run, _, _ in shelf.rows]
     assert [trial.user_attrs["ablate.digest"] for trial in ledger.study.trials] == rows
