@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 CURVES = ("val/accuracy", "train/loss")  # the first that was measured is read
 MAX_CURVE_RUNS = 400
+
+
+def _no_points() -> pd.DataFrame:
+    import pandas as pd  # commands that only plan a study import this module, too
+
+    return pd.DataFrame()
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class StudyData:
 
     name: str
     runs: pd.DataFrame
-    history: pd.DataFrame = field(default_factory=pd.DataFrame)
+    history: pd.DataFrame = field(default_factory=_no_points)
     techniques: tuple[str, ...] = ()
 
 
