@@ -156,7 +156,7 @@ def test_without_a_device_it_is_no_silent_fallback(digits_dir: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_recorded_model_is_compiled_once(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_captured_model_is_compiled_once(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warm-up, the capture and training call it in one and the same context: dynamo would go by a difference."""
     made: list[CapturedGraphs] = []
 

@@ -74,8 +74,8 @@ from tests.support.data import spec
 from pipeline.training.data.inputs import build_inputs
 from pipeline.training.data.store import prepare_dataset
 if __name__ == "__main__":
-    source = prepare("digits", Path(sys.argv[1]), image_size=16)
-    inputs = build(spec(input_pipeline="loader", num_workers=2), source, torch.device("cpu"))
+    source = prepare_dataset("digits", Path(sys.argv[1]), image_size=16)
+    inputs = build_inputs(spec(input_pipeline="loader", num_workers=2), source, torch.device("cpu"))
     batches = inputs.train.epoch(1, [1] * 1000)
     next(batches)
     print("ready", flush=True)
