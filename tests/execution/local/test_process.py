@@ -1,0 +1,92 @@
+"""A child process: its pipes, its start signal, its end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.execution.local.process import Child, death, dump_and_stop, stop
+
+CONTEXT: Any = multiprocessing.get_context("forkserver")
+
+
+def waits(word: str, start_signal: Connection, records: Connection, lifeline: Connection, log_path: str) -> None:
+    """A target: sends its word, then what its start signal says."""
+    del lifeline
+    os.setsid()
+    Path(log_path).write_text("log")
+    records.send(word)
+    records.send(start_signal.recv_bytes())
+
+
+def sleeps(records: Connection, lifeline: Connection, log_path: str) -> None:
+    """A target that only a signal ends."""
+    del lifeline, log_path
+    os.setsid()
+    signal.signal(signal.SIGUSR1, lambda *_: records.send("dumped"))
+    records.send("sleeps")
+    while True:
+        time.sleep(60)
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path) -> Iterator[Child]:
+    child = Child(CONTEXT, sleeps, (), tmp_path / "log.txt")
+    assert child.records.recv() == "sleeps"
+    yield child
+    child.close()
+
+
+def test_a_child_waits_for_its_start_signal(tmp_path: Path) -> None:
+    child = Child(CONTEXT, waits, ("ready",), tmp_path / "log.txt", waits=True)
+    assert child.records.recv() == "ready"
+    assert not child.records.poll(0.2)
+    child.send_start()
+    assert child.records.recv() == b"go"
+    child.wait()
+    assert child.process.exitcode == 0
+    child.send_start()  # to one that has ended: nothing happens
+    child.close()
+    assert (tmp_path / "log.txt").read_text() == "log"
+
+
+def test_a_child_without_start_signal_has_none(sleeping: Child) -> None:
+    sleeping.send_start()
+    assert not sleeping.records.poll(0.1)
+
+
+def test_stopping_kills_and_reaps(sleeping: Child) -> None:
+    stop(sleeping.process)
+    assert sleeping.process.exitcode == -signal.SIGKILL
+    stop(sleeping.process)  # again: nothing is left to kill
+
+
+def test_a_dump_is_asked_for_before_the_kill(sleeping: Child) -> None:
+    os.kill(sleeping.pid, signal.SIGSTOP)  # it would not answer unless it is woken
+    dump_and_stop(sleeping.process)
+    assert sleeping.records.recv() == "dumped"
+    assert sleeping.process.exitcode == -signal.SIGKILL
+
+
+def test_closing_ends_a_child_that_runs(tmp_path: Path) -> None:
+    child = Child(CONTEXT, sleeps, (), tmp_path / "log.txt")
+    child.records.recv()
+    child.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(None, "no exit status"), (3, "exit status 3"), (-9, "signal SIGKILL"), (-77, "signal 77")],
+)
+def test_exit_codes_in_words(code: int | None, words: str) -> None:
+    assert death(code) == words
