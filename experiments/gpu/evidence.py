@@ -248,8 +248,9 @@ def _frame(folder: Path, techniques: tuple[str, ...]) -> Tidy:
 
 
 def _not_of_this_gpu(runs: Tidy, gpu: str) -> str:
-    """Says which rows were not measured on the GPU that run.json names. One such row and no figure of the study is
-    published: means and effects have it in them.
+    """Says which rows were not measured on the GPU that run.json names.
+
+    One such row and no figure of the study is published: means and effects have it in them.
     """
     rows = pd.concat([runs.runs, runs.sentinels])
     elsewhere = int((~rows["device"].str.startswith("cuda")).sum())

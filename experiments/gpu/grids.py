@@ -65,6 +65,7 @@ def _ask(host: Host, name: str, key: str) -> list[tuple[str, str]]:
 
 
 def first_error(host: Host, name: str) -> str:
+    """How many runs of a study failed, and the first one's error; empty where none did."""
     errors = _ask(host, name, "ablate.error")
     return f"{len(errors)} runs failed, first {errors[0][0]}: {errors[0][1]}" if errors else ""
 

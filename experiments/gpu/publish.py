@@ -1,4 +1,6 @@
-"""Makes a publication of what a run on a GPU brought back: python experiments/gpu/publish.py results.tar.gz.*
+"""Makes a publication of what a run on a GPU brought back.
+
+Usage: python experiments/gpu/publish.py results.tar.gz.*
 
 Writes RESULTS/GPU-DATE/ (README with the table of claims, provenance, reports, effects, raw rows) and refreshes the
 results in the project's README. See experiments/gpu/README.md.
@@ -219,8 +221,9 @@ def publish(packed: Sequence[Path], results: Path, readme_file: Path | None, rep
 )
 @click.option("--replace", is_flag=True, help="Write over another run's publication of the same GPU and day.")
 def command(packed: tuple[Path, ...], results: Path | None, readme_file: Path | None, replace: bool) -> None:
-    """Make a publication of PACKED: the parts results.tar.gz.1, .2, ... in any order, a folder that holds them, or the
-    unpacked folder.
+    """Make a publication of PACKED.
+
+    PACKED is the parts results.tar.gz.1, .2, ... in any order, a folder that holds them, or the unpacked folder.
     """
     results = results or RESULTS
     if readme_file is None and results.resolve() == RESULTS:

@@ -172,7 +172,7 @@ def _used(host: Host) -> float:
 
 
 def bench(host: Host) -> str:
-    """ablate's own loop beside others, model by model as long as there is time for one."""
+    """The loop of ablate beside others, model by model as long as there is time for one."""
     least = BENCH_SECONDS[host.device]
     if host.left < least:
         raise LeftOutError(f"{max(host.left, 0):.0f} s left, {least:.0f} needed")

@@ -60,8 +60,10 @@ def _parts(files: Sequence[Path]) -> list[Path]:
 
 
 def _unpack(parts: Sequence[Path], scratch: Path) -> Path:
-    """Joins, decompresses and extracts. The whole stream is decompressed first: tarfile stops at the archive's last
-    block and would never look at gzip's checksum.
+    """Joins, decompresses and extracts.
+
+    The whole stream is decompressed first: tarfile stops at the archive's last block and would never look at gzip's
+    checksum.
     """
     joined, tar, root = scratch / "joined.tar.gz", scratch / "joined.tar", scratch / "files"
     with joined.open("wb") as out:

@@ -42,7 +42,7 @@ def test_a_class_speaks_of_an_inherited_option_in_its_own_words() -> None:
 
 def test_what_has_no_default_has_to_be_given() -> None:
     with pytest.raises(TypeError, match="second_name"):
-        Made(name="a")  # type: ignore[call-arg]
+        Made(name="a")
     made = Made(name="a", second_name="b")
     assert (made.first, made.second, made.hidden) == ("x", 2, 7)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -30,7 +30,17 @@ def same_environment() -> Iterator[None]:
 def made(folder: Path, gpus: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Launcher:
     listed = [SimpleNamespace(uuid=f"GPU-{number}") for number in range(gpus)]
     monkeypatch.setattr(nvml, "gpus", lambda: listed)
-    return make_launcher(GridOptions(**options), "cuda" if gpus else "cpu", folder, "scope", lambda _: None)
+    chosen = GridOptions(**options)
+    return make_launcher(
+        chosen,
+        "cuda" if gpus else "cpu",
+        folder,
+        "scope",
+        lambda _: None,
+        timeout=chosen.timeout,
+        checkpoint_every=chosen.checkpoint_every,
+        nproc=chosen.nproc,
+    )
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,16 @@ def test_a_run_is_found_by_its_key_until_it_is_deleted(mlflow_store: MlflowStore
         another.known("k")
 
 
-def test_a_run_that_the_client_made_twice_is_one(mlflow_store: MlflowStore) -> None:
+def test_a_run_that_the_client_made_twice_is_one(mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that got lost makes MLflow's client ask again."""
     client = mlflow_store.connection.client
     create = client.create_run
 
-    def twice(*given: object) -> object:
+    def twice(*given: Any) -> Any:
         create(*given)
         return create(*given)
 
-    client.create_run = twice
+    monkeypatch.setattr(client, "create_run", twice)
     run_id = mlflow_store.create_run("k", {}, name="one", start_time=1)
     assert [attempt.run_id for attempt in mlflow_store.attempts()] == [run_id]
 

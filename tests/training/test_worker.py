@@ -30,6 +30,8 @@ class Seen:
 
 
 class SpyTrain(Wrapped):
+    samples: list[tuple[bytes, int]]
+
     def epoch(self, epoch: int, sizes: Sequence[int]) -> Iterator[Any]:
         for batch in self.inner.epoch(epoch, sizes):
             for image, label in zip(batch.images, batch.labels, strict=True):

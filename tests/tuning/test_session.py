@@ -16,14 +16,14 @@ from tests.support.fakes import NullListener
 
 def options(folder: Path, **changes: str) -> TuneOptions:
     fixed = {"model": "test_resnet", "dataset": "digits", "study": "quickstart", "device": "cpu"}
-    return TuneOptions(**{**fixed, "storage": f"sqlite:///{folder}/optuna.db", **changes})  # type: ignore[arg-type]
+    return TuneOptions(**{**fixed, "storage": f"sqlite:///{folder}/optuna.db", **changes})
 
 
 def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     chosen = options(tmp_path)
     with pytest.raises(OutsideError, match="cannot be made"):
-        Tuning(chosen, prepare_tuning(chosen), NullListener(), tmp_path / "file")  # type: ignore[arg-type]
+        Tuning(chosen, prepare_tuning(chosen), NullListener(), tmp_path / "file")
 
 
 def test_a_name_of_another_search_is_refused_before_any_trial(tmp_path: Path) -> None:
@@ -31,5 +31,5 @@ def test_a_name_of_another_search_is_refused_before_any_trial(tmp_path: Path) ->
     study = open_study(f"sqlite:///{tmp_path}/optuna.db", "taken", ["maximize"], None, lock=tmp_path / "lock")
     study.set_user_attr(IDENTITY_ATTRIBUTE, "another")
     with pytest.raises(InputError, match="--name: 'taken' is not allowed; allowed: another name, or --fresh"):
-        Tuning(chosen, prepare_tuning(chosen), NullListener(), tmp_path / "state").run()  # type: ignore[arg-type]
+        Tuning(chosen, prepare_tuning(chosen), NullListener(), tmp_path / "state").run()
     assert study.trials == []

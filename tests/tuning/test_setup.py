@@ -28,8 +28,8 @@ def test_the_parent_knows_how_many_images_a_run_trains_on(
 
 def test_the_name_of_a_study_follows_from_what_is_tuned() -> None:
     flags = {"model": "test_resnet", "dataset": "digits", "study": "quickstart", "device": "cpu"}
-    base = prepare_tuning(TuneOptions(**flags))  # type: ignore[arg-type]
-    same = prepare_tuning(TuneOptions(**flags, trials=99, jobs=2, top=5))  # type: ignore[arg-type]
+    base = prepare_tuning(TuneOptions(**flags))
+    same = prepare_tuning(TuneOptions(**flags, trials=99, jobs=2, top=5))
     assert base.name == same.name and base.name.startswith("test_resnet-digits-throughput-")
     changes: list[dict[str, Any]] = [
         {"seed": 1},

@@ -36,4 +36,4 @@ def test_the_audit_is_the_one_given_and_the_memory_limit_reaches_the_recommendat
 def test_a_report_is_data():
     report = build_report(planted(blocks=1), estimate(planted(blocks=1)))
     with pytest.raises(dataclasses.FrozenInstanceError):
-        report.audit = None
+        report.audit = None  # type: ignore[misc]

@@ -53,9 +53,9 @@ def _prepare_slowly(data_dir: Path, locks: bool, results: Any) -> None:
         results.put("built")
         return write(*arguments)
 
-    digits.write_arrays = slow  # type: ignore[attr-defined]
+    digits.write_arrays = slow  # type: ignore[assignment]
     if not locks:
-        fcntl.flock = _no_lock  # type: ignore[assignment]
+        fcntl.flock = _no_lock
     results.put(open_store("digits", data_dir).digest)
 
 
