@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from subprocess import Popen
+from typing import Any
 
 import pytest
 
@@ -21,12 +23,34 @@ from tests.support.processes import Workspace, assert_once, until, working_in
 CELLS = 8  # two techniques in two blocks
 
 
+def on_the_cluster(test: Any) -> Any:
+    """They share the cluster: starting it takes longer than most of what is tested."""
+    for mark in (pytest.mark.slow, pytest.mark.quiet, pytest.mark.timeout(600)):
+        test = mark(test)
+    return test
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     """A head and no node yet."""
     found = RayCluster()
     yield found
     found.close()
+
+
+@pytest.fixture(scope="module")
+def started() -> list[Popen[bytes]]:
+    """All nodes that were started for the tests that need two."""
+    return []
+
+
+@pytest.fixture
+def nodes(cluster: RayCluster, started: list[Popen[bytes]]) -> list[Popen[bytes]]:
+    """Two nodes; one that an earlier test has killed is replaced."""
+    started[:] = [node for node in started if node.poll() is None]
+    while len(started) < 2:
+        started.append(cluster.node())
+    return started
 
 
 def place(folder: Path, cluster: RayCluster) -> tuple[Workspace, list[str]]:
@@ -44,26 +68,15 @@ def durations(database: Path) -> list[float]:
     return [float(seconds) for (seconds,) in found]
 
 
-@pytest.mark.slow
-@pytest.mark.quiet
-@pytest.mark.timeout(900)
-def test_two_nodes(cluster: RayCluster, tmp_path: Path) -> None:
-    """One cluster for all that needs one: starting it takes longer than most of what is tested."""
-    versions_are_compared(cluster, tmp_path)
-    nodes = [cluster.node(), cluster.node()]
-    a_lost_node_s_cells_run_elsewhere(cluster, nodes, tmp_path)
-    overhead_is_small(cluster, tmp_path)
-    an_interrupted_grid_leaves_nothing_running(cluster, tmp_path)
-
-
-def versions_are_compared(cluster: RayCluster, folder: Path) -> None:
+@on_the_cluster
+def test_versions_are_compared(cluster: RayCluster, tmp_path: Path) -> None:
     """A node with another version of the program is told before anything runs."""
-    other = folder / "other"
+    other = tmp_path / "other"
     shutil.copytree(Path(pipeline.__file__).parent, other / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     (other / "pipeline" / "__init__.py").write_text('"""Another one."""\n__version__ = "0.0.1"\n')
     node = cluster.node(env={"PYTHONPATH": str(other)})
     try:
-        work, words = place(folder / "versions", cluster)
+        work, words = place(tmp_path / "versions", cluster)
         call = work.call_grid(*words, timeout=240)
     finally:
         end_group(node)
@@ -77,16 +90,16 @@ def both_blocks(work: Workspace) -> bool:
     return len({row.tags["ablate.block"] for row in finished(work.rows())}) == 2
 
 
-def a_lost_node_s_cells_run_elsewhere(cluster: RayCluster, nodes: list[object], folder: Path) -> None:
-    work, words = place(folder / "loss", cluster)
+@on_the_cluster
+def test_a_lost_nodes_cells_run_elsewhere(cluster: RayCluster, nodes: list[Popen[bytes]], tmp_path: Path) -> None:
+    work, words = place(tmp_path / "loss", cluster)
     grid = work.grid(*words, "--seeds", "2", "--json")
     # of both blocks some cells have run, and one block's node is killed while it runs another
     # (the node of the other version has just died too, and Ray may list it still: it must not end the grid)
     until(lambda: both_blocks(work) or grid.poll() is not None, 300, "a cell of each block")
     assert grid.poll() is None, ended(grid)
     assert_blocks_kept_together(work.rows())
-    victim = nodes.pop()
-    end_group(victim)
+    end_group(nodes[1])
     call = ended(grid, 400)
     assert call.code == 0, call.err
     told = call.json()
@@ -107,10 +120,12 @@ def a_lost_node_s_cells_run_elsewhere(cluster: RayCluster, nodes: list[object], 
     assert report.code == 0 and "moved" in json.dumps(report.json()), "the report tells of the move"
 
 
-def overhead_is_small(cluster: RayCluster, folder: Path) -> None:
+@on_the_cluster
+@pytest.mark.usefixtures("nodes")
+def test_overhead_is_small(cluster: RayCluster, tmp_path: Path) -> None:
     """Seconds per run beyond those of the local launcher, medians of 4 runs each, on one slot each."""
-    remote, words = place(folder / "remote", cluster)
-    local = Workspace(folder / "local")
+    remote, words = place(tmp_path / "remote", cluster)
+    local = Workspace(tmp_path / "local")
     for work, flags in ((local, []), (remote, words)):
         call = work.call_grid(*flags, timeout=500)
         assert call.code == 0, call.err
@@ -119,8 +134,10 @@ def overhead_is_small(cluster: RayCluster, folder: Path) -> None:
     assert there - here <= 2.0
 
 
-def an_interrupted_grid_leaves_nothing_running(cluster: RayCluster, folder: Path) -> None:
-    work, words = place(folder / "interrupt", cluster)
+@on_the_cluster
+@pytest.mark.usefixtures("nodes")
+def test_an_interrupted_grid_leaves_nothing_running(cluster: RayCluster, tmp_path: Path) -> None:
+    work, words = place(tmp_path / "interrupt", cluster)
     grid = work.grid(*words, "--set", "epochs=500")
     until(lambda: any(row.status == "RUNNING" and row.points for row in work.rows()), 120, "a running cell")
     grid.send_signal(2)
