@@ -47,6 +47,7 @@ def test_a_figure_of_its_own_is_a_whole_svg_file(texts):
     assert ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"
     used = set(re.findall(r"var\((--[\w-]+)\)", svg))
     assert used and all(f"{name}:" in svg for name in used), "the colours come with it"
+    assert "svg { background: var(--bg); }" in svg, "its text is for a light page"
 
 
 def test_a_study_that_answers_nothing_has_no_figure():

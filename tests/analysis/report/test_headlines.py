@@ -41,6 +41,6 @@ def test_no_stored_name_drives_the_terminal():
 
 
 def test_headlines_are_of_the_widest_pooling():
-    rows = headlines.headline_rows(estimate(planted(models=("m1", "m2"), blocks=2)))
-    assert set(rows["model"]) == {"all"}
+    rows = headlines.headline_rows(estimate(planted(models=("m1", "m2"), datasets=("d1", "d2"), blocks=2)))
+    assert set(rows["model"]) == set(rows["dataset"]) == {"all"}
     assert set(rows["kind"]) == {"main", "combined", "synergy"}
