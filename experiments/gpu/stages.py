@@ -18,7 +18,7 @@ from host import REPO, Host, LateError, LeftOutError, StageError
 HERE = Path(__file__).resolve().parent
 BENCH_SECONDS = {"cuda": 100.0, "cpu": 30.0}  # a race of one model; with less left it is not begun
 ADDRESS_SPACE = 32 * 2**30
-NEEDED = ("mlflow", "optuna", "pydantic", "pyDOE3", "greenlet", "sqlalchemy", "torch", "timm", "statsmodels")
+NEEDED = ("mlflow", "optuna", "pydantic", "pyDOE3", "greenlet", "sqlalchemy", "torch", "timm")
 
 
 @dataclass(frozen=True)

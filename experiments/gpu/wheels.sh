@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Downloads into .whl/ (ignored by git) the wheels that the project needs on a Python 3.12 GPU host without a network
-# that has torch, torchvision, timm, scikit-learn, statsmodels, matplotlib, pandas, pyarrow, scipy, psutil, rich, click,
+# that has torch, torchvision, timm, scikit-learn, matplotlib, pandas, pyarrow, scipy, psutil, rich, click,
 # jinja2, pyyaml, requests, protobuf, werkzeug, pytest and its plugins, but not these. run.py installs them there.
 # Usage, from the project's root:  experiments/gpu/wheels.sh
 set -euo pipefail

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import configparser
+import importlib.metadata
 import os
 import shlex
 import shutil
@@ -12,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.ablate import environment
 from tests.support.processes import Workspace, assert_once
@@ -75,6 +80,28 @@ def test_every_run_line_is_a_command_that_is_run_here(tmp_path: Path) -> None:
         for place in places:
             assert Path(place).stat().st_mode & 0o7777 == 0o1777
             Path(place, "file").touch()
+
+
+def declared() -> dict[str, list[Requirement]]:
+    """setup.cfg's requirements by extra; those of everyone under the empty name."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    texts = {"": parser["options"]["install_requires"], **parser["options.extras_require"]}
+    return {extra: [Requirement(line) for line in text.split("\n") if line] for extra, text in texts.items()}
+
+
+def test_what_is_required_is_imported() -> None:
+    names: set[str] = set()
+    for path in (ROOT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    of = importlib.metadata.packages_distributions()
+    imported = {canonicalize_name(distribution) for name in names for distribution in of.get(name, [])}
+    required = {canonicalize_name(requirement.name) for requirement in declared()[""]}
+    assert required and required <= imported, f"only installed: {required - imported}"
 
 
 def test_the_image_holds_no_secret_and_runs_as_nobody_special() -> None:
