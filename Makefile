@@ -10,11 +10,23 @@ PARALLEL := -n 2 --dist loadscope
 
 .PHONY: grid test slow gpu lint types lock clean
 
+# uv does not read pip's configuration: who has set a mirror of PyPI there has it for uv too
+INDEX = $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^\(:env:\|global\|install\)\.index-url='\(.*\)'/\2/p" | head -n 1)
+$(VENV)/.ready lock: export UV_DEFAULT_INDEX ?= $(INDEX)
+
+# uv comes by pip, with the lock's hash; the rest by uv, which is much faster. It compiles too, on all cores: where
+# PYTHONDONTWRITEBYTECODE is set, every process would do it anew, and elsewhere the first run would, while it measures.
+# .begun is there while .venv is half made: what an interruption leaves is thrown away, as uv would take a half-installed
+# package for a whole one.
 $(VENV)/.ready: requirements.lock setup.cfg pyproject.toml
+	@if [ -e $(VENV)/.begun ]; then rm -rf $(VENV)/lib $(VENV); fi
+	@mkdir -p $(VENV) && touch $(VENV)/.begun && rm -f $@
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	touch $@
+	sed -n '/^uv==/,/# via/p' requirements.lock > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	mv $(VENV)/.begun $@
 
 grid: $(VENV)/.ready
 	$(BIN)/ablate grid --study quickstart
@@ -40,10 +52,10 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(BIN)/mypy
 
-lock:
-	$(BIN)/python -m pip install --quiet uv
+# renews the lock, versions only where setup.cfg demands it; OPTIONS=--upgrade renews them all
+lock: $(VENV)/.ready
 	echo "torch>=2.14" | $(BIN)/uv pip compile setup.cfg --extra test --extra dev --extra ray --extra dashboard --extra postgres -c - --universal \
-		--python-version 3.11 --no-header --index-strategy unsafe-best-match -o requirements.lock
+		--python-version 3.11 --no-header --generate-hashes $(OPTIONS) -o requirements.lock
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Dockerfile, compose file and MLproject: checked by the tools that know them, and their commands are run."""
+"""Set-up and its lock, Dockerfile, compose file and MLproject: checked by what knows them, their commands are run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import ast
 import configparser
 import importlib.metadata
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +69,14 @@ def test_compose_is_what_its_schema_says(tmp_path: Path) -> None:
     assert checked(*words, str(bad)).returncode != 0, "the check can fail"
 
 
+def set_up() -> list[str]:
+    """The commands of the Makefile's `.venv/.ready`."""
+    made = checked("make", "-n", "-B", "-C", str(ROOT), ".venv/.ready").stdout
+    return [line.strip() for line in made.splitlines()]
+
+
 def test_every_run_line_is_a_command_that_is_run_here(tmp_path: Path) -> None:
-    made = checked("make", "-n", "-B", "-C", str(ROOT), ".venv/.ready").stdout.splitlines()
-    of_make = {line.strip() for line in made}  # what `make test` itself has run before the first test
+    of_make = set(set_up())  # what `make test` itself has run before the first test
     of_ci = {line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()}
     for word, command in instructions(DOCKERFILE.read_text()):
         if word != "RUN" or command in of_make or command in of_ci:
@@ -82,12 +90,131 @@ def test_every_run_line_is_a_command_that_is_run_here(tmp_path: Path) -> None:
             Path(place, "file").touch()
 
 
+def locked() -> dict[str, list[Requirement]]:
+    """What the lock pins, under canonical names; for some, the version depends on Python's."""
+    text = (ROOT / "requirements.lock").read_text()
+    entries = [line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#")]
+    found = defaultdict(list)
+    for entry in entries:
+        pin, *hashes = re.split(r"\s+--hash=sha256:", entry.rstrip())
+        assert hashes and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in hashes), f"{pin} has no hash"
+        requirement = Requirement(pin)
+        found[canonicalize_name(requirement.name)].append(requirement)
+    return found
+
+
 def declared() -> dict[str, list[Requirement]]:
     """setup.cfg's requirements by extra; those of everyone under the empty name."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     texts = {"": parser["options"]["install_requires"], **parser["options.extras_require"]}
     return {extra: [Requirement(line) for line in text.split("\n") if line] for extra, text in texts.items()}
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_lock_has_one_hashed_version_of_everything(python: str, machine: str) -> None:
+    host = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": machine}
+    host |= {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux", "extra": ""}
+    pins = {
+        name: [str(pin.specifier).removeprefix("==") for pin in found if not pin.marker or pin.marker.evaluate(host)]
+        for name, found in locked().items()
+    }
+    assert all(len(versions) <= 1 for versions in pins.values())
+    with (ROOT / "pyproject.toml").open("rb") as file:  # `-e .` is built without isolation
+        of_build = [Requirement(text) for text in tomllib.load(file)["build-system"]["requires"]]
+    for requirement in [*of_build, *(one for requirements in declared().values() for one in requirements)]:
+        if requirement.marker and not requirement.marker.evaluate(host):
+            continue
+        assert pins.get(canonicalize_name(requirement.name)), f"{requirement} is not in the lock"
+        (version,) = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement}: the lock has {version}"
+
+
+def test_nothing_is_installed_without_its_hash(tmp_path: Path) -> None:
+    commands = [shlex.split(line) for line in set_up()]
+    installs = [words for words in commands if {"install", "sync"} & set(words)]
+    *from_files, own = installs
+    assert own[-4:] == ["--no-deps", "--no-build-isolation", "-e", "."], "ours alone, built with what the lock has"
+    assert all("--require-hashes" in words for words in from_files)
+    assert [words[-1] for words in from_files] == [".venv/uv.txt", "requirements.lock"]
+    (cut,) = [line for line in set_up() if line.endswith("> .venv/uv.txt")]
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / "requirements.lock").symlink_to(ROOT / "requirements.lock")
+    subprocess.run(["sh", "-c", cut], cwd=tmp_path, check=True, timeout=10)
+    kept = [line for line in (tmp_path / ".venv" / "uv.txt").read_text().splitlines() if "#" not in line]
+    assert kept[0].startswith("uv==") and kept[1:] and all("--hash=sha256:" in line for line in kept[1:])
+    renewing = checked("make", "-n", "-C", str(ROOT), "lock").stdout
+    assert "--generate-hashes" in renewing and "--universal" in renewing
+
+
+PYTHON = """\
+#!/bin/sh
+case "$*" in
+"-m pip config list") exec {python} "$@" ;;
+"-m venv .venv") mkdir -p .venv/bin .venv/lib && cp "$0" .venv/bin/python && cp uv .venv/bin/uv ;;
+esac
+"""
+UV = """\
+#!/bin/sh
+echo "$UV_DEFAULT_INDEX" > index
+echo "$2" >> .venv/lib/installed
+if [ -e kill ]; then kill -KILL $PPID; fi
+"""
+
+
+def checkout(folder: Path) -> Path:
+    """A folder in which `make` finds a Python and a uv that only say what they did."""
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("requirements.lock", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name, text in (("python", PYTHON.format(python=sys.executable)), ("uv", UV)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def made(folder: Path, **variables: str) -> int:
+    words = ["make", "-C", str(folder), "PYTHON=./python", ".venv/.ready"]
+    kept = {name: value for name, value in environment().items() if not name.startswith(("MAKE", "PIP_", "UV_"))}
+    return subprocess.run(words, env={**kept, **variables}, capture_output=True, timeout=60, check=False).returncode
+
+
+def test_a_set_up_that_was_killed_does_not_count_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "clone")
+    ready, installed = folder / ".venv" / ".ready", folder / ".venv" / "lib" / "installed"
+    (folder / "kill").touch()
+    assert made(folder) != 0 and not ready.exists() and installed.read_text() == "sync\n"
+    (folder / "kill").unlink()
+    assert made(folder) == 0 and ready.exists()
+    assert installed.read_text() == "sync\ninstall\n", "the half that was there is gone"
+    installed.unlink()
+    assert made(folder) == 0 and not installed.exists(), "what is ready is left alone"
+    os.utime(folder / "requirements.lock", (ready.stat().st_mtime + 5,) * 2)
+    (folder / "kill").touch()
+    (folder / ".venv" / "mark").touch()
+    assert made(folder) != 0 and not ready.exists(), "nor does what was ready before, half renewed"
+    assert (folder / ".venv" / "mark").exists(), "a whole one is renewed in place"
+    (folder / "kill").unlink()
+    assert made(folder) == 0 and ready.exists() and not (folder / ".venv" / "mark").exists()
+
+
+def test_uv_takes_the_index_that_pip_would(tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "clone")
+    configured = tmp_path / "pip" / "pip.conf"
+    configured.parent.mkdir()
+    configured.write_text("[global]\nindex-url = http://configured/simple\n")
+    cases = [
+        ("", {"PIP_CONFIG_FILE": os.devnull}),
+        ("http://configured/simple", {"XDG_CONFIG_HOME": str(tmp_path)}),
+        ("http://pip/simple", {"XDG_CONFIG_HOME": str(tmp_path), "PIP_INDEX_URL": "http://pip/simple"}),
+        ("http://uv/simple", {"PIP_INDEX_URL": "http://pip/simple", "UV_DEFAULT_INDEX": "http://uv/simple"}),
+    ]
+    for expected, variables in cases:
+        shutil.rmtree(folder / ".venv", ignore_errors=True)
+        assert made(folder, **variables) == 0
+        assert (folder / "index").read_text() == f"{expected}\n"
 
 
 def test_what_is_required_is_imported() -> None:
