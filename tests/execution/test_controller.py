@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Ahead(NoTraining):
         self.events.append(("prepare", spec.digest))
         self.events.append(("after", after.digest))
 
-    def launch(self, spec: RunSpec) -> Iterator[Record]:
+    def launch(self, spec: RunSpec) -> Generator[Record, None, None]:
         self.events.append(("launch", spec.digest))
         if self.grid is not None and self.grid.stopped:
             yield End(time=0.0, outcome="interrupted", error="cancelled")
