@@ -1,7 +1,8 @@
-"""What a grid call does while its libraries are imported."""
+"""Opening a store: its tables are made while its library is imported, and only once."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,21 @@ from pipeline.tracking import mlflow_database
 from pipeline.tracking.mlflow_store import MlflowStore
 
 
-def _tracker(folder: Path) -> MlflowStore:
+def _store(folder: Path) -> MlflowStore:
     return MlflowStore(f"sqlite:///{folder}/store/mlflow.db", "study", folder / "artifacts")
 
 
-def test_tables_are_made_once_and_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_made_once_and_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path
+) -> None:
     made: list[Path] = []
-    migrate = mlflow_database.migrate
 
-    def counted(database: Path, uri: str) -> None:
+    def counted(database: Path, _uri: str) -> None:
         made.append(database)
-        migrate(database, uri)
+        shutil.copyfile(migrated_database, database)
 
     monkeypatch.setattr(mlflow_database, "migrate", counted)
-    found = _tracker(tmp_path)
+    found = _store(tmp_path)
     found.load_library()
     assert len(made) == 1 and not list(tmp_path.iterdir()), "bad input still leaves no store behind"
     assert made[0].is_file()
@@ -32,28 +34,28 @@ def test_tables_are_made_once_and_aside(tmp_path: Path, monkeypatch: pytest.Monk
     assert not made[0].parent.exists(), "a process that is killed later would leave it behind"
     assert len(made) == 1 and found.attempts() == []
     assert sorted(path.name for path in (tmp_path / "store").iterdir() if "init" not in path.name)[0] == "mlflow.db"
-    again = _tracker(tmp_path)
+    again = _store(tmp_path)
     again.load_library()
     again.connect()
     assert len(made) == 1, "a store that is there is left as it is"
 
 
-def test_without_room_for_them_tables_are_made_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrate = mlflow_database.migrate
-
-    def no_room_aside(database: Path, uri: str) -> None:
+def test_without_room_for_them_tables_are_made_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path
+) -> None:
+    def no_room_aside(database: Path, _uri: str) -> None:
         if "ablate-tables-" in str(database):
             raise OSError("no space left on device")
-        migrate(database, uri)
+        shutil.copyfile(migrated_database, database)
 
     monkeypatch.setattr(mlflow_database, "migrate", no_room_aside)
-    found = _tracker(tmp_path)
+    found = _store(tmp_path)
     found.load_library()
     found.connect()
     assert found.attempts() == []
 
 
 def test_a_connection_without_the_head_start_works_too(tmp_path: Path) -> None:
-    found: Any = _tracker(tmp_path)
+    found: Any = _store(tmp_path)
     found.connect()
     assert found.attempts() == []

@@ -48,7 +48,7 @@ def test_a_study_without_a_grid_has_no_cells(store: MemoryStore, tmp_path: Path)
 
 def test_a_cell_is_as_far_as_its_best_try(store: MemoryStore, tmp_path: Path) -> None:
     grid = add_grid(store, "g", 1, cells="7", study="named")
-    beaten = (("a", "failed", "finished"), ("b", "failed", "oom"), ("c", "timeout", "failed"), ("d", "interrupted", ""))
+    beaten = (("a", "oom", "finished"), ("b", "failed", "oom"), ("c", "timeout", "failed"), ("d", "interrupted", ""))
     for digest, *outcomes in beaten:
         for outcome in outcomes:
             add_try(store, grid, digest, outcome)
