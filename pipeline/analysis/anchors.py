@@ -113,17 +113,17 @@ def _share(fraction: float, of: str, limit: float | None) -> str:
     return f"{percent_of(fraction)} of {of}" + ("" if limit is None else f" ({tera(limit)})")
 
 
-def fastest(found: list[Anchor]) -> list[str]:
+def fastest(cells: list[Anchor]) -> list[str]:
     """Says of each model and dataset what its fastest cell reaches.
 
     Args:
-        found: The throughput of every cell.
+        cells: The throughput of every cell.
 
     Returns:
         One sentence per model and dataset with a cell whose operations are counted.
     """
     best: dict[tuple[str, str], Anchor] = {}
-    for anchor in found:
+    for anchor in cells:
         key = (anchor.model, anchor.dataset)
         if anchor.flops_per_second and (key not in best or anchor.images_per_second > best[key].images_per_second):
             best[key] = anchor

@@ -64,7 +64,7 @@ def achieved_flops(gpu_name: str, precision: str) -> float | None:
     return _peak((peaks for pattern, peaks in _ACHIEVED if re.fullmatch(pattern, gpu_name)), precision)
 
 
-def _peak(found: Iterable[dict[str, float]], precision: str) -> float | None:
-    """Picks a precision from the first entry found, in FLOP/s."""
-    tera = next(iter(found), {}).get(precision)
+def _peak(entries: Iterable[dict[str, float]], precision: str) -> float | None:
+    """Picks a precision from the first of some entries, in FLOP/s."""
+    tera = next(iter(entries), {}).get(precision)
     return None if tera is None else tera * 1e12

@@ -102,17 +102,17 @@ def budgets(effects: Effects) -> list[Budget]:
     return found
 
 
-def reasons(effects: Effects, found: list[Budget]) -> list[Reason]:
+def reasons(effects: Effects, cells: list[Budget]) -> list[Reason]:
     """Explains every technique in every model and dataset.
 
     Args:
         effects: The estimates.
-        found: The time budgets of its cells.
+        cells: The time budgets of its cells.
 
     Returns:
         One reason per technique (and level) and group, in the order of the study.
     """
-    baseline = {(b.model, b.dataset): b for b in found if b.cell == BASELINE}
+    baseline = {(b.model, b.dataset): b for b in cells if b.cell == BASELINE}
     table = effects.table
     if table.empty:
         return []

@@ -82,9 +82,8 @@ def run_report(options: ReportOptions) -> int:
             else:
                 tracker.log_artifact(parent, path, "report")
     except Exception as error:  # the artifact stores each have their own
-        place = os.path.relpath(folder)
         raise OutsideError(
-            f"report: written to {place}, but not logged to the parent run: {first_line(error)}"
+            f"report: written to {os.path.relpath(folder)}, but not logged to the parent run: {first_line(error)}"
         ) from None
     return 0
 
@@ -108,10 +107,10 @@ def _writer(
     process.start()
     theirs.close()
 
-    def ask(found: Read | None) -> Written:
+    def ask(given: Read | None) -> Written:
         try:
-            if found is not None:
-                ours.send(found)
+            if given is not None:
+                ours.send(given)
             answer = ours.recv()
         except (EOFError, BrokenPipeError):
             process.join()
