@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.design.plan import PlannedRun
 from pipeline.execution.ray.launcher import RayLauncher
+from tests.support.ablate import environment
 from tests.support.clusters import RayCluster
-from tests.support.processes import environment
 from tests.support.training import small_spec
 
 

@@ -44,8 +44,10 @@ class Cluster:
         self.slots = NodeSlots(LocalAssignments())
         monkeypatch.setattr(cluster, "machines", lambda _: dict(self.nodes))
         monkeypatch.setattr(membership, "REFRESH_SECONDS", 0.0)
-        arguments: tuple[Any, ...] = (None, "head:1", "cpu", per_node, vetting, self.slots, threading.Event())
-        self.members = Membership(*arguments, self.notes.append)
+        fixed: Any = vetting
+        self.members = Membership(
+            None, "head:1", "cpu", per_node, fixed, self.slots, threading.Event(), self.notes.append
+        )
 
     def add(self, name: str, cpus: int = 2) -> None:
         self.nodes[name] = ClusterNode(name, f"host-{name}", gpus=0, cpus=cpus)
