@@ -148,7 +148,7 @@ class LauncherContract:
         spec, launcher = self.long_of(subject), subject.ready()
         records = launcher.launch(spec)
         next(records)
-        assert subject.workers() == 1
+        until(lambda: subject.workers() == 1, PATIENCE, "the worker")  # a node's first record comes before it
         began = time.monotonic()
         launcher.kill()
         assert time.monotonic() - began < 5
@@ -158,6 +158,7 @@ class LauncherContract:
     def test_a_reader_that_leaves_ends_the_run_and_frees_its_slot(self, subject: Subject, launcher: Launcher) -> None:
         records = launcher.launch(self.long_of(subject))
         next(records)
+        until(lambda: subject.workers() == 1, PATIENCE, "the worker")
         records.close()
         until(lambda: subject.workers() == 0, PATIENCE, "the end of the worker")
         assert end_of(launcher.launch(subject.finishes(1))).outcome == "finished"
