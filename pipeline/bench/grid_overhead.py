@@ -60,13 +60,13 @@ def grid_cost(study: str, device: str, folder: Path) -> GridCost:
     if process.returncode != 0:
         raise OutsideError(f"grid_overhead: the grid ended with exit status {process.returncode}; {_tail(folder)}")
     name = json.loads(output)["experiment"]
-    tracker = MlflowStore(resolve_uri(uri), name, folder / "artifacts")
-    tracker.connect(create=False)
-    return _cost(tracker, wall, peak)
+    store = MlflowStore(resolve_uri(uri), name, folder / "artifacts")
+    store.connect(create=False)
+    return _cost(store, wall, peak)
 
 
-def _cost(tracker: MlflowStore, wall: float, peak: float) -> GridCost:
-    runs = list(tracker.values_by_digest().values())
+def _cost(store: MlflowStore, wall: float, peak: float) -> GridCost:
+    runs = list(store.values_by_digest().values())
     own = sum(values[TRAIN_SECONDS] + values[EVAL_SECONDS] for values in runs)
     setup = sum(values.get(SETUP_SECONDS, 0.0) for values in runs)
     return GridCost(wall, own, setup, len(runs), peak)

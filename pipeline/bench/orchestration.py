@@ -130,23 +130,23 @@ def measure_orchestration(runs: int, folder: str) -> dict[str, Any]:
         value in a batch of 500), `memory_mib` (peak of the process, MLflow included).
     """
     place = Path(folder)
-    tracker = MlflowStore(resolve_uri(f"sqlite:///{place}/mlflow.db"), "bench", place / "artifacts")
-    tracker.connect()
-    counting = Counting(tracker.connection.client)
-    tracker.connection.client = counting  # type: ignore[assignment]
+    store = MlflowStore(resolve_uri(f"sqlite:///{place}/mlflow.db"), "bench", place / "artifacts")
+    store.connect()
+    counting = Counting(store.connection.client)
+    store.connection.client = counting  # type: ignore[assignment]
     launcher = NoTraining(place / "work")
-    book = Recorder(tracker, place)
-    book.start()
+    recorder = Recorder(store, place)
+    recorder.start()
     listener = Quiet()
-    grid = Controller(_plan(runs), launcher, book, listener, retries=0, state_dir=place)
+    grid = Controller(_plan(runs), launcher, recorder, listener, retries=0, state_dir=place)
     grid.resume("bench", {}, fresh=True)
     before = Counter(counting.calls)
     outcome = grid.run()
-    book.outbox.wait(60.0)
+    recorder.outbox.wait(60.0)
     calls = counting.calls - before
     grid.close(outcome, grid.results, 0.0)
     half = listener.ends[runs // 2 :]
-    seconds = _writer_seconds(MlflowWriter(tracker), tracker.attempts()[0].key)
+    seconds = _writer_seconds(MlflowWriter(store), store.attempts()[0].key)
     return {
         "runs": runs,
         "seconds_per_run": (half[-1] - half[0]) / (len(half) - 1),

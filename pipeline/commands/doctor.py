@@ -184,8 +184,8 @@ def _store(tracking_uri: str | None) -> list[Check]:
         database = sqlite_file(uri)
         if database is not None and not database.is_file():
             return [Check("tracking store", "ok", "made by the first grid")]
-        tracker = MlflowStore(uri, "quickstart", STATE_DIR / "artifacts")
-        tracker.connect(create=False)
-        return [Check("tracking store", "ok", f"answers, {len(tracker.attempts())} runs in experiment quickstart")]
+        store = MlflowStore(uri, "quickstart", STATE_DIR / "artifacts")
+        store.connect(create=False)
+        return [Check("tracking store", "ok", f"answers, {len(store.attempts())} runs in experiment quickstart")]
     except AblateError as error:
         return [Check("tracking store", "fail", str(error), "start the server, or name another with --tracking-uri")]

@@ -68,8 +68,8 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
 def _closing_text(session: Session, outcome: GridOutcome) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
     lines = [f"{outcome.cells} cell{'' if outcome.cells == 1 else 's'}: {counts}"]
-    lines += not_stored(session.tracker.problems)
-    uri = session.flags.tracking_uri
+    lines += not_stored(session.store.problems)
+    uri = session.options.tracking_uri
     lines.append("compare the runs: ablate ui" + (f" --tracking-uri {uri}" if uri else ""))
     lines.append(f"effects with intervals: ablate report {session.plan.study.name}")
     return "\n".join(lines)
@@ -82,7 +82,7 @@ def _result_document(session: Session, outcome: GridOutcome, tables: Tables) -> 
     ]
     return {
         "study": session.plan.study.name,
-        "experiment": session.tracker.experiment,
+        "experiment": session.store.experiment,
         "parent": session.grid.recorder.parent.key if session.grid else "",
         "cells": outcome.cells,
         **counts,

@@ -68,8 +68,8 @@ def run_report(options: ReportOptions) -> int:
             put = artifact_writer()
             paths, lines, parent = ask(None)
         else:
-            tracker = client_of(uri, study, STATE_DIR)
-            paths, lines, parent = ask(read_study_data(tracker, study, curves=True))
+            store = client_of(uri, study, STATE_DIR)
+            paths, lines, parent = ask(read_study_data(store, study, curves=True))
     if options.as_json:
         print((folder / "report.json").read_text())
     else:
@@ -80,7 +80,7 @@ def run_report(options: ReportOptions) -> int:
             if local:
                 put(local.artifact_uri(parent), path, "report")
             else:
-                tracker.log_artifact(parent, path, "report")
+                store.log_artifact(parent, path, "report")
     except Exception as error:  # the artifact stores each have their own
         raise OutsideError(
             f"report: written to {os.path.relpath(folder)}, but not logged to the parent run: {first_line(error)}"

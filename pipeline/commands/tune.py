@@ -136,7 +136,7 @@ def _exit_code(tuning: Tuning, status: CallStatus) -> int:
         broken=status.broken,
         was_interrupted=status.interrupted,
         delivered=status.delivered,
-        cause=tuning.book.error,
+        cause=tuning.recorder.error,
         complete=result is not None and result.best is not None and not result.failed,
     )
 
@@ -146,11 +146,11 @@ def _show(tuning: Tuning, status: CallStatus) -> None:
 
     assert status.outcome is not None and status.document is not None
     show_tuning(status.outcome)
-    for line in not_stored(tuning.tracker.problems):
+    for line in not_stored(tuning.store.problems):
         print(line)
     if status.document["study_file"]:
         print(f"the recommended recipe as a study: ablate grid --study {status.document['study_file']}")
-    storage = f" --storage {status.document['storage']}" if tuning.flags.storage else ""
+    storage = f" --storage {status.document['storage']}" if tuning.options.storage else ""
     print(f"look at the trials: ablate ui --optuna{storage}")
 
 

@@ -8,19 +8,19 @@ from pipeline.design.spec import Device
 from pipeline.errors import OutsideError
 
 
-def device_of(flags: LauncherOptions) -> Device:
+def device_of(options: LauncherOptions) -> Device:
     """Returns the device that the options ask for: of this machine, or of the cluster that `--launcher ray` goes to.
 
     Raises:
         InputError, OutsideError: no such device, or no such cluster.
     """
-    if flags.launcher != "ray":
-        return resolve_device(flags.device)
-    if flags.device == "auto":
+    if options.launcher != "ray":
+        return resolve_device(options.device)
+    if options.device == "auto":
         from pipeline.execution.ray.cluster import has_gpus
 
-        return "cuda" if has_gpus(flags.address) else "cpu"
-    return "cuda" if flags.device == "cuda" else "cpu"
+        return "cuda" if has_gpus(options.address) else "cpu"
+    return "cuda" if options.device == "cuda" else "cpu"
 
 
 def resolve_device(wanted: str) -> Device:

@@ -20,7 +20,7 @@ class _Common(TypedDict):
 
 
 def make_launcher(
-    flags: LauncherOptions,
+    options: LauncherOptions,
     device: Device,
     state_dir: Path,
     scope: str,
@@ -33,7 +33,7 @@ def make_launcher(
     """Makes the launcher that the options ask for; every command that runs cells gets its launcher here.
 
     Args:
-        flags: from the command line.
+        options: from the command line.
         device: where runs train.
         state_dir: `mlruns`; work folders are made in it.
         scope: names tracking store and experiment, in which blocks are numbered.
@@ -50,12 +50,12 @@ def make_launcher(
         "timeout": timeout,
         "checkpoint_every": checkpoint_every,
     }
-    data_dir = Path(flags.data_dir) if flags.data_dir else None
-    if flags.launcher == "ray":
+    data_dir = Path(options.data_dir) if options.data_dir else None
+    if options.launcher == "ray":
         from pipeline.execution.ray.launcher import RayLauncher
 
         return RayLauncher(
-            device, address=flags.address, jobs=flags.jobs, data_dir=data_dir, scope=scope, note=note, **common
+            device, address=options.address, jobs=options.jobs, data_dir=data_dir, scope=scope, note=note, **common
         )
     from pipeline.execution.local.launcher import LocalLauncher
     from pipeline.paths import default_data_dir
@@ -65,7 +65,7 @@ def make_launcher(
         raise not_allowed("--nproc", nproc, f"at most one process per GPU, of which {len(gpus)} are visible")
     slots = [",".join(gpus[start : start + nproc]) for start in range(0, len(gpus), nproc)]
     slots = slots[: len(gpus) // nproc]  # without the rest that is too few for a run
-    wanted = flags.jobs or (len(slots) if slots else 1)
+    wanted = options.jobs or (len(slots) if slots else 1)
     if slots and wanted > len(slots):
         each = f"{nproc} of them for each" if nproc > 1 else "one for each"
         raise not_allowed("--jobs", wanted, f"at most one run per GPU, of which {len(gpus)} are visible ({each})")

@@ -39,7 +39,7 @@ class Session:
     """One grid call with all that it holds open.
 
     Args:
-        flags: from the command line.
+        options: from the command line.
         choice: the plan.
         listener: shows what happens.
         state_dir: `mlruns`.
@@ -52,7 +52,7 @@ class Session:
 
     def __init__(
         self,
-        flags: GridOptions,
+        options: GridOptions,
         choice: SelectedPlan,
         listener: Listener,
         state_dir: Path = STATE_DIR,
@@ -62,7 +62,7 @@ class Session:
         from pipeline.tracking.mlflow_store import MlflowStore
 
         self.plan = choice.plan
-        self.flags = flags
+        self.options = options
         self.listener = listener
         self._undecided = undecided
         self._state_dir = state_dir
@@ -71,17 +71,17 @@ class Session:
         except OSError as error:
             raise OutsideError(f"{state_dir}: cannot be made ({error.strerror})") from None
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.plan.study.name
-        self.tracker = MlflowStore(resolve_uri(flags.tracking_uri), experiment, state_dir / "artifacts")
-        scope = content_digest([without_credentials(self.tracker.uri), experiment])
+        self.store = MlflowStore(resolve_uri(options.tracking_uri), experiment, state_dir / "artifacts")
+        scope = content_digest([without_credentials(self.store.uri), experiment])
         self.launcher = make_launcher(
-            flags,
+            options,
             self.plan.device,
             state_dir,
             scope,
             listener.note,
-            timeout=flags.timeout,
-            checkpoint_every=flags.checkpoint_every,
-            nproc=flags.nproc,
+            timeout=options.timeout,
+            checkpoint_every=options.checkpoint_every,
+            nproc=options.nproc,
         )
         self.grid: Controller | None = None
         self.began = time.time()
@@ -102,7 +102,7 @@ class Session:
             study = self.plan.study
             tags = {"ablate.study": study.name, "ablate.techniques": ",".join(study.techniques)}
             name = f"{study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            grid.resume(name, tags, fresh=self.flags.fresh, alone=alone)
+            grid.resume(name, tags, fresh=self.options.fresh, alone=alone)
             outcome = self._until_decided(grid, grid.run())
             grid.close(outcome, grid.results, time.time() - self.began)
             return outcome
@@ -110,25 +110,25 @@ class Session:
     def _prepare(self) -> None:
         """Starts the launcher, has it check what will run, and connects to the store."""
         self.launcher.start()
-        imported = Background(self.tracker.load_library)
+        imported = Background(self.store.load_library)
         self.launcher.preflight(distinct(self.plan), self.listener.preparing)
         imported.result()
-        self.tracker.connect()  # only now: bad input leaves no store behind
+        self.store.connect()  # only now: bad input leaves no store behind
 
     def _controller(self) -> Controller:
         """Makes recorder and controller, and delivers what dead controllers left."""
         from pipeline.tracking.recorder import Recorder
 
-        recorder = Recorder(self.tracker, self._state_dir)
-        if self.flags.rerun_tainted:
-            self.plan = with_reruns(self.plan, self.tracker.tainted())
-        here = self.flags.launcher == "local"  # the nodes of a cluster look for themselves
+        recorder = Recorder(self.store, self._state_dir)
+        if self.options.rerun_tainted:
+            self.plan = with_reruns(self.plan, self.store.tainted())
+        here = self.options.launcher == "local"  # the nodes of a cluster look for themselves
         grid = Controller(
             self.plan,
             self.launcher,
             recorder,
             self.listener,
-            retries=self.flags.retries,
+            retries=self.options.retries,
             state_dir=self._state_dir,
             interference=InterferenceCheck(self.plan.device) if here else None,
         )
@@ -139,19 +139,19 @@ class Session:
         """Adds blocks until every main effect on the training time is known to `--interval-width`."""
         study = self.plan.study
         blocks = study.seeds
-        while self._undecided and self.flags.until_decided and not outcome.interrupted and outcome.broken is None:
-            left = self._undecided(self.tracker, study.name, tuple(study.techniques), self.flags.interval_width)
+        while self._undecided and self.options.until_decided and not outcome.interrupted and outcome.broken is None:
+            left = self._undecided(self.store, study.name, tuple(study.techniques), self.options.interval_width)
             if not left:
                 self.listener.note(
-                    f"decided after {blocks} blocks: every interval is within {self.flags.interval_width:.1%}"
+                    f"decided after {blocks} blocks: every interval is within {self.options.interval_width:.1%}"
                 )
                 break
-            if blocks >= self.flags.max_blocks:
+            if blocks >= self.options.max_blocks:
                 self.listener.note(f"not decided after {blocks} blocks (--max-blocks): {'; '.join(left[:3])}")
                 break
             self.listener.note(f"block {blocks}: {len(left)} effects undecided, widest: {left[0]}")
-            more = build_plan(study, self.plan.device, study_settings(self.flags), range(blocks, blocks + 1))
-            grid.extend(in_processes(more, self.flags))
+            more = build_plan(study, self.plan.device, study_settings(self.options), range(blocks, blocks + 1))
+            grid.extend(in_processes(more, self.options))
             blocks += 1
             outcome = grid.run()
         self.plan = grid.plan

@@ -1,4 +1,4 @@
-"""From flags to what is tuned: baseline, space, objective and the study's name, all checked before anything runs."""
+"""From options to what is tuned: baseline, space, objective and the study's name, all checked before anything runs."""
 
 from __future__ import annotations
 
@@ -45,57 +45,61 @@ class Setup:
     headline: str
 
 
-def prepare_tuning(flags: TuneOptions) -> Setup:
+def prepare_tuning(options: TuneOptions) -> Setup:
     """Checks everything and puts it together; nothing heavy is imported.
 
     Raises:
         InputError: anything that is not allowed.
         OutsideError: no such device.
     """
-    for flag, name in (("--model", flags.model), ("--dataset", flags.dataset)):
+    for flag, name in (("--model", options.model), ("--dataset", options.dataset)):
         if name == "all" or "," in name:
             raise not_allowed(flag, name, "one name")
-    storage = storage_url.resolve(flags.storage)
-    if flags.objective not in OBJECTIVES:
-        raise not_allowed("--objective", flags.objective, suggest(flags.objective, list(OBJECTIVES)))
-    objective = OBJECTIVES[flags.objective]
+    storage = storage_url.resolve(options.storage)
+    if options.objective not in OBJECTIVES:
+        raise not_allowed("--objective", options.objective, suggest(options.objective, list(OBJECTIVES)))
+    objective = OBJECTIVES[options.objective]
     cell = GridOptions(
-        study=flags.study,
-        models=flags.model,
-        datasets=flags.dataset,
+        study=options.study,
+        models=options.model,
+        datasets=options.dataset,
         techniques="none",
         seeds=1,
-        settings=flags.settings,
+        settings=options.settings,
     )
-    choice = selection.select_plan(cell, device_of(flags))
-    spec = choice.plan.runs[0].spec.model_copy(update={"seed": flags.seed})
-    base = study.load_study(flags.study or choice.plan.study.name)
-    levels = _levels(flags, spec, base)
+    choice = selection.select_plan(cell, device_of(options))
+    spec = choice.plan.runs[0].spec.model_copy(update={"seed": options.seed})
+    base = study.load_study(options.study or choice.plan.study.name)
+    levels = _levels(options, spec, base)
     space = spaces.build_space(
         spec.recipe,
         spec.device,
         samples=train_samples(spec),
         levels=levels,
-        batches=_sizes("--batch-sizes", flags.batch_sizes),
-        accumulations=_sizes("--accumulation", flags.accumulation),
-        effective_batch=flags.effective_batch,
+        batches=_sizes("--batch-sizes", options.batch_sizes),
+        accumulations=_sizes("--accumulation", options.accumulation),
+        effective_batch=options.effective_batch,
     )
     limits = Limits(
-        flags.trial_seconds, flags.interval_width, flags.target_accuracy, flags.budget_samples, flags.budget_seconds
+        options.trial_seconds,
+        options.interval_width,
+        options.target_accuracy,
+        options.budget_samples,
+        options.budget_seconds,
     )
     measured = probe(objective, limits)
     identity = content_digest(
         [
-            *(spec.model, spec.dataset, spec.data_digest, objective.name, space.digest, flags.seed),
-            *(measured.model_dump(mode="json"), flags.memory_limit, hardware(spec.device)),
+            *(spec.model, spec.dataset, spec.data_digest, objective.name, space.digest, options.seed),
+            *(measured.model_dump(mode="json"), options.memory_limit, hardware(spec.device)),
         ]
     )
-    name = flags.name or storage_url.study_name(spec.model, spec.dataset, objective.name, identity)
+    name = options.name or storage_url.study_name(spec.model, spec.dataset, objective.name, identity)
     study.validated(_Named, {"name": name}, "--name")
     tuned = study.replace(choice.plan.study, techniques=levels)
     headline = (
         f"tune {spec.model} on {spec.dataset} for {objective.name}: {len(space.configs)} configurations, "
-        f"{min(flags.trials, len(space.configs))} trials, device {spec.device}, baseline {space.baseline.label} of "
+        f"{min(options.trials, len(space.configs))} trials, device {spec.device}, baseline {space.baseline.label} of "
         f"study {base.name}; Optuna study {name}"
     )
     plan = Plan(tuned, spec.device, ())
@@ -106,15 +110,17 @@ class _Named(Frozen):
     name: SafeName
 
 
-def _levels(flags: TuneOptions, spec: RunSpec, base: Study) -> dict[str, tuple[str, ...]]:
+def _levels(options: TuneOptions, spec: RunSpec, base: Study) -> dict[str, tuple[str, ...]]:
     """Technique -> on-levels to search."""
-    if flags.techniques in (None, "", "none") and not flags.levels:
+    if options.techniques in (None, "", "none") and not options.levels:
         return {}
-    named = [] if flags.techniques in (None, "", "none") else [n.strip() for n in (flags.techniques or "").split(",")]
+    named = (
+        [] if options.techniques in (None, "", "none") else [n.strip() for n in (options.techniques or "").split(",")]
+    )
     found = {name: base.techniques.get(name) or (techniques.get(name).default[spec.device],) for name in named}
     if len(found) != len(named):
-        raise not_allowed("--techniques", flags.techniques, "names separated by commas, each once")
-    return found | selection.parse_levels(flags.levels)
+        raise not_allowed("--techniques", options.techniques, "names separated by commas, each once")
+    return found | selection.parse_levels(options.levels)
 
 
 def _sizes(flag: str, text: str | None) -> Sequence[int] | None:

@@ -1,4 +1,4 @@
-"""An Optuna study as a ledger that several processes share: who measures which configuration, and what came out.
+"""An Optuna study that several processes share: who measures which configuration, and what came out.
 
 A trial belongs to the process that asked for it, which writes its name and a heartbeat into the trial. A trial whose
 process is dead is told to have failed, and its configuration is queued again. No configuration is measured twice and
@@ -29,8 +29,9 @@ from pipeline.design.names import (
     VALUES_ATTRIBUTE,
     WITHDRAWN_ATTRIBUTE,
 )
-from pipeline.tracking.liveness import Liveness, is_alive, owner
+from pipeline.tracking.liveness import Liveness, owner
 from pipeline.tracking.locks import exclusive
+from pipeline.tuning.heartbeats import beat_now, newest_beats
 from pipeline.tuning.sampler import DistinctSampler, distributions
 from pipeline.tuning.space import Config, Space
 
@@ -81,7 +82,7 @@ class SharedStudy:
                     return None
                 trial = self.study.ask(self._distributions)
                 trial.set_user_attr(OWNER_TAG, self.owner)
-                trial.set_user_attr(HEARTBEAT_ATTRIBUTE, _now())
+                trial.set_user_attr(HEARTBEAT_ATTRIBUTE, beat_now())
                 if self._is_mine(trial):
                     self._mine.add(trial.number)
                     return trial
@@ -181,7 +182,7 @@ class SharedStudy:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number in self._mine:
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    self._set(trial, HEARTBEAT_ATTRIBUTE, _now())
+                    self._set(trial, HEARTBEAT_ATTRIBUTE, beat_now())
 
     def reap(self) -> int:
         """Fails running trials of dead processes and queues them again; returns how many.
@@ -192,7 +193,7 @@ class SharedStudy:
             if not got:
                 return 0
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            self._liveness.observe(_newest(running))
+            self._liveness.observe(newest_beats(running))
             dead = [trial for trial in running if self._dead(trial)]
             for trial in dead:
                 self._set(trial, OUTCOME_TAG, "interrupted")
@@ -272,26 +273,6 @@ class SharedStudy:
     def _set(self, trial: FrozenTrial, name: str, value: Any) -> None:
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
-
-
-def workers(study: optuna.Study) -> list[str]:
-    """Processes that seem to be alive and to run trials of a study."""
-    beats = _newest(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
-    return sorted(name for name, beat in beats.items() if is_alive(name, int(beat or 0) / 1000))
-
-
-def _now() -> str:
-    return str(int(time.time() * 1000))
-
-
-def _newest(trials: Sequence[FrozenTrial]) -> dict[str, str]:
-    """Owner -> its last heartbeat."""
-    found: dict[str, str] = {}
-    for trial in trials:
-        name, beat = trial.user_attrs.get(OWNER_TAG), str(trial.user_attrs.get(HEARTBEAT_ATTRIBUTE, ""))
-        if name is not None and beat > found.get(str(name), ""):
-            found[str(name)] = beat
-    return found
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from pipeline.design.names import WITHDRAWN_ATTRIBUTE
-from pipeline.tuning import trials
+from pipeline.tuning import heartbeats, trials
 from pipeline.tuning.storage import open_study
 from pipeline.tuning.trials import SharedStudy
 from tests.support.tuning import Device, make_ledger, make_space, search
@@ -52,10 +52,10 @@ def test_a_dead_process_loses_its_trial_to_the_living(tmp_path: Path) -> None:
 def test_the_living_keep_theirs(tmp_path: Path) -> None:
     ledger = make_ledger(SPACE, tmp_path, 12, study=shared(tmp_path))
     assert ledger.ask() is not None and ledger.reap() == 0
-    assert trials.workers(shared(tmp_path)) == [ledger.owner]
+    assert heartbeats.working_processes(shared(tmp_path)) == [ledger.owner]
     living, ledger.owner = ledger.owner, dead_owner()
     assert ledger.ask() is not None
-    assert trials.workers(shared(tmp_path)) == [living]
+    assert heartbeats.working_processes(shared(tmp_path)) == [living]
 
 
 def test_a_process_that_dies_before_it_has_signed_its_trial_holds_nothing(
