@@ -179,7 +179,7 @@ def test_what_is_typed_reaches_the_command_whole(ablate: Any, monkeypatch: pytes
 
 
 def test_the_end_of_the_program_calls_exit_functions_and_keeps_the_code(tmp_path: Path) -> None:
-    code = "import atexit, sys; from pipeline.cli import program; atexit.register(print, 'left'); program()"
+    code = "import atexit, runpy; atexit.register(print, 'left'); runpy.run_module('pipeline', run_name='__main__')"
     for words, status in ((("--version",), 0), (("nonsense",), 2)):
         done = subprocess.run(
             [sys.executable, "-c", code, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True

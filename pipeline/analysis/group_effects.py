@@ -17,9 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.analysis import contrasts, lenth, linear, variance
-from pipeline.analysis.arrays import Floats
 from pipeline.analysis.contrasts import Cell, Contrast
 from pipeline.analysis.frame import OFF, Factor
+from pipeline.analysis.linear import Floats
 from pipeline.analysis.responses import RESPONSES, Response
 
 CELL = "cell"

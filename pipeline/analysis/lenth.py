@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.arrays import Floats
+from pipeline.analysis.linear import Floats
 
 
 def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.arrays import Floats
-
+Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 

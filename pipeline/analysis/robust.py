@@ -12,8 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.arrays import Floats
-from pipeline.analysis.linear import Design, residuals
+from pipeline.analysis.linear import Design, Floats, residuals
 
 BIWEIGHT = 3.44  # 85 % efficiency under normal errors
 _NORMAL_MAD = 0.6745

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from pipeline.analysis.arrays import Floats
+from pipeline.analysis.linear import Floats
 
 
 def quantile(probability: ArrayLike, dof: ArrayLike) -> Floats:

@@ -30,8 +30,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pipeline.analysis.arrays import Floats
-from pipeline.analysis.linear import Design, loadings_of, residuals
+from pipeline.analysis.linear import Design, Floats, loadings_of, residuals
 from pipeline.analysis.robust import GroupSums, has_residual, robust_residuals
 
 BIAS_CORRECTION = 0.5  # of the way from a cell's mean square to its unbiased variance

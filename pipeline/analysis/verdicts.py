@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.analysis import student_t
-from pipeline.analysis.arrays import Floats
+from pipeline.analysis.linear import Floats
 
 PAYS, COSTS, NO_EFFECT, UNDECIDED = "pays", "costs", "no_effect", "undecided"
 MAX_FURTHER_BLOCKS = 1000
