@@ -16,6 +16,7 @@ import pandas as pd
 
 from pipeline.design.names import (
     BATCHNORM_TAG,
+    BLOCK_TAG,
     BUDGET_PHASES,
     DATASET_PARAM,
     DEVICE_PARAM,
@@ -190,7 +191,7 @@ def _level_order(level: str) -> tuple[int, float, str]:
 
 def _blocks(runs: pd.DataFrame, cell_keys: list[str], frame: pd.DataFrame) -> pd.Series:
     """Finds each run's block: the tag, else the seed (one seed is one replicate), else a count within the cell."""
-    block = text(runs, "tags.ablate.block")
+    block = text(runs, f"tags.{BLOCK_TAG}")
     block = block.where(block != "", text(runs, "params.seed"))
     if (block == "").any():
         counted = frame.groupby(cell_keys, sort=False, dropna=False).cumcount().astype(str)

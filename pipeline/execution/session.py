@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.design import requirements
+from pipeline.design.names import STUDY_TAG, TECHNIQUES_TAG
 from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
 from pipeline.design.selection import SelectedPlan, in_processes, study_settings, with_reruns
@@ -100,7 +101,7 @@ class Session:
             self._prepare()
             self.grid = grid = self._controller()
             study = self.plan.study
-            tags = {"ablate.study": study.name, "ablate.techniques": ",".join(study.techniques)}
+            tags = {STUDY_TAG: study.name, TECHNIQUES_TAG: ",".join(study.techniques)}
             name = f"{study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
             grid.resume(name, tags, fresh=self.options.fresh, alone=alone)
             outcome = self._until_decided(grid, grid.run())

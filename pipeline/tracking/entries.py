@@ -7,18 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OUTCOME_TAG, OWNER_TAG
+from pipeline.design.names import (
+    BLOCK_TAG,
+    CLAIM_TAG,
+    DIGEST_TAG,
+    ERROR_TAG,
+    FAILED_STATE,
+    FINISHED_STATE,
+    HEARTBEAT_TAG,
+    KILLED_STATE,
+    KIND_TAG,
+    OUTCOME_TAG,
+    OWNER_TAG,
+    POSITION_TAG,
+    TAINTED_TAG,
+)
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.tracking.provenance import host_provenance
 
 Entry = dict[str, Any]
 
 STATUS: dict[str, str] = {
-    "finished": "FINISHED",
-    "oom": "FAILED",
-    "failed": "FAILED",
-    "timeout": "FAILED",
-    "interrupted": "KILLED",
+    "finished": FINISHED_STATE,
+    "oom": FAILED_STATE,
+    "failed": FAILED_STATE,
+    "timeout": FAILED_STATE,
+    "interrupted": KILLED_STATE,
 }
 
 
@@ -52,7 +66,7 @@ def open_parent_entry(key: str, name: str, tags: dict[str, str], owner: str, uri
         owner: The controller.
         uri: The store, without credentials.
     """
-    tags = {"ablate.kind": "grid", **tags, **host_provenance(), "env.tracking_uri": uri}
+    tags = {KIND_TAG: "grid", **tags, **host_provenance(), "env.tracking_uri": uri}
     tags |= {OWNER_TAG: owner, HEARTBEAT_TAG + owner: str(now_ms())}
     entry = {"kind": "open", "key": key, "parent": None, "name": name, "time": now_ms()}
     return {**entry, "tags": tags, "params": {}}
@@ -83,11 +97,11 @@ def open_entry(key: str, parent: str, run: PlannedRun, plan: Plan, owner: str, c
         **{f"recipe.{name}": value for name, value in spec.recipe.model_dump(mode="json").items()},
     }
     tags = {
-        "ablate.kind": run.kind,
-        "ablate.digest": spec.digest,
-        "ablate.block": str(run.block),
-        "ablate.position": str(run.position),
-        **({"ablate.tainted": run.tainted} if run.tainted else {}),
+        KIND_TAG: run.kind,
+        DIGEST_TAG: spec.digest,
+        BLOCK_TAG: str(run.block),
+        POSITION_TAG: str(run.position),
+        **({TAINTED_TAG: run.tainted} if run.tainted else {}),
         **dict(run.tags),
         CLAIM_TAG: claim,
         OWNER_TAG: owner,
@@ -112,7 +126,7 @@ def close_entry(key: str, outcome: str, tags: dict[str, str], seconds: float | N
 
 def interrupted_entry(key: str, why: str) -> Entry:
     """Closes a row whose run did not come to its end, for the reason given."""
-    return close_entry(key, "interrupted", {OUTCOME_TAG: "interrupted", "ablate.error": why})
+    return close_entry(key, "interrupted", {OUTCOME_TAG: "interrupted", ERROR_TAG: why})
 
 
 def withdraw_entry(key: str) -> Entry:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import KEY_TAG, OUTCOME_TAG
+from pipeline.design.names import DIGEST_TAG, KEY_TAG, OUTCOME_TAG, RUNNING_STATE, TAINTED_TAG
 from pipeline.tracking.attempts import Attempt, attempt_of
 from pipeline.tracking.mlflow_batches import log_in_batches
 from pipeline.tracking.mlflow_connection import MlflowConnection, UndeliverableError, set_environment
@@ -130,7 +130,7 @@ class MlflowStore:
 
     def reopen(self, run_id: str) -> None:
         """Shows a run (MLflow's id) as going on."""
-        self.connection.client.update_run(run_id, status="RUNNING")
+        self.connection.client.update_run(run_id, status=RUNNING_STATE)
 
     def end(self, run_id: str, status: str, time_ms: int) -> None:
         """Ends a run.
@@ -144,7 +144,7 @@ class MlflowStore:
 
     def is_open(self, run_id: str) -> bool:
         """Whether a run (MLflow's id) goes on."""
-        return str(self.connection.client.get_run(run_id).info.status) == "RUNNING"
+        return str(self.connection.client.get_run(run_id).info.status) == RUNNING_STATE
 
     def known_id(self, key: str) -> str | None:
         """MLflow's id of a run that this process has seen; asks nobody."""
@@ -168,7 +168,7 @@ class MlflowStore:
 
     def attempts(self, digest: str | None = None) -> list[Attempt]:
         """All tries at cells of the experiment (or at one cell), and its parent runs."""
-        where = f"tags.`ablate.digest` = '{_quoted(digest)}'" if digest else ""
+        where = f"tags.`{DIGEST_TAG}` = '{_quoted(digest)}'" if digest else ""
         return [_attempt(run) for run in self._search(where) if KEY_TAG in run.data.tags]
 
     def _search(self, where: str) -> Iterator[Any]:
@@ -186,14 +186,12 @@ class MlflowStore:
     def values_by_digest(self) -> dict[str, dict[str, float]]:
         """Metrics of the finished runs, by the digest of their cell."""
         runs = self._search("attributes.status = 'FINISHED'")
-        return {
-            run.data.tags["ablate.digest"]: dict(run.data.metrics) for run in runs if "ablate.digest" in run.data.tags
-        }
+        return {run.data.tags[DIGEST_TAG]: dict(run.data.metrics) for run in runs if DIGEST_TAG in run.data.tags}
 
     def tainted(self) -> set[str]:
         """Digests of finished runs whose measurement is to be doubted."""
         runs = self._search("attributes.status = 'FINISHED'")
-        return {run.data.tags["ablate.digest"] for run in runs if run.data.tags.get("ablate.tainted")}
+        return {run.data.tags[DIGEST_TAG] for run in runs if run.data.tags.get(TAINTED_TAG)}
 
     def frame(self) -> pd.DataFrame:
         """The experiment's runs with the column names of `mlflow.search_runs` (`params.`, `metrics.`, `tags.`)."""
@@ -253,7 +251,7 @@ def _attempt(run: Any) -> Attempt:
         tags,
         start_time=int(run.info.start_time or 0),
         parent=tags.get("mlflow.parentRunId", ""),
-        outcome="" if run.info.status == "RUNNING" else tags.get(OUTCOME_TAG) or "failed",
+        outcome="" if run.info.status == RUNNING_STATE else tags.get(OUTCOME_TAG) or "failed",
         run_id=run.info.run_id,
     )
 

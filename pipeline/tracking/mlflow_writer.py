@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.design.names import KILLED_STATE
 from pipeline.errors import first_line
 from pipeline.tracking.attempts import heartbeats_of
 from pipeline.tracking.entries import Entry, well_formed
@@ -97,7 +98,7 @@ class MlflowWriter:
     def _withdraw(self, entry: Entry) -> None:
         run_id = self._store.run_id(str(entry["key"]))
         if run_id is not None:
-            self._store.end(run_id, "KILLED", int(entry["time"]))
+            self._store.end(run_id, KILLED_STATE, int(entry["time"]))
             self._store.delete_run(str(entry["key"]))
 
     def _artifact(self, entry: Entry) -> None:

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, OUTCOME_TAG
+from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, HEARTBEAT_TAG, OUTCOME_TAG
 from pipeline.design.records import Outcome
 from pipeline.errors import OutsideError
 from pipeline.tracking.attempts import PARENTS, Attempt, heartbeats_of
@@ -79,7 +79,7 @@ class ParentRun:
             deadline = time.monotonic() + JOIN_PATIENCE
             while True:
                 attempts = self._known.attempts()
-                parent = None if new else _youngest(attempts, tags["ablate.command"])
+                parent = None if new else _youngest(attempts, tags[COMMAND_TAG])
                 if parent is not None:
                     self._open(name, tags, key=parent.key)
                 elif new:
@@ -98,7 +98,7 @@ class ParentRun:
 
         def others() -> list[tuple[str, str]]:
             parents = [a for a in self._known.attempts() if a.key != key and a.kind in PARENTS]
-            rivals = [a for a in parents if a.command == tags["ablate.command"] and self._known.is_alive(a)]
+            rivals = [a for a in parents if a.command == tags[COMMAND_TAG] and self._known.is_alive(a)]
             return [(a.key, a.claim or "held") for a in rivals]
 
         if not self._outbox.wait(JOIN_PATIENCE):

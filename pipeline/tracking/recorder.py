@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.design.names import CLAIM_TAG, FINAL_OUTCOMES, HEARTBEAT_TAG, OUTCOME_TAG
+from pipeline.design.names import CLAIM_TAG, ERROR_TAG, FINAL_OUTCOMES, HEARTBEAT_TAG, OUTCOME_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import Artifact, End, Metrics, Outcome, Record, Tags
 from pipeline.errors import OutsideError
@@ -238,7 +238,7 @@ class Recorder:
         Raises:
             OSError: The journal refuses.
         """
-        tags = {OUTCOME_TAG: end.outcome, **({"ablate.error": end.error} if end.error else {}), **(more or {})}
+        tags = {OUTCOME_TAG: end.outcome, **({ERROR_TAG: end.error} if end.error else {}), **(more or {})}
         try:
             self.outbox.append(close_entry(opened.key, end.outcome, tags, end.time))
             self._open_rows.discard(opened.key)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.design.names import CELLS_TAG, STUDY_TAG
 from pipeline.tracking.attempts import Attempt, heartbeats_of
 from pipeline.tracking.liveness import is_alive
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -40,12 +41,12 @@ def status_of(store: MlflowStore, state_dir: Path) -> dict[str, Any]:
         planned = digests is None or attempt.digest in digests
         if attempt.kind == "run" and attempt.parent == parent.run_id and planned:
             states_of.setdefault(attempt.digest, []).append(_state(attempt, beats))
-    cells = len(digests) if digests is not None else max(int(tags.get("ablate.cells", "0")), len(states_of))
+    cells = len(digests) if digests is not None else max(int(tags.get(CELLS_TAG, "0")), len(states_of))
     for states in states_of.values():
         best = next(s for s in ("finished", "oom", "running", "failed", "timeout", "interrupted") if s in states)
         counts[best] += 1
     counts["pending"] = cells - len(states_of)
-    return {"study": tags.get("ablate.study", store.experiment), "cells": cells, **counts}
+    return {"study": tags.get(STUDY_TAG, store.experiment), "cells": cells, **counts}
 
 
 def _state(attempt: Attempt, beats: dict[str, str]) -> str:

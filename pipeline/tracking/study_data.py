@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.design.names import COMMAND_TAG, KIND_TAG, RUNNING_STATE, TECHNIQUES_TAG, TRAIN_LOSS, VAL_ACCURACY
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -15,7 +16,7 @@ from pipeline.tracking.uri import resolve_uri, sqlite_file
 if TYPE_CHECKING:
     import pandas as pd
 
-CURVES = ("val/accuracy", "train/loss")  # the first that was measured is read
+CURVES = (VAL_ACCURACY, TRAIN_LOSS)  # the first that was measured is read
 MAX_CURVE_RUNS = 400
 
 
@@ -128,7 +129,7 @@ def finished_runs(runs: Any) -> tuple[Any, str]:
     Returns:
         Those rows, and the parent's run id (empty when there is none).
     """
-    kind = runs.get("tags.ablate.kind")
+    kind = runs.get(f"tags.{KIND_TAG}")
     if kind is None:
         return runs, ""
     rows = runs[kind.isin(("run", "sentinel"))]
@@ -137,7 +138,7 @@ def finished_runs(runs: Any) -> tuple[Any, str]:
         rows = rows[~parent_of.isin(set(runs[kind == "tune"]["run_id"]))]
         parent_of = rows["tags.mlflow.parentRunId"]
     parents = runs[kind == "grid"]
-    command = parents.get("tags.ablate.command")
+    command = parents.get(f"tags.{COMMAND_TAG}")
     if command is not None and (command == "grid").any():
         parents = parents[command == "grid"]
     if parents.empty or parent_of is None:
@@ -148,11 +149,11 @@ def finished_runs(runs: Any) -> tuple[Any, str]:
     youngest = str(parents.sort_values("start_time")["run_id"].iloc[-1])
     chosen = rows[parent_of == youngest]
     # a run that is still going has no numbers yet
-    return chosen[chosen["status"] != "RUNNING"].reset_index(drop=True), youngest
+    return chosen[chosen["status"] != RUNNING_STATE].reset_index(drop=True), youngest
 
 
 def _techniques(source: RunSource, parent: str) -> tuple[str, ...]:
     if not parent:
         return ()
     tags = source.tags_of(parent)
-    return tuple(name for name in tags.get("ablate.techniques", "").split(",") if name)
+    return tuple(name for name in tags.get(TECHNIQUES_TAG, "").split(",") if name)

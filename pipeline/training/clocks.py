@@ -9,9 +9,8 @@ from typing import Any, cast
 
 import torch
 
-from pipeline.design.names import COMPUTE_PHASES, DATA_WAIT, H2D
+from pipeline.design.names import COMPUTE_PHASES, DATA_WAIT, H2D, PHASES
 
-PHASES = ("data_wait", "h2d", "forward", "backward", "optimizer")
 LAUNCHED = ("forward", "backward", "optimizer")  # phases whose time on the device may be that of launching kernels
 SAMPLE_EVERY = 16  # on CUDA the phases of one window in 16 are measured with events, which keeps their cost under 1 %
 KEPT_UP = 0.9  # share of a phase's time on the device from which the host's time for it is as long

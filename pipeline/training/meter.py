@@ -22,6 +22,10 @@ from pipeline.design.names import (
     COMPILE_SECONDS,
     EVAL_SECONDS,
     GPU_JOULES,
+    GPU_PEAK_ALLOCATED,
+    GPU_PEAK_RESERVED,
+    GPU_PROCESS,
+    HOST_PEAK_RSS,
     IDLE,
     IMAGES_PER_SECOND,
     LAUNCH_BOUND,
@@ -125,14 +129,14 @@ class Meter:
         return result
 
     def _read_peaks(self) -> None:
-        peaks = {"memory/host_peak_rss_mib": _host_peak_mib()}
+        peaks = {HOST_PEAK_RSS: _host_peak_mib()}
         if self._cuda:
-            peaks["memory/gpu_peak_allocated_mib"] = (self._memory.peak_allocated() + self.hidden_bytes) / 2**20
+            peaks[GPU_PEAK_ALLOCATED] = (self._memory.peak_allocated() + self.hidden_bytes) / 2**20
             if not self._evaluated:  # afterwards the allocator keeps what evaluation needed
-                peaks["memory/gpu_peak_reserved_mib"] = self._memory.peak_reserved() / 2**20
+                peaks[GPU_PEAK_RESERVED] = self._memory.peak_reserved() / 2**20
             used = nvml.process_memory_mib(self._handle, os.getpid())
             if used is not None:
-                peaks["memory/gpu_process_mib"] = used
+                peaks[GPU_PROCESS] = used
         for name, value in peaks.items():
             self._peaks[name] = max(value, self._peaks.get(name, 0.0))
 

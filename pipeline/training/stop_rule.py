@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from pipeline.design.names import VAL_ACCURACY
+from pipeline.design.names import RATE_HALF_WIDTH, TARGET_SECONDS, VAL_ACCURACY
 from pipeline.design.spec import Probe, Recipe
 from pipeline.training.meter import Meter
 from pipeline.training.throughput import rate
@@ -101,8 +101,8 @@ class StopRule:
         seconds, images, _ = meter.steady()
         half = rate(seconds, images).half_width if len(seconds) and seconds.sum() > 0 else None
         if half is not None:
-            figures["throughput/interval_half_width"] = half
+            figures[RATE_HALF_WIDTH] = half
         target = self._probe.target_accuracy
-        if target is not None and values.get("val/accuracy", 0.0) >= target:
-            figures["time/target_seconds"] = meter.train_seconds
+        if target is not None and values.get(VAL_ACCURACY, 0.0) >= target:
+            figures[TARGET_SECONDS] = meter.train_seconds
         return figures

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline.design.names import EPOCH_RATE, EPOCH_SECONDS, TRAIN_LOSS, VAL_LOSS, VAL_SCORE
+from pipeline.design.names import EPOCH_RATE, EPOCH_SECONDS, TEST_SCORE, TRAIN_LOSS, UPDATES, VAL_LOSS, VAL_SCORE
 from pipeline.design.records import Metrics, Phase, Progress, Record
 from pipeline.design.spec import RunSpec
 from pipeline.training import cuda_graphs
@@ -237,8 +237,8 @@ class _Run:
     def summary(self, result: TrainResult | None) -> dict[str, float]:
         """All summary metrics but those of the whole process (set-up and total time)."""
         scores = {} if result is None else final_scores(result.labels, result.logits)
-        tested = {f"test/{name}": value for name, value in scores.items()}
-        return {**tested, **self.meter.summary(), **self.precision.metrics(), "updates/count": float(self.updates)}
+        tested = {f"{TEST_SCORE}{name}": value for name, value in scores.items()}
+        return {**tested, **self.meter.summary(), **self.precision.metrics(), UPDATES: float(self.updates)}
 
     def state_dict(self, history: list[Metrics]) -> dict[str, Any]:
         """Everything that the remaining epochs depend on; the data order follows from seed and epoch."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import optuna
 
+from pipeline.design.names import DIGEST_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Progress
 from pipeline.design.spec import Probe, RunSpec
@@ -170,7 +171,7 @@ class Search:
         )
         run = self._pool.with_interference(run)
         opened = self._recorder.open(run, self._task.plan, self._launcher.work_dir(run.spec))
-        trial.set_user_attr("ablate.digest", run.spec.digest)  # a trial that names its run has one, whoever dies now
+        trial.set_user_attr(DIGEST_TAG, run.spec.digest)  # a trial that names its run has one, whoever dies now
         with self._pool.running():
             end, pruned = self._run_opened(opened, trial)
         outcome = "pruned" if pruned else end.outcome

@@ -26,7 +26,8 @@ def test_dry_run_in_words(ablate: Any) -> None:
     lines = found.out.splitlines()
     assert found.code == 0 and found.err == ""
     assert lines[0] == "study quickstart: 48 cells, 1 block(s), device cpu"
-    assert len(lines) == 49 and sum("/baseline/s" in line for line in lines) == 6
+    assert lines[1].startswith("Quickstart: tiny ResNet"), "the study's title"
+    assert len(lines) == 50 and sum("/baseline/s" in line for line in lines) == 6
 
 
 def test_json_is_one_document(finished: tuple[Path, dict[str, Any]]) -> None:

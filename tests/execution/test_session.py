@@ -36,7 +36,7 @@ def test_bad_input_leaves_no_store_behind(
 ) -> None:
     seeds = [run.spec.seed for run in choice.plan.runs]
     launcher = FakeLauncher(tmp_path, refused=seeds)
-    monkeypatch.setattr(session, "make_launcher", lambda *_: launcher)
+    monkeypatch.setattr(session, "make_launcher", lambda *_, **__: launcher)
     listener = ListenerLog()
     options = replace(OPTIONS, tracking_uri=f"sqlite:///{tmp_path}/store.db")
     held = Session(options, choice, listener, tmp_path / "mlruns")

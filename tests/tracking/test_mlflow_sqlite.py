@@ -137,8 +137,9 @@ def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Mlfl
         "import os, sys\nfrom pipeline.commands import report as reporting\nbuild = reporting._write\n"
         "def write(*given):\n    print('child:', *sorted(sys.modules), file=sys.stderr)\n    return build(*given)\n"
         "reporting._write = write\n"
-        "reporting.run_report('ours', sys.argv[1], 'out', as_json=False, paper=False, memory_limit=None, margin=0.01, "
-        "accuracy_margin=1.0)\nprint('parent:', *sorted(sys.modules), file=sys.stderr)\n"
+        "from pipeline.commands.options import ReportOptions\n"
+        "reporting.run_report(ReportOptions(study='ours', tracking_uri=sys.argv[1], out='out'))\n"
+        "print('parent:', *sorted(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, tracker.uri], cwd=tmp_path, capture_output=True, text=True, timeout=120

@@ -93,7 +93,7 @@ def test_a_withdrawn_row_is_gone_and_may_be_withdrawn_twice(store: MemoryStore, 
         ({}, True),
         ({"elsewhere.1.1": ENDED}, True),
         ({"elsewhere.1.1": str(now_ms(time.time() - 3600))}, True),
-        ({"elsewhere.1.1": str(now_ms(time.time() + 60))}, False),
+        ({"elsewhere.1.1": str(now_ms(time.time() + 86_400))}, False),
         ({owner(): "1"}, False),
     ],
 )

@@ -15,7 +15,7 @@ from pipeline.analysis.report import drawing
 from pipeline.analysis.report.drawing import BG, FG, GRID, MARKERS, SERIES, Drawing, plain
 from pipeline.analysis.time_budget import Budget
 from pipeline.analysis.trust import Trust
-from pipeline.design.names import BUDGET_PHASES
+from pipeline.design.names import BUDGET_PHASES, TRAIN_LOSS, VAL_ACCURACY
 
 _MAX_POINTS, _MAX_PANELS = 1500, 6
 _INFINITE = 1e300
@@ -81,7 +81,7 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
     """Draws mean learning curves of each cell, one panel per group."""
     if history.empty or "key" not in history:
         return None
-    key = next((k for k in ("val/accuracy", "train/loss") if history["key"].eq(k).any()), None)
+    key = next((k for k in (VAL_ACCURACY, TRAIN_LOSS) if history["key"].eq(k).any()), None)
     if key is None:
         return None
     runs = effects.study.runs[["run_id", "model", "dataset", "cell"]]
