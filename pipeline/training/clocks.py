@@ -11,7 +11,6 @@ import torch
 
 from pipeline.design.names import COMPUTE_PHASES, DATA_WAIT, H2D, PHASES
 
-LAUNCHED = ("forward", "backward", "optimizer")  # phases whose time on the device may be that of launching kernels
 SAMPLE_EVERY = 16  # on CUDA the phases of one window in 16 are measured with events, which keeps their cost under 1 %
 KEPT_UP = 0.9  # share of a phase's time on the device from which the host's time for it is as long
 
@@ -86,7 +85,7 @@ class CudaClock:
     Attributes:
         durations: of each window that has been read, s.
         seconds: time of each phase, scaled up to all windows of the epochs that have ended, s.
-        launched_seconds: time on the device of the sampled phases in `LAUNCHED`, s.
+        launched_seconds: time on the device of the sampled phases in `COMPUTE_PHASES`, s.
         launch_bound_seconds: the part of it in phases that only kept up with the host, s.
     """
 

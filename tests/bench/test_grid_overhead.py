@@ -22,6 +22,7 @@ def test_the_overhead_is_wall_time_over_the_runs_own() -> None:
     assert GridCost(wall_seconds=11.0, run_seconds=10.0, setup_seconds=3.0, runs=4, memory_mib=80.0).ratio == 1.1
 
 
+@pytest.mark.slow
 def test_a_grid_is_measured_from_outside(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(STUDY)
     cost = grid_cost(str(tmp_path / "tiny.yaml"), "cpu", tmp_path)

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.ablate import ROOT, environment
 
 
+@pytest.mark.slow
 def test_it_measures_a_grid_without_training(tmp_path: Path) -> None:
     words = ["--cells", "3", "--jobs", "2", "--seconds", "0.1"]
     done = subprocess.run(

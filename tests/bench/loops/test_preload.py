@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_fork_finds_everything_imported_and_no_thread() -> None:
     code = (
         "import sys, threading, pipeline.bench.loops.preload\n"
