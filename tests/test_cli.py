@@ -64,7 +64,7 @@ def test_version(ablate: Any) -> None:
         (("run", "--dataset", "digits"), ("--model",)),
         (("run", "--model", "test_vit"), ("--dataset",)),
         ((*DRY, "--device", "tpu"), ("--device", "tpu", "cuda")),
-        ((*DRY, "--launcher", "slurm"), ("--launcher", "slurm", "local")),
+        ((*DRY, "--launcher", "nonsense"), ("--launcher", "nonsense", "local")),
         ((*DRY, "--seeds", "0"), ("--seeds", "0", "1<=x")),
         ((*DRY, "--seeds", "-3"), ("--seeds", "-3", "1<=x")),
         ((*DRY, "--seeds", "two"), ("--seeds", "'two'", "integer")),
