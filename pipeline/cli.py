@@ -1,7 +1,7 @@
 """The command line: parsing only.
 
-Options come from the classes of `design.options` and `commands.options`. The work is in `commands.NAME`, which is
-imported when the command runs: `--help` is quick.
+Options come from the classes of `design.options` and `commands.command_options`. The work is in `commands.NAME`, which
+is imported when the command runs: `--help` is quick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from pipeline import __version__
-from pipeline.commands import options as command_options
+from pipeline.commands import command_options
 from pipeline.design import options as run_options
 from pipeline.errors import AblateError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.bench import suite, text
 from pipeline.bench.cases import DEFAULT_MODELS, case_of
-from pipeline.commands.options import BenchArguments
+from pipeline.commands.command_options import BenchArguments
 from pipeline.commands.output import stream_for_progress
 from pipeline.errors import OutsideError, not_allowed
 from pipeline.execution import device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.commands.options import CompareOptions
+from pipeline.commands.command_options import CompareOptions
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.study_data import load_study_data
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.options import DataOptions
+from pipeline.commands.command_options import DataOptions
 from pipeline.paths import default_data_dir
 
 IMAGE_SIZE = 32

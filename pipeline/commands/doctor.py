@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import nvml
-from pipeline.commands.options import DoctorOptions
+from pipeline.commands.command_options import DoctorOptions
 from pipeline.design import requirements
 from pipeline.errors import AblateError
 from pipeline.paths import STATE_DIR

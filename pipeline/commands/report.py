@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.commands.options import ReportOptions
+from pipeline.commands.command_options import ReportOptions
 from pipeline.commands.output import experiment_of
 from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.paths import STATE_DIR

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pipeline.commands.options import StatusOptions
+from pipeline.commands.command_options import StatusOptions
 from pipeline.commands.output import experiment_of
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri

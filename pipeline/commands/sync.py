@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pipeline.commands.options import SyncOptions
+from pipeline.commands.command_options import SyncOptions
 from pipeline.paths import STATE_DIR
 
 

@@ -14,7 +14,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from pipeline.commands.options import UiOptions
+from pipeline.commands.command_options import UiOptions
 from pipeline.errors import InputError, OutsideError
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file

@@ -1,7 +1,7 @@
 """What the command line can say about runs: one frozen class per command.
 
 Names, defaults, allowed values and help stand here once; `cli` makes Click's options from them and hands the whole
-object to the command. What the other commands take is in `commands.options`.
+object to the command. What the other commands take is in `commands.command_options`.
 
 Nothing is imported here but the standard library: `--help` needs this module and has to be quick.
 """

@@ -137,7 +137,7 @@ def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Mlfl
         "import os, sys\nfrom pipeline.commands import report as reporting\nbuild = reporting._write\n"
         "def write(*given):\n    print('child:', *sorted(sys.modules), file=sys.stderr)\n    return build(*given)\n"
         "reporting._write = write\n"
-        "from pipeline.commands.options import ReportOptions\n"
+        "from pipeline.commands.command_options import ReportOptions\n"
         "reporting.run_report(ReportOptions(study='ours', tracking_uri=sys.argv[1], out='out'))\n"
         "print('parent:', *sorted(sys.modules), file=sys.stderr)\n"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands import options as command_options
+from pipeline.commands import command_options
 from pipeline.design import options as run_options
 
 MODELS = [
