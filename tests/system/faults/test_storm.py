@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.design.study import Study, load_study
 from pipeline.errors import InputError
-from tests.support.ablate import ended
+from tests.support.ablate import ROOT, ended
 from tests.support.processes import Row, Workspace, assert_once, kill, lines_of, rows_of, until, working_in
 from tests.support.servers import Proxy, Server
 
@@ -183,7 +183,7 @@ def paired_ratio(speeds: list[tuple[str, float]], mode: str) -> tuple[float, flo
 def test_ten_thousand_mutations_of_study_files(tmp_path: Path) -> None:
     """Bytes, lines and values changed at random: a study comes out, or one line that says what is wrong."""
     rng = random.Random(5)
-    sources = [path.read_bytes() for path in sorted(Path(__file__).parents[2].glob("experiments/*.yaml"))]
+    sources = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.yaml"))]
     words = [b"{", b"[", b"&a ", b"*a", b"!!python/object:os.system ", b"1e999", b".nan", b"null", b"\0", b"- ", b": "]
     words += [b"models", b"../../x", b"true", b"-1", b"9" * 400, b"\xff\xfe", b"'", b"? ", b"<<: ", b"2001-01-01"]
     path = tmp_path / "mutant.yaml"
