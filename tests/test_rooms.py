@@ -175,3 +175,22 @@ def test_no_module_of_training_imports_the_table_of_techniques() -> None:
 def test_no_wait_for_the_device_inside_a_window() -> None:
     text = SOURCES["training/step.py"].read_text()
     assert not any(word in text for word in (".item()", ".cpu()", "synchronize", "print(", "float(", ".tolist()", "%"))
+
+
+def test_no_public_name_stands_in_two_modules() -> None:
+    """A name says one thing; a command's function in cli.py is called as the command is."""
+    homes: dict[str, set[str]] = {}
+    for file, path in SOURCES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names = [node.name]
+            elif isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names = [node.target.id]
+            else:
+                names = []
+            for name in names:
+                if not name.startswith("_"):
+                    homes.setdefault(name, set()).add(file)
+    assert {name: sorted(files) for name, files in homes.items() if len(files) > 1} == {}

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from pipeline.bench.cases import CONTENDERS
 from pipeline.bench.loops import contenders, workload
 from pipeline.bench.loops.contenders import BUILT_IN
 from pipeline.bench.loops.libraries import PEERS
-from pipeline.bench.loops.workload import Work, build_workload
+from pipeline.bench.loops.workload import Work
 from tests.support.bench import CASE, HERE
-
-
-@pytest.fixture(autouse=True)
-def _torch_settings() -> Iterator[None]:
-    """A block has its process to itself; here its settings are put back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def work() -> Work:
-    return build_workload(CASE)
 
 
 def test_every_contender_is_made_somewhere() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,19 +14,6 @@ from pipeline.bench.loops.contenders import BUILT_IN, Ablate, Bare, weights
 from pipeline.bench.loops.workload import Work, build_workload
 from pipeline.training import environment
 from tests.support.bench import CASE, HERE, Noted
-
-
-@pytest.fixture(autouse=True)
-def _torch_settings() -> Iterator[None]:
-    """A block has its process to itself; here its settings are put back."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def work() -> Work:
-    return build_workload(CASE)
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
