@@ -285,8 +285,5 @@ def _cell(study: Study, place: CellOf) -> Ours | str:
 
 def _interval(logs: pd.Series) -> tuple[float | None, float | None]:
     """Gives Student's interval of a geometric mean over blocks; none for a single block."""
-    blocks = len(logs)
-    if blocks < 2:
-        return None, None
-    half = float(student_t.quantile((1 + CONFIDENCE) / 2, blocks - 1)) * float(logs.std(ddof=1)) / math.sqrt(blocks)
-    return math.exp(logs.mean() - half), math.exp(logs.mean() + half)
+    _, low, high = student_t.mean_interval(logs, CONFIDENCE)
+    return (None, None) if math.isnan(low) else (math.exp(low), math.exp(high))
