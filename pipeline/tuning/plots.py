@@ -73,11 +73,12 @@ def draw_plots(study: optuna.Study, objective: Objective, folder: Path) -> list[
     made = []
     for name, plot in plots.items():
         path = folder / f"{name}.png"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna calls its matplotlib plots experimental
+        # Optuna calls its matplotlib plots experimental, and leaves its style switched on
+        with warnings.catch_warnings(), matplotlib.rc_context():
+            warnings.simplefilter("ignore")
             plot()
-        plt.gcf().set_size_inches(max(4.0 * len(parameters), 7.0) if name == "slice" else 7.0, 4.8)
-        plt.savefig(path, dpi=90, bbox_inches="tight")
-        plt.close("all")
+            plt.gcf().set_size_inches(max(4.0 * len(parameters), 7.0) if name == "slice" else 7.0, 4.8)
+            plt.savefig(path, dpi=90, bbox_inches="tight")
+            plt.close("all")
         made.append(path)
     return made

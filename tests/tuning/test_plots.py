@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import optuna
 import pytest
 
@@ -51,4 +52,5 @@ def test_few_trials_or_equal_values_have_no_importances(tmp_path: Path) -> None:
 def test_plots_are_drawn(name: str, files: list[str], tmp_path: Path) -> None:
     made = draw_plots(searched(6, name), OBJECTIVES[name], tmp_path / "new")
     assert [path.stem for path in made] == files
+    assert matplotlib.rcParams["axes.grid"] is False, "Optuna's style ends with its plots"
     assert all(path.read_bytes().startswith(PNG) for path in made)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,16 @@ class Drawing:
 def load_matplotlib() -> None:
     """Imports what drawing needs, which takes seconds: for a process that has nothing else to do meanwhile."""
     from matplotlib.backends import backend_svg  # noqa: F401
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draws with Matplotlib's defaults: neither a user's matplotlibrc nor another library's style is in a report."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def text_width(labels: Sequence[str], size: float = 9.0) -> float:

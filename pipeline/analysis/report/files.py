@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.analysis.report.audit_files import audit_texts, draw_questions
 from pipeline.analysis.report.document import report_document
+from pipeline.analysis.report.drawing import own_style
 from pipeline.analysis.report.figures import draw_figures
 from pipeline.analysis.report.render import report_html, report_markdown
 from pipeline.analysis.report.report import Report
@@ -27,9 +28,11 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     document = report_document(report)
-    questions = draw_questions(report.audit) if report.audit is not None else []
+    with own_style():
+        drawings = draw_figures(report)
+        questions = draw_questions(report.audit) if report.audit is not None else []
     files = {
-        "report.html": report_html(report, document, draw_figures(report), questions),
+        "report.html": report_html(report, document, drawings, questions),
         "report.md": report_markdown(report, document),
         "report.json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "runs.csv": report.study.runs.to_csv(index=False),

@@ -120,6 +120,7 @@ ablate.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator alone is told to keep memory")
 def test_a_step_does_not_fault_its_gradients_in_again() -> None:
     done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, timeout=300, check=True)

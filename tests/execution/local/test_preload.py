@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CODE = """
 import gc, sys
 import pipeline.execution.local.preload
@@ -15,6 +17,7 @@ print("pipeline.training.worker" in sys.modules, "sklearn.metrics" in sys.module
 """
 
 
+@pytest.mark.slow
 def test_the_worker_is_imported_cuda_is_not_touched_and_only_a_server_freezes() -> None:
     root = str(Path(__file__).parents[3])
     code = f"import sys; sys.path.insert(0, {root!r})" + CODE
