@@ -97,12 +97,11 @@ def test_facts_of_a_gpu_are_those_of_the_runs_own(monkeypatch: pytest.MonkeyPatc
     assert "env.gpu_driver" not in environment.run_provenance(small_spec(), torch.device("cuda", 0))
 
 
-def faults(rounds: int) -> int:
+def faults() -> int:
     """Pages that are faulted in while blocks, together more than glibc keeps by itself, are taken and freed."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(rounds):
-        blocks = [b"x" * (20 << 20) for _ in range(4)]
-        del blocks
+    blocks = [b"x" * (20 << 20) for _ in range(4)]
+    del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
@@ -111,7 +110,7 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     for setting in (environment._M_TRIM_THRESHOLD, environment._M_MMAP_THRESHOLD):
         mallopt(setting, 128 << 10)  # glibc's own: an earlier run in this process may have changed it
-    dropped = faults(2)
+    dropped = min(faults() for _ in range(3))
     environment.keep_freed_memory()
-    faults(1)
-    assert faults(2) < dropped / 10
+    # the quietest: where other blocks lie in between, the heap grows once more
+    assert min(faults() for _ in range(4)) < dropped / 10
