@@ -201,10 +201,10 @@ def workers(folder: Path) -> list[int]:
 
 
 def kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
-    """Sends a signal to one process and, if it is deadly for sure, reaps it."""
+    """Sends a signal to one process and, if it is deadly for sure, reaps it and all that hold its output open."""
     process.send_signal(number)
     if number == signal.SIGKILL:
-        process.communicate()
+        process.communicate(timeout=60)
 
 
 def journal_entries(folder: Path) -> Iterator[dict[str, Any]]:

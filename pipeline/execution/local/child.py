@@ -91,9 +91,11 @@ def _await(start_signal: Connection) -> None:
 
 def _enter(lifeline: Connection, log_path: str) -> None:
     """Own process group (signals of the terminal are the parent's), log file, stack dumps, watch on the parent."""
-    os.setsid()
+    # The session comes last: who finds a worker by it finds one that cannot outlive its parent, however early it is
+    # stopped. A stopped one would else keep the server alive, and both for ever.
     _leave_server()
     host.die_with_parent()  # the fork server, which ends with the parent
+    os.setsid()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.design.records import Artifact, Job, parse_record
 from pipeline.execution.local import child
 from pipeline.execution.local.process import Child
-from tests.support.processes import until
+from tests.support.processes import kill, until
 from tests.support.training import small_spec
 
 CONTEXT: Any = multiprocessing.get_context("forkserver")
@@ -66,25 +66,48 @@ if __name__ == "__main__":
 """
 
 
-def test_a_worker_ends_with_its_parent(digits_dir: Path, tmp_path: Path) -> None:
-    """Also one that waits for its start signal, and whatever process group it leads."""
-    (tmp_path / "parent.py").write_text(PARENT)
+def parent_of_worker(script: str, digits_dir: Path, tmp_path: Path) -> tuple[subprocess.Popen[str], int]:
+    """Starts a script that makes a worker and prints its pid."""
+    (tmp_path / "parent.py").write_text(script)
     root = str(Path(__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, str(tmp_path / "parent.py"), job(digits_dir, tmp_path), str(tmp_path / "log.txt")]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
     assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
+    return parent, int(parent.stdout.readline())
+
+
+def test_a_worker_ends_with_its_parent(digits_dir: Path, tmp_path: Path) -> None:
+    """Also one that waits for its start signal, and whatever process group it leads."""
+    parent, pid = parent_of_worker(PARENT, digits_dir, tmp_path)
     until(lambda: os.getsid(pid) == pid, 60, "the worker's own session")
-    parent.kill()
-    parent.communicate()
-    until(lambda: not alive(pid), 60, "the end of the worker")
+    kill(parent)
+    until(lambda: state(pid) in ENDED, 60, "the end of the worker")
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has reaped yet does not."""
-    time.sleep(0.05)
+def test_a_worker_stopped_as_soon_as_it_can_be_told_ends_with_its_parent(digits_dir: Path, tmp_path: Path) -> None:
+    """The instant in which it has a session of its own, by which workers are found, is the first that can be hit."""
+    stops = """
+import os, signal
+own_session = os.setsid
+os.setsid = lambda: (own_session(), os.kill(os.getpid(), signal.SIGSTOP))
+"""
+    parent, pid = parent_of_worker(stops + PARENT, digits_dir, tmp_path)
+    until(lambda: state(pid) == "T", 60, "the stop")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        kill(parent)
+        until(lambda: state(pid) in ENDED, 10, "the end of the worker")
+    finally:
+        if state(pid) not in ENDED:
+            os.kill(pid, signal.SIGKILL)
+
+
+ENDED = ("Z", "X", "")
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for a process's state; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
