@@ -2,9 +2,8 @@
 
 Per (model, dataset) an additive cell + block model on the scale of the response (`linear.py` has the model,
 `variance.py` the errors and the reasons); every effect is a contrast of its cell means (`contrasts.py` has the
-definitions). Pooled rows (`all`) are equally weighted averages of the groups' effects: models and datasets
-are fixed factors, so a pooled effect speaks of the models and datasets that were run, with variance sum(var)
-/ groups^2 and Welch-Satterthwaite degrees of freedom.
+definitions). Pooled rows (`all`) are equally weighted averages of the groups' effects (`pooling.py`): models and
+datasets are fixed factors, so a pooled effect speaks of the models and datasets that were run.
 
 Intervals are per effect, at the stated confidence. Verdicts are family-wise: p-values are Holm-corrected over
 a family, which is one response and one kind of effect over all (model, dataset) groups, and likewise over all
@@ -26,6 +25,7 @@ from pipeline.analysis.frame import OFF, Factor, Tidy, inert, tidy
 from pipeline.analysis.group_effects import CELL, group_rows
 from pipeline.analysis.pooling import ALL, pool
 from pipeline.analysis.responses import BY_NAME, POINTS, RESPONSES, Response
+from pipeline.analysis.variance import BLOCKS_FOR_CR2
 from pipeline.design.factorial import resolution
 from pipeline.tracking.study_data import StudyData
 
@@ -75,7 +75,7 @@ class Effects:
 
     Attributes:
         table: The rows of effects.csv, columns `COLUMNS`.
-        details: Same index as `table`: log_estimate, se, dof, p, method (replicates, lenth, pooled, none),
+        details: Same index as `table`: log_estimate, se, dof, p, method (cr2 by block, hc2 by run, lenth, none),
             further_blocks, non_inferior (accuracy only), control (an A/A control), estimable, note, runs.
         cells: Every cell of every group against its baseline: model, dataset, cell, response, mean, estimate,
             low, high, unit, non_inferior, further_blocks (to show non-inferiority or not), runs, blocks.
@@ -186,13 +186,26 @@ def _alias_lines(runs: pd.DataFrame, factors: Sequence[Factor]) -> tuple[tuple[s
 def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[str, ...]:
     """States the facts about the analysis that change how its numbers are read."""
     notes = []
+    if (rows["method"].eq("hc2") & rows["blocks"].gt(1)).any():
+        notes.append(
+            f"Fewer than {BLOCKS_FOR_CR2} blocks: the errors of times assume that techniques act alike in all blocks. "
+            f"From {BLOCKS_FOR_CR2} blocks (--seeds) on they are by block and assume nothing of the kind."
+        )
     if "lenth" in set(rows["method"]):
         notes.append(
             "One replicate per cell: errors are Lenth's pseudo standard errors, which trust that most "
             "effects are small. Run more blocks (--seeds) for errors from replication."
         )
-    if (rows["method"].eq("none") & rows["estimable"]).any():
-        notes.append("Some groups have neither replicates nor a complete design: their effects have no interval.")
+    silent = rows["estimable"] & rows["se"].isna()
+    for known, words in (
+        (rows["blocks"].eq(1), "One seed cannot say how well {} are known: too few cells differ to tell by"),
+        (rows["blocks"].gt(1), "Some blocks agree to the last digit, which says nothing of the error of {}"),
+    ):
+        if (silent & known).any():
+            names = ", ".join(dict.fromkeys(BY_NAME[name].title for name in rows.loc[silent & known, "response"]))
+            notes.append(
+                words.format(f"some effects on {names}") + ". They have no interval; run more blocks (--seeds)."
+            )
     if study.superseded:
         notes.append(f"{study.superseded} runs were set aside: a later run repeated the same cell of the same block.")
     if study.strata:
@@ -247,7 +260,7 @@ def estimate(
     effects = rows[rows["kind"].ne(CELL)]
     decided = _decide(pd.concat([effects, pool(effects)], ignore_index=True), options, controls)
     against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
-    details = decided.drop(columns=COLUMNS, errors="ignore").assign(blocks=decided["blocks"])
+    details = decided.drop(columns=[*COLUMNS, "scores"], errors="ignore").assign(blocks=decided["blocks"])
     return Effects(
         decided[COLUMNS],
         details,

@@ -20,7 +20,10 @@ from pipeline.analysis import contrasts, lenth, linear, variance
 from pipeline.analysis.contrasts import Cell, Contrast
 from pipeline.analysis.frame import OFF, Factor
 from pipeline.analysis.linear import Floats
-from pipeline.analysis.responses import RESPONSES, Response
+from pipeline.analysis.pooling import BlockScores
+from pipeline.analysis.responses import RATIO, RESPONSES, Response
+from pipeline.analysis.variance import BLOCKS_FOR_CR2
+from pipeline.analysis.verdicts import ROUNDING
 
 CELL = "cell"
 
@@ -104,25 +107,45 @@ def _layout(
     return ResponsePattern(found, ready, weights, design, estimator, _lenth_basis(cells, planned, factors, len(index)))
 
 
-def _numbers(layout: ResponsePattern, y: Floats) -> tuple[Floats, Floats, Floats, str]:
-    """Estimates all ready contrasts of responses y (n, s).
+@dataclass(frozen=True)
+class _Numbers:
+    """Estimates, standard errors and degrees of freedom of t effects, by which method, and the errors' parts."""
 
-    Returns:
-        Estimates, standard errors and degrees of freedom, each (t, s), and the method.
+    estimate: Floats
+    se: Floats
+    dof: Floats
+    method: str
+    scores: list[BlockScores | None]
+
+
+def _numbers(layout: ResponsePattern, response: Response, y: Floats, blocks: tuple[str, ...]) -> _Numbers:
+    """Estimates all ready contrasts of one response y (n,).
+
+    Runs of one block that are the same computation are copies of accuracy, not replicates: errors of accuracy are
+    by block as soon as there are two.
     """
-    fitted = layout.estimator.fit(y)
-    dof = fitted.dof
+    by_block = len(blocks) >= (BLOCKS_FOR_CR2 if response.unit == RATIO else 2)
+    fit = layout.estimator.fit(y[:, None], by_block=by_block)
+    estimate, nothing = fit.estimate[:, 0], list[BlockScores | None]([None] * len(layout.ready))
     if layout.design.dof > 0:
-        return fitted.estimate, np.sqrt(fitted.variance), dof, "replicates"
-    se = np.full_like(fitted.estimate, np.nan)
-    if layout.lenth_basis is None:
-        return fitted.estimate, se, dof, "none"
-    order = np.argsort(layout.design.cells)
-    norms = np.linalg.norm(layout.weights, axis=1)
-    for s in range(y.shape[1]):
-        sigma, freedom = lenth.lenth(layout.lenth_basis, y[order, s])
-        se[:, s], dof[:, s] = sigma * norms, freedom
-    return fitted.estimate, se, dof, "none" if np.isnan(se).all() else "lenth"
+        se = np.sqrt(fit.variance[:, 0])
+        if response.unit != RATIO:  # blocks that agree to the last digit of a share say nothing of its error
+            se = np.where((se <= ROUNDING) & (np.abs(estimate) > ROUNDING), np.nan, se)
+        if fit.scores is None:
+            return _Numbers(estimate, se, fit.dof, "hc2", nothing)
+        gram, borrowed = layout.estimator.gram, layout.estimator.borrowed
+        scores = [
+            BlockScores(blocks, fit.scores[t], gram[t], borrowed[t], fit.pooled[:1], layout.design.dof)
+            if not math.isnan(se[t])
+            else None
+            for t in range(len(estimate))
+        ]
+        return _Numbers(estimate, se, fit.dof, "cr2", scores)
+    sigma = freedom = math.nan
+    if layout.lenth_basis is not None:
+        sigma, freedom = lenth.lenth(layout.lenth_basis, y[np.argsort(layout.design.cells)])
+    se = sigma * np.linalg.norm(layout.weights, axis=1)
+    return _Numbers(estimate, se, np.full_like(se, freedom), "none" if math.isnan(sigma) else "lenth", nothing)
 
 
 def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Factor]) -> list[dict[str, Any]]:
@@ -133,7 +156,7 @@ def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Facto
     planned = sorted(set(levels))
     where = {cell: i for i, cell in enumerate(planned)}
     cell = np.array([where[c] for c in levels])
-    block = runs["block"].factorize()[0]
+    block, blocks = runs["block"].factorize()
     finished = runs["outcome"].eq("finished").to_numpy()
     patterns: dict[bytes, tuple[NDArray[np.bool_], list[tuple[Response, Floats]]]] = {}
     for response in RESPONSES:
@@ -145,24 +168,27 @@ def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Facto
     for use, columns_y in patterns.values():
         if use.any():
             layout = _layout(tuple(cell[use].tolist()), tuple(block[use].tolist()), tuple(planned), tuple(active))
-            rows += _pattern_rows(key, layout, columns_y, len(set(block[use].tolist())), int(use.sum()))
+            names = tuple(str(blocks[i]) for i in np.unique(block[use]))
+            rows += _pattern_rows(key, layout, columns_y, names, int(use.sum()))
     return rows
 
 
 def _pattern_rows(
-    key: tuple[str, str], layout: ResponsePattern, columns: list[tuple[Response, Floats]], blocks: int, runs: int
+    key: tuple[str, str],
+    layout: ResponsePattern,
+    columns: list[tuple[Response, Floats]],
+    blocks: tuple[str, ...],
+    runs: int,
 ) -> list[dict[str, Any]]:
     """Turns the numbers of one pattern into rows; effects without an estimate stay, with NaN and their note."""
-    y = np.column_stack([values for _, values in columns])
-    estimate, se, dof, method = _numbers(layout, y) if layout.ready else (np.empty((0, 0)),) * 3 + ("none",)
     place = {i: t for t, i in enumerate(layout.ready)}
     rows = []
-    for s, (response, _) in enumerate(columns):
+    for response, y in columns:
+        numbers = _numbers(layout, response, y, blocks)
         for i, contrast in enumerate(layout.contrasts):
             t = place.get(i)
-            known = t is not None
             note = contrast.note
-            if not known and contrast.weights is not None:
+            if t is None and contrast.weights is not None:
                 note = (note + "; " if note else "") + "the runs do not connect the cells it compares"
             rows.append(
                 {
@@ -172,13 +198,14 @@ def _pattern_rows(
                     "term": contrast.term,
                     "kind": contrast.kind,
                     "techniques": contrast.techniques,
-                    "log_estimate": float(estimate[t, s]) if t is not None else math.nan,
-                    "se": float(se[t, s]) if t is not None else math.nan,
-                    "dof": float(dof[t, s]) if t is not None else math.nan,
-                    "method": method if known else "none",
-                    "estimable": known,
+                    "log_estimate": math.nan if t is None else float(numbers.estimate[t]),
+                    "se": math.nan if t is None else float(numbers.se[t]),
+                    "dof": math.nan if t is None else float(numbers.dof[t]),
+                    "method": "none" if t is None else numbers.method,
+                    "scores": None if t is None else numbers.scores[t],
+                    "estimable": t is not None,
                     "note": note,
-                    "blocks": blocks,
+                    "blocks": len(blocks),
                     "runs": runs,
                 }
             )

@@ -7,20 +7,23 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.linear import Floats
+from pipeline.analysis.verdicts import ROUNDING
 
 
 def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:
     """Estimates the error from one unreplicated design by Lenth's pseudo standard error.
 
     Lenth, "Quick and easy analysis of unreplicated factorials", Technometrics 31 (1989): `s0 = 1.5 median
-    |c|`, the PSE is 1.5 times the median of the |c| below `2.5 s0`, on `m / 3` degrees of freedom.
+    |c|`, the PSE is 1.5 times the median of the |c| below `2.5 s0`, on `m / 3` degrees of freedom. Contrasts that are
+    zero but for rounding compare runs that are the same computation: they know nothing of the error and do not count.
 
     Args:
         orthonormal: (m, c) contrasts, orthonormal rows, so that each has the error's own standard deviation.
         y: (c,) one response per cell.
 
     Returns:
-        The standard deviation of one observation and its degrees of freedom; NaN for fewer than 3 contrasts.
+        The standard deviation of one observation and its degrees of freedom; NaN for fewer than 3 contrasts that
+        are not zero.
 
     Examples:
         Seven contrasts, one of them large: it does not enter the error.
@@ -29,10 +32,11 @@ def lenth(orthonormal: Floats, y: Floats) -> tuple[float, float]:
         >>> sigma, round(dof, 4)
         (5.25, 2.3333)
     """
-    m = len(orthonormal)
+    size = np.abs(orthonormal @ y)
+    size = size[size > ROUNDING]
+    m = len(size)
     if m < 3:
         return float("nan"), float("nan")
-    size = np.abs(orthonormal @ y)
     s0 = 1.5 * float(np.median(size))
     inliers = size[size < 2.5 * s0]
     pse = 1.5 * float(np.median(inliers)) if len(inliers) else s0

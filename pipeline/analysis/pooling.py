@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.linear import Floats
+from pipeline.analysis.variance import freedom
+
 ALL = "all"
+_WEAKEST = ("none", "lenth", "hc2", "cr2")
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """What the error by block of one effect in one group is made of.
+
+    Attributes:
+        blocks: The b blocks' names.
+        values: (b,) scores; their squares add up to the variance but for what is borrowed.
+        gram: (b, b) their covariances under independent errors of variance 1.
+        borrowed: What the variance borrows from the pooled one, over the error's variance.
+        pooled: The pooled variance.
+        dof: The residual degrees of freedom.
+    """
+
+    blocks: tuple[str, ...]
+    values: Floats
+    gram: Floats
+    borrowed: float
+    pooled: Floats
+    dof: int
 
 
 def pool(rows: pd.DataFrame) -> pd.DataFrame:
-    """Averages the groups' effects over datasets, over models, and over all: fixed, equally weighted groups.
+    """Averages the groups' effects over data sets, over models, and over all: fixed, equally weighted groups.
 
-    The variance is sum(var) / g^2, its degrees of freedom are Welch-Satterthwaite's (Satterthwaite 1946).
+    Errors by block are those of one model of all groups with the blocks as clusters: what a block does to a technique
+    it does to all models that ran in it, so the groups' scores are added block by block before they are squared.
+    Without blocks enough the groups count as independent: the variance is sum(var) / g^2, its degrees of freedom are
+    Welch-Satterthwaite's (Satterthwaite 1946).
 
     Args:
         rows: One row per group and effect: model, dataset, response, kind, term, techniques, log_estimate, se, dof,
-            blocks, runs, estimable, method, note.
+            blocks, runs, estimable, method, note, scores (`BlockScores`, or None).
 
     Returns:
         The pooled rows, with the same columns and `ALL` for what they are averaged over; none for a single group.
@@ -24,7 +57,7 @@ def pool(rows: pd.DataFrame) -> pd.DataFrame:
         Two models with errors of 0.03 and 0.04 on 4 degrees of freedom each.
 
         >>> one = {"dataset": "d", "response": "r", "kind": "main", "term": "ga", "techniques": ("ga",), "dof": 4.0,
-        ...        "blocks": 3, "runs": 6, "estimable": True, "method": "replicates", "note": ""}
+        ...        "blocks": 3, "runs": 6, "estimable": True, "method": "hc2", "note": "", "scores": None}
         >>> rows = [one | {"model": "m", "log_estimate": 0.1, "se": 0.03},
         ...         one | {"model": "n", "log_estimate": 0.3, "se": 0.04}]
         >>> pooled = pool(pd.DataFrame(rows))
@@ -35,43 +68,66 @@ def pool(rows: pd.DataFrame) -> pd.DataFrame:
     kept: list[list[str]] = [["model"], ["dataset"]] if datasets > 1 and models > 1 else []
     if datasets > 1 or models > 1:
         kept.append([])
-    # Without an estimate a group counts as a group, and its runs and errors do not enter.
-    known = rows["estimable"].astype(bool)
-    variance = (rows["se"] ** 2).where(known)
-    parts = rows.assign(
-        _v=variance,
-        _below=variance**2 / rows["dof"],
-        _unknown=known & rows["se"].isna(),
-        _dof=rows["dof"].where(known),
-        runs=rows["runs"].where(known, 0),
-        estimable=known,
-    )
-    pooled = []
+    records, pooled = rows.to_dict("records"), []
     for names in kept:
-        grouped = parts.groupby([*names, "response", "kind", "term"], sort=False)
-        sums = grouped.agg(
-            techniques=("techniques", "first"),
-            log_estimate=("log_estimate", "mean"),
-            blocks=("blocks", "min"),
-            runs=("runs", "sum"),
-            g=("estimable", "sum"),
-            size=("estimable", "size"),
-            v=("_v", "sum"),
-            below=("_below", "sum"),
-            dof=("_dof", "sum"),
-            unknown=("_unknown", "any"),
-        ).reset_index()
-        sums = sums[sums["size"] > 1]
-        g = sums["g"].where(sums["g"] > 0)
-        sums["se"] = (np.sqrt(sums["v"]) / g).where(~sums["unknown"])
-        sums["dof"] = (sums["v"] ** 2 / sums["below"]).where(sums["below"] > 0, sums["dof"]).where(g.notna())
-        sums["note"] = [
-            "" if have == of else f"averaged over {have} of {of} groups"
-            for have, of in zip(sums["g"], sums["size"], strict=True)
-        ]
-        sums = sums.assign(estimable=sums["g"] > 0, method="pooled")
-        for name in ("model", "dataset"):
-            if name not in names:
-                sums[name] = ALL
-        pooled.append(sums[list(rows.columns)])
-    return pd.concat(pooled, ignore_index=True) if pooled else rows.iloc[:0]
+        for part in rows.groupby([*names, "response", "kind", "term"], sort=False).indices.values():
+            if len(part) > 1:
+                whole = {name: ALL for name in ("model", "dataset") if name not in names}
+                pooled.append(_average([records[i] for i in part]) | whole)
+    return pd.DataFrame(pooled, columns=rows.columns) if pooled else rows.iloc[:0]
+
+
+def _average(groups: Sequence[dict[Any, Any]]) -> dict[Any, Any]:
+    """Averages one effect over its groups; one without an estimate counts, but its runs and errors do not enter."""
+    known = [group for group in groups if group["estimable"]]
+    notes = dict.fromkeys(group["note"] for group in known if group["note"])
+    if len(known) < len(groups):
+        notes[f"averaged over {len(known)} of {len(groups)} groups"] = None
+    row = groups[0] | {
+        "blocks": min(group["blocks"] for group in groups),
+        "runs": sum(group["runs"] for group in known),
+        "estimable": bool(known),
+        "note": "; ".join(notes),
+        "scores": None,
+    }
+    if not known:
+        return row | {"log_estimate": math.nan, "se": math.nan, "dof": math.nan, "method": "none"}
+    scores = [group["scores"] for group in known]
+    if None in scores:
+        se, dof = independent(*np.array([[[group["se"] ** 2], [group["dof"]]] for group in known]).swapaxes(0, 1))
+    else:
+        se, dof = by_block(scores)
+    mean = math.fsum(group["log_estimate"] for group in known) / len(known)
+    method = min((group["method"] for group in known), key=_WEAKEST.index)
+    return row | {"log_estimate": mean, "se": se.item(), "dof": dof.item(), "method": method}
+
+
+def independent(variance: Floats, dof: Floats) -> tuple[Floats, Floats]:
+    """Returns standard error and degrees of freedom of a mean of independent estimates (Satterthwaite 1946).
+
+    Args:
+        variance: (g, ...) of the g estimates.
+        dof: (g, ...) of the variances.
+    """
+    total, below = variance.sum(axis=0), (variance**2 / dof).sum(axis=0)
+    freedom = np.divide(total**2, below, out=np.broadcast_to(dof, variance.shape).sum(axis=0), where=below > 0)
+    return np.sqrt(total) / len(variance), freedom
+
+
+def by_block(groups: Sequence[BlockScores]) -> tuple[Floats, Floats]:
+    """Returns standard error and degrees of freedom of a mean of estimates whose blocks are shared.
+
+    Args:
+        groups: The g groups' scores; `values` (b,), or (b, s) for s response vectors at once, with `pooled` (s,).
+    """
+    names = {name: i for i, name in enumerate(dict.fromkeys(name for group in groups for name in group.blocks))}
+    scores = np.zeros((len(names), *np.shape(groups[0].values)[1:]))
+    gram = np.zeros((len(names), len(names)))
+    for group in groups:
+        place = [names[name] for name in group.blocks]
+        scores[place] += group.values
+        gram[np.ix_(place, place)] += group.gram
+    variance = (scores**2).sum(axis=0) + sum(group.borrowed * group.pooled for group in groups)
+    borrowed, residual = sum(group.borrowed for group in groups), sum(group.dof for group in groups)
+    dof = freedom(np.asarray(gram.trace()), np.asarray((gram**2).sum()), np.asarray(borrowed), residual)
+    return np.sqrt(variance) / len(groups), dof

@@ -160,3 +160,51 @@ def test_a_cell_without_energy_has_no_effect_on_it(recwarn):
     assert rows.query("term == 'pm' and kind == 'simple'")["estimate"].notna().all()
     assert "amp" not in set(built.effects.cells.query("response == 'gpu_joules'")["cell"])
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def copied(blocks, spread=0.003, models=("resnet",)):
+    """A study on a CPU, where `pm` changes no bit: each run's accuracy stands twice."""
+    study = planted(models=models, blocks=blocks, techniques=("ga", "pm"), device="cpu", gpu=False, seed=3)
+    runs = study.runs
+    first = runs.drop_duplicates(["params.model", "tags.ablate.block", "params.ga"])
+    keys = ["params.model", "tags.ablate.block", "params.ga"]
+    drawn = first[keys].assign(accuracy=np.random.default_rng(1).normal(0.9, spread, len(first)).round(4))
+    runs["metrics.test/accuracy"] = runs[keys].merge(drawn, on=keys, how="left")["accuracy"].to_numpy()
+    return study
+
+
+def test_one_seed_of_copies_has_no_interval_and_says_so():
+    effects = estimate(copied(1))
+    accuracy = rows(effects, response="accuracy")
+    assert accuracy["low"].isna().all()
+    assert set(accuracy["verdict"]) == {"undecided"}
+    assert any("One seed cannot say" in note and "accuracy" in note for note in effects.notes)
+
+
+def test_copies_of_accuracy_are_no_replicates():
+    """With a technique that changes no bit the interval is that of the blocks, not of twice the runs."""
+    study = copied(3)
+    half = replace(study, runs=study.runs[study.runs["params.pm"].eq("off")], techniques=("ga",))
+    both, alone = (rows(estimate(s), response="accuracy", kind="main", term="ga").iloc[0] for s in (study, half))
+    assert both["se"] == pytest.approx(alone["se"], rel=1e-9)
+    assert both["dof"] == pytest.approx(2)
+    assert alone["dof"] == pytest.approx(2)
+    assert both["method"] == "cr2"
+
+
+def test_blocks_that_agree_to_the_last_digit_are_no_certainty():
+    study = copied(2, spread=0.0)
+    study.runs["metrics.test/accuracy"] = np.where(study.runs["params.ga"].eq("on"), 0.91, 0.90)
+    effects = estimate(study)
+    ga = rows(effects, response="accuracy", kind="main", term="ga").iloc[0]
+    assert ga["estimate"] == pytest.approx(1.0)
+    assert np.isnan(ga["low"]) and ga["verdict"] == "undecided"
+    assert any("agree to the last digit" in note for note in effects.notes)
+
+
+def test_below_four_blocks_it_says_what_the_errors_of_times_assume():
+    few, enough = estimate(planted(blocks=3)), estimate(planted(blocks=4))
+    assert any("act alike in all blocks" in note for note in few.notes)
+    assert not any("act alike in all blocks" in note for note in enough.notes)
+    assert set(rows(few, response="train_seconds")["method"]) == {"hc2"}
+    assert set(rows(enough, response="train_seconds")["method"]) == {"cr2"}

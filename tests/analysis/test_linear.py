@@ -70,21 +70,30 @@ def test_unbalanced_estimates_and_their_parts_agree_with_statsmodels_and_dense_m
     fit = variance.fit_design(design, weights, y[:, None])
     np.testing.assert_allclose(fit.estimate[:, 0], padded @ result.params, atol=1e-10)
     np.testing.assert_allclose(1 - design.leverage, np.diag(maker), atol=1e-10)
-    load = linear.loadings_of(design, weights)
-    # Clustered by block, over its exact expectation under equal variances.
-    e = linear.residuals(design, y[:, None])
-    seen = variance.share_between_blocks(design, load)
-    paired = variance.paired_variance(design, load, e, seen)
-    together = block[:, None] == block[None, :]
-    for t, one in enumerate(load.T):
-        kernel = np.where(together, np.outer(one, one), 0.0)
-        expected = np.trace(kernel @ maker) / (one @ one)
-        assert seen[t] == pytest.approx(expected, rel=1e-9)
-        if expected > 0.1:
-            assert paired[t, 0] == pytest.approx(y @ maker @ kernel @ maker @ y / expected, rel=1e-8)
+    by_run = variance.fit_design(design, weights, y[:, None], by_block=False).variance[:, 0]
+    white = sm.OLS(y, matrix).fit(cov_type="HC2").cov_params()
+    np.testing.assert_allclose(by_run, np.einsum("tc,cd,td->t", padded, white, padded), rtol=1e-10)
+    assert fit.pooled[0] == pytest.approx(result.mse_resid, rel=1e-10)
     assert np.isfinite(fit.variance).all()
     assert (fit.variance > 0).all()
     assert ((fit.dof >= 1) & (fit.dof <= design.dof)).all()
+
+
+@pytest.mark.parametrize("blocks", [3, 6])
+def test_pooled_errors_of_complete_data_are_those_of_reml_with_random_blocks(blocks):
+    import statsmodels.api as sm
+
+    cells, block, y = balanced(blocks, seed=8)
+    _, weights = all_contrasts()
+    design = linear.layout(cells, block, 8)
+    fit = variance.fit_design(design, weights, y[:, None])
+    fitted = sm.MixedLM(y, np.eye(8)[cells], groups=block).fit(reml=True, method="powell")
+    assert fitted.converged
+    np.testing.assert_allclose(fit.estimate[:, 0], weights @ fitted.fe_params, atol=1e-10)
+    expected = np.einsum("tc,cd,td->t", weights, fitted.cov_params()[:8, :8], weights)
+    # REML's optimum is found by search, hence the tolerance
+    found = fit.pooled[0] * (linear.loadings_of(design, weights) ** 2).sum(axis=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_contrast_between_unconnected_runs_is_not_estimable():

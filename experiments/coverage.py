@@ -1,0 +1,338 @@
+"""What the intervals, verdicts and recommendations of a report do on simulated studies: the tables of docs/analysis.md.
+
+Everything that is judged is the program's own: layouts, contrasts, errors, Holm's correction and verdicts of
+`pipeline.analysis`, called on the logarithms of simulated training times, or on shares of right answers for accuracy.
+Usage: python experiments/coverage.py [intervals|pooled|accuracy ...] [--studies 4000] [--seed 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis import contrasts, linear, pooling, verdicts
+from pipeline.analysis.contrasts import Cell
+from pipeline.analysis.frame import OFF, ON, Factor
+from pipeline.analysis.group_effects import group_rows
+from pipeline.analysis.linear import Floats
+from pipeline.analysis.variance import BLOCKS_FOR_CR2, Estimator
+
+NOISE = 0.02  # of a run's log time
+BLOCK_SHIFT = 0.05
+MARGIN = math.log1p(0.01)
+KINDS = ("main", "interaction", "simple", "combined", "synergy")
+# cells -> the techniques' numbers of levels
+DESIGNS = {2: (1,), 3: (2,), 4: (1, 1), 8: (1, 1, 1), 12: (2, 1, 1), 16: (1, 1, 1, 1)}
+
+
+class Design:
+    """One full factorial with all its contrasts.
+
+    Args:
+        levels: Number of on-levels of each technique.
+    """
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        names = "abcd"[: len(levels)]
+        self.factors = [
+            Factor(name, (ON,) if count == 1 else tuple(str(2 * (i + 1)) for i in range(count)))
+            for name, count in zip(names, levels, strict=True)
+        ]
+        self.cells: list[Cell] = list(product(*[(OFF, *factor.levels) for factor in self.factors]))
+        found = contrasts.build_contrasts(self.cells, self.cells, self.factors)
+        self.weights = np.array([c.weights for c in found])
+        self.kinds = np.array([c.kind for c in found])
+        self.on = np.array([[level != OFF for level in cell] for cell in self.cells], dtype=float)  # (c, techniques)
+
+    def estimator(self, blocks: int) -> Estimator:
+        """Returns what estimates the contrasts of complete blocks, runs ordered by block and cell."""
+        c = len(self.cells)
+        layout = linear.layout(np.tile(np.arange(c), blocks), np.repeat(np.arange(blocks), c), c)
+        return Estimator(layout, self.weights)
+
+
+Draw = Callable[[np.random.Generator, tuple[int, int, int], Design], Floats]
+
+
+def _lognormal(rng: np.random.Generator, shape: tuple[int, int, int], _: Design) -> Floats:
+    """Times with a long tail: 1 + a X, X lognormal with sigma 1, standard deviation 2 %."""
+    x = rng.lognormal(size=shape)
+    return np.asarray(np.log1p(NOISE * x / math.sqrt((math.e - 1) * math.e)))
+
+
+def _autoregressive(rng: np.random.Generator, shape: tuple[int, int, int], _: Design) -> Floats:
+    """Neighbours in the randomised order of a block are correlated by 0.9."""
+    noise = rng.normal(size=shape)
+    for i in range(1, shape[2]):
+        noise[..., i] = 0.9 * noise[..., i - 1] + math.sqrt(1 - 0.81) * noise[..., i]
+    return np.asarray(np.take_along_axis(noise, rng.random(shape).argsort(axis=2), axis=2) * NOISE)
+
+
+def _noisy_cell(cell: int, times: float) -> Draw:
+    def draw(rng: np.random.Generator, shape: tuple[int, int, int], _: Design) -> Floats:
+        scale = np.full(shape[2], NOISE)
+        scale[cell] *= times
+        return np.asarray(rng.normal(size=shape) * scale)
+
+    return draw
+
+
+def _varying(tau: float) -> Draw:
+    """Every technique's effect differs from block to block, by tau times the noise."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, int, int], design: Design) -> Floats:
+        effect = rng.normal(size=(*shape[:2], design.on.shape[1])) * tau * NOISE
+        return np.asarray(rng.normal(size=shape) * NOISE + effect @ design.on.T)
+
+    return draw
+
+
+def _twins(rng: np.random.Generator, shape: tuple[int, int, int], design: Design) -> Floats:
+    """The last technique changes nothing at all: its runs are those without it."""
+    noise = rng.normal(size=shape) * NOISE
+    at = {cell: i for i, cell in enumerate(design.cells)}
+    return np.asarray(noise[..., [at[(*cell[:-1], OFF)] for cell in design.cells]])
+
+
+def _bad_block(rng: np.random.Generator, shape: tuple[int, int, int], _: Design) -> Floats:
+    noise = rng.normal(size=shape) * NOISE
+    noise[:, 0] *= 5
+    return np.asarray(noise)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, int, int], _: Design) -> Floats:
+    return np.asarray(rng.normal(size=shape) * NOISE)
+
+
+def _t3(rng: np.random.Generator, shape: tuple[int, int, int], _: Design) -> Floats:
+    return np.asarray(rng.standard_t(3, size=shape) * NOISE / math.sqrt(3))
+
+
+def _outliers(rng: np.random.Generator, shape: tuple[int, int, int], design: Design) -> Floats:
+    return _normal(rng, shape, design) + math.log(1.3) * (rng.random(shape) < 0.1)
+
+
+SCENARIOS: dict[str, Draw] = {
+    "normal": _normal,
+    "lognormal tail": _lognormal,
+    "t(3)": _t3,
+    "AR(1), 0.9": _autoregressive,
+    "10 % of runs 30 % slower": _outliers,
+    "baseline scatters 5x": _noisy_cell(0, 5),
+    "baseline scatters 10x": _noisy_cell(0, 10),
+    "all on scatters 10x": _noisy_cell(-1, 10),
+    "one block scatters 5x": _bad_block,
+    "techniques vary, 0.5": _varying(0.5),
+    "techniques vary, 1": _varying(1),
+    "techniques vary, 2": _varying(2),
+    "exact twins": _twins,
+}
+ALIKE = frozenset({"normal", "lognormal tail", "t(3)", "AR(1), 0.9", "10 % of runs 30 % slower"})
+
+
+def simulate(design: Design, scenario: str, blocks: int, studies: int, seed: int) -> Floats:
+    """Draws log times (runs, studies) without any effect: block shifts and the scenario's errors."""
+    rng = np.random.default_rng([seed, blocks, len(design.cells), list(SCENARIOS).index(scenario)])
+    shape = (studies, blocks, len(design.cells))
+    y = SCENARIOS[scenario](rng, shape, design) + rng.normal(0, BLOCK_SHIFT, (studies, blocks, 1))
+    return np.asarray(y.reshape(studies, -1).T)
+
+
+def judge(design: Design, y: Floats, blocks: int) -> dict[str, tuple[float, float, float]]:
+    """Judges studies without an effect.
+
+    Args:
+        design: The factorial.
+        y: (runs, studies) log times.
+        blocks: Number of complete blocks.
+
+    Returns:
+        Kind -> the least coverage of its contrasts' 95 % intervals, the share of families with a false `pays`, the
+        share of errors that are not finite, all in percent.
+    """
+    fit = design.estimator(blocks).fit(y, by_block=blocks >= BLOCKS_FOR_CR2)
+    se, dof = np.sqrt(fit.variance), fit.dof[:, None]
+    covered = np.abs(fit.estimate) <= verdicts.half_widths(se, dof, 0.95) + verdicts.ROUNDING
+    p = verdicts.p_values(fit.estimate, se, dof)
+    found = {}
+    for kind in KINDS:
+        at = design.kinds == kind
+        if at.any():
+            said = verdicts.verdicts(
+                fit.estimate[at], se[at], dof[at], verdicts.holm(p[at]), MARGIN, higher_is_better=False, alpha=0.05
+            )
+            pays = (said == verdicts.PAYS).any(axis=0).mean()
+            found[kind] = (100 * covered[at].mean(axis=1).min(), 100 * pays, 100 * (~np.isfinite(se[at])).mean())
+    return found
+
+
+def pooled_coverage(tau: float, blocks: int, studies: int, seed: int, groups: int = 6) -> tuple[float, float]:
+    """Judges the main effects' average over groups that share their blocks.
+
+    Args:
+        tau: How much a technique's effect differs from block to block, alike in all groups, over the noise.
+        blocks: Blocks.
+        studies: Studies.
+        seed: Of the random numbers.
+        groups: Models times data sets.
+
+    Returns:
+        Least coverage of the 95 % intervals and share of families with a false `pays`, in percent.
+    """
+    design = Design((1, 1, 1))
+    rng = np.random.default_rng([seed, blocks, round(100 * tau)])
+    shape = (studies, blocks, len(design.cells))
+    together = rng.normal(size=(studies, blocks, 3)) * tau * NOISE @ design.on.T
+    estimator, by = design.estimator(blocks), blocks >= BLOCKS_FOR_CR2
+    fits = []
+    for _ in range(groups):
+        y = together + rng.normal(size=shape) * NOISE + rng.normal(0, BLOCK_SHIFT, (studies, blocks, 1))
+        fits.append(estimator.fit(y.reshape(studies, -1).T, by_block=by))
+    mains = np.flatnonzero(design.kinds == "main")
+    estimate = np.mean([fit.estimate[mains] for fit in fits], axis=0)
+    names = tuple(map(str, range(blocks)))
+    errors = [
+        pooling.by_block(
+            [
+                pooling.BlockScores(
+                    names, fit.scores[t], estimator.gram[t], estimator.borrowed[t], fit.pooled, estimator.design.dof
+                )
+                for fit in fits
+                if fit.scores is not None
+            ]
+        )
+        if by
+        else pooling.independent(
+            np.array([fit.variance[t] for fit in fits]),
+            np.full((groups, 1), estimator.fit(y[0].reshape(-1, 1), by_block=False).dof[t]),
+        )
+        for t in mains
+    ]
+    se, dof = np.array([e[0] for e in errors]), np.array([np.broadcast_to(e[1], studies) for e in errors])
+    covered = np.abs(estimate) <= verdicts.half_widths(se, dof, 0.95)
+    adjusted = verdicts.holm(verdicts.p_values(estimate, se, dof))
+    said = verdicts.verdicts(estimate, se, dof, adjusted, MARGIN, higher_is_better=False, alpha=0.05)
+    return 100 * covered.mean(axis=1).min(), 100 * (said == verdicts.PAYS).any(axis=0).mean()
+
+
+def accuracy(
+    levels: Sequence[int], blocks: int, images: int, spread: float, studies: int, seed: int
+) -> Iterator[pd.DataFrame]:
+    """Yields the rows of accuracy of studies whose last technique changes no bit, and no technique has an effect."""
+    design = Design(levels)
+    rng = np.random.default_rng([seed, blocks, images, len(design.cells)])
+    at = {cell: i for i, cell in enumerate(design.cells)}
+    source = [at[(*cell[:-1], OFF)] for cell in design.cells]
+    for _ in range(studies):
+        level = 0.8 + rng.normal(0, 0.01, (blocks, 1)) + rng.normal(0, spread, (blocks, len(design.cells)))
+        share = np.round(level[:, source] * images) / images
+        runs = pd.DataFrame(
+            {f"level.{f.name}": [cell[i] for cell in design.cells] * blocks for i, f in enumerate(design.factors)}
+        )
+        runs = runs.assign(
+            block=np.repeat([str(b) for b in range(blocks)], len(design.cells)),
+            outcome="finished",
+            accuracy=share.ravel(),
+        )
+        for absent in ("train_seconds", "images_per_second", "gpu_peak_allocated_mib", "gpu_joules", "f1_macro"):
+            runs[absent] = math.nan
+        yield pd.DataFrame(group_rows(("m", "d"), runs, design.factors))
+
+
+def accuracy_judged(
+    levels: Sequence[int], blocks: int, images: int, spread: float, studies: int, seed: int
+) -> tuple[float, float, float]:
+    """Judges the main effects of accuracy but the one that changes no bit.
+
+    Returns:
+        Coverage where there is an interval, studies with a false verdict, intervals that are missing; in percent.
+    """
+    covered, false, silent = [], 0, []
+    for rows in accuracy(levels, blocks, images, spread, studies, seed):
+        main = rows[rows["kind"].eq("main")][: len(levels) - 1]
+        estimate, se, dof = (main[c].to_numpy(dtype=float) for c in ("log_estimate", "se", "dof"))
+        half = verdicts.half_widths(se, dof, 0.95)
+        known = ~np.isnan(half)
+        covered += list(np.abs(estimate[known]) <= half[known] + verdicts.ROUNDING)
+        silent += list(~known)
+        adjusted = verdicts.holm(verdicts.p_values(estimate, se, dof))
+        said = verdicts.verdicts(estimate, se, dof, adjusted, 1.0, higher_is_better=True, alpha=0.05)
+        false += bool(set(said) & {verdicts.PAYS, verdicts.COSTS})
+    return 100 * float(np.mean(covered)) if covered else math.nan, 100 * false / studies, 100 * float(np.mean(silent))
+
+
+def intervals_table(studies: int, seed: int, blocks: Sequence[int] = (2, 3, 4, 5, 10)) -> str:
+    """Writes coverage and false `pays` as Markdown: the worst kind of effect, one row a scenario and design."""
+    lines = [
+        "| scenario | cells | " + " | ".join(f"{b} blocks" for b in blocks) + " |",
+        "|---|---|" + "---|" * len(blocks),
+    ]
+    for scenario in SCENARIOS:
+        for cells, levels in DESIGNS.items():
+            if scenario == "exact twins" and cells < 4:
+                continue  # with one technique nothing but zeros is left
+            design = Design(levels)
+            entries = []
+            for b in blocks:
+                found = judge(design, simulate(design, scenario, b, studies, seed), b)
+                coverage = min(v[0] for v in found.values())
+                pays = max(v[1] for v in found.values())
+                assert not any(v[2] for v in found.values()), "an error is not finite"
+                entries.append(f"{coverage:.1f} / {pays:.1f}")
+            lines.append(f"| {scenario} | {cells} | " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
+def pooled_table(studies: int, seed: int, blocks: Sequence[int] = (2, 3, 4, 5, 10)) -> str:
+    """Writes coverage and false `pays` of the `all` rows of six groups."""
+    lines = [
+        "| techniques vary by | " + " | ".join(f"{b} blocks" for b in blocks) + " |",
+        "|---|" + "---|" * len(blocks),
+    ]
+    for tau in (0.0, 0.25, 0.5, 1.0):
+        found = [pooled_coverage(tau, b, studies, seed) for b in blocks]
+        lines.append(f"| {tau:g} x noise | " + " | ".join(f"{c:.1f} / {p:.1f}" for c, p in found) + " |")
+    return "\n".join(lines)
+
+
+def accuracy_table(studies: int, seed: int, blocks: Sequence[int] = (1, 2, 3, 5, 10)) -> str:
+    """Writes coverage, false verdicts and missing intervals of accuracy under exact twins."""
+    lines = [
+        "| cells, test images, spread | " + " | ".join(f"{b} block" + "s" * (b > 1) for b in blocks) + " |",
+        "|---|" + "---|" * len(blocks),
+    ]
+    for levels, images, spread in (
+        ((1, 1, 1), 10_000, 0.003),
+        ((1, 1, 1), 500, 0.01),
+        ((1, 1), 500, 0.01),
+        ((1, 1), 45, 0.02),
+    ):
+        found = [accuracy_judged(levels, b, images, spread, studies, seed) for b in blocks]
+        cells = 2 ** len(levels)
+        entries = " | ".join(f"{c:.1f} / {f:.1f} / {s:.0f}" for c, f, s in found)
+        lines.append(f"| {cells}, {images}, {100 * spread:g} points | {entries} |")
+    return "\n".join(lines)
+
+
+TABLES = {"intervals": intervals_table, "pooled": pooled_table, "accuracy": accuracy_table}
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
+    parser.add_argument("--studies", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    for name in options.tables:
+        print(f"\n{name}, {options.studies} studies a figure, seed {options.seed}\n", flush=True)
+        print(TABLES[name](options.studies, options.seed), flush=True)
+
+
+if __name__ == "__main__":
+    main()
