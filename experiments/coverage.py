@@ -2,7 +2,7 @@
 
 Everything that is judged is the program's own: layouts, contrasts, errors, Holm's correction and verdicts of
 `pipeline.analysis`, called on the logarithms of simulated training times, or on shares of right answers for accuracy.
-Usage: python experiments/coverage.py [intervals|pooled|accuracy ...] [--studies 4000] [--seed 1]
+Usage: python experiments/coverage.py [intervals|widths|pooled|accuracy ...] [--studies 4000] [--seed 1]
 """
 
 from __future__ import annotations
@@ -266,46 +266,62 @@ def accuracy_judged(
     return 100 * float(np.mean(covered)) if covered else math.nan, 100 * false / studies, 100 * float(np.mean(silent))
 
 
+def _row(names: Sequence[object], entries: Sequence[str]) -> str:
+    return "| " + " | ".join([*map(str, names), *entries]) + " |"
+
+
+def _head(names: Sequence[str], blocks: Sequence[int]) -> list[str]:
+    titles = [f"{b} block{'s' * (b > 1)}" for b in blocks]
+    return [_row(names, titles), "|---" * (len(names) + len(blocks)) + "|"]
+
+
 def intervals_table(studies: int, seed: int, blocks: Sequence[int] = (2, 3, 4, 5, 10)) -> str:
-    """Writes coverage and false `pays` as Markdown: the worst kind of effect, one row a scenario and design."""
-    lines = [
-        "| scenario | cells | " + " | ".join(f"{b} blocks" for b in blocks) + " |",
-        "|---|---|" + "---|" * len(blocks),
-    ]
+    """Writes coverage / false `pays`: the worst kind of effect in the worst design, and of 8 cells; a row a scenario."""
+    lines = _head(["scenario", "cells"], blocks)
     for scenario in SCENARIOS:
-        for cells, levels in DESIGNS.items():
-            if scenario == "exact twins" and cells < 4:
-                continue  # with one technique nothing but zeros is left
-            design = Design(levels)
+        # with one technique that changes nothing only zeros are left
+        designs = {c: Design(v) for c, v in DESIGNS.items() if scenario != "exact twins" or c >= 4}
+        judged = {
+            (c, b): judge(design, simulate(design, scenario, b, studies, seed), b).values()
+            for c, design in designs.items()
+            for b in blocks
+        }
+        assert not any(v[2] for found in judged.values() for v in found), "an error is not finite"
+        for name, chosen in (("worst", list(designs)), ("8", [8])):
+            worst = [[v for c in chosen for v in judged[c, b]] for b in blocks]
+            entries = [f"{min(v[0] for v in found):.1f} / {max(v[1] for v in found):.1f}" for found in worst]
+            lines.append(_row([scenario, name], entries))
+    return "\n".join(lines)
+
+
+def widths_table(studies: int, seed: int, blocks: Sequence[int] = (2, 3, 4, 5, 10)) -> str:
+    """Writes the median half width of intervals of 8 cells in true standard errors, errors by run and by block."""
+    design, lines = Design((1, 1, 1)), _head(["effect", "errors"], blocks)
+    for kind in ("main", "simple"):
+        at = np.flatnonzero(design.kinds == kind)[0]
+        for name, by_block in (("by run (HC2)", False), ("by block (CR2)", True)):
             entries = []
             for b in blocks:
-                found = judge(design, simulate(design, scenario, b, studies, seed), b)
-                coverage = min(v[0] for v in found.values())
-                pays = max(v[1] for v in found.values())
-                assert not any(v[2] for v in found.values()), "an error is not finite"
-                entries.append(f"{coverage:.1f} / {pays:.1f}")
-            lines.append(f"| {scenario} | {cells} | " + " | ".join(entries) + " |")
+                estimator = design.estimator(b)
+                fit = estimator.fit(simulate(design, "normal", b, studies, seed), by_block=by_block)
+                half = verdicts.half_widths(np.sqrt(fit.variance[at]), fit.dof[at], 0.95)
+                entries.append(f"{np.median(half) / NOISE / np.linalg.norm(estimator.loadings[:, at]):.2f}")
+            lines.append(_row([kind, name], entries))
     return "\n".join(lines)
 
 
 def pooled_table(studies: int, seed: int, blocks: Sequence[int] = (2, 3, 4, 5, 10)) -> str:
-    """Writes coverage and false `pays` of the `all` rows of six groups."""
-    lines = [
-        "| techniques vary by | " + " | ".join(f"{b} blocks" for b in blocks) + " |",
-        "|---|" + "---|" * len(blocks),
-    ]
+    """Writes coverage / false `pays` of the `all` rows of six groups."""
+    lines = _head(["techniques vary by"], blocks)
     for tau in (0.0, 0.25, 0.5, 1.0):
         found = [pooled_coverage(tau, b, studies, seed) for b in blocks]
-        lines.append(f"| {tau:g} x noise | " + " | ".join(f"{c:.1f} / {p:.1f}" for c, p in found) + " |")
+        lines.append(_row([f"{tau:g} x noise"], [f"{c:.1f} / {p:.1f}" for c, p in found]))
     return "\n".join(lines)
 
 
 def accuracy_table(studies: int, seed: int, blocks: Sequence[int] = (1, 2, 3, 5, 10)) -> str:
-    """Writes coverage, false verdicts and missing intervals of accuracy under exact twins."""
-    lines = [
-        "| cells, test images, spread | " + " | ".join(f"{b} block" + "s" * (b > 1) for b in blocks) + " |",
-        "|---|" + "---|" * len(blocks),
-    ]
+    """Writes coverage / false verdicts / missing intervals of accuracy under exact twins."""
+    lines = _head(["cells", "test images", "spread, points"], blocks)
     for levels, images, spread in (
         ((1, 1, 1), 10_000, 0.003),
         ((1, 1, 1), 500, 0.01),
@@ -313,13 +329,12 @@ def accuracy_table(studies: int, seed: int, blocks: Sequence[int] = (1, 2, 3, 5,
         ((1, 1), 45, 0.02),
     ):
         found = [accuracy_judged(levels, b, images, spread, studies, seed) for b in blocks]
-        cells = 2 ** len(levels)
-        entries = " | ".join(f"{c:.1f} / {f:.1f} / {s:.0f}" for c, f, s in found)
-        lines.append(f"| {cells}, {images}, {100 * spread:g} points | {entries} |")
+        entries = [f"{c:.1f} / {f:.1f} / {s:.0f}" for c, f, s in found]
+        lines.append(_row([2 ** len(levels), images, f"{100 * spread:g}"], entries))
     return "\n".join(lines)
 
 
-TABLES = {"intervals": intervals_table, "pooled": pooled_table, "accuracy": accuracy_table}
+TABLES = {"intervals": intervals_table, "widths": widths_table, "pooled": pooled_table, "accuracy": accuracy_table}
 
 
 def main() -> None:
