@@ -119,8 +119,7 @@ def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]
         with np.errstate(over="ignore"):
             rows[name] = np.where(ratio, np.exp(value), value)
     rows["unit"] = [r.unit for r in responses]
-    raw = rows["p"].to_numpy(dtype=float)
-    penalty = np.divide(adjusted, raw, out=np.ones_like(raw), where=raw > 0)
+    penalty = rows.groupby(family, sort=False)["p"].transform(lambda p: verdicts.holm_factors(p.to_numpy()))
     plan = verdicts.further_blocks(estimate, se, dof, rows["blocks"].to_numpy(), margin, penalty, options.alpha)
     rows["further_blocks"] = np.where(rows["verdict"].eq(verdicts.UNDECIDED), plan, np.nan)
     lower = estimate - verdicts.half_widths(se, dof, 1 - 2 * options.alpha)

@@ -10,12 +10,15 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
 from pipeline.analysis import student_t
 from pipeline.analysis.linear import Floats
 
 PAYS, COSTS, NO_EFFECT, UNDECIDED = "pays", "costs", "no_effect", "undecided"
 MAX_FURTHER_BLOCKS = 1000
+CHANCE = 0.8  # of being decided after the planned blocks; the words that say so are in `report/headlines.py`
+_PARTS = 16  # of a posterior distribution that is averaged over
 
 # Below this an estimate or a standard error is rounding noise: a deterministic response (peak memory)
 # repeats exactly.
@@ -58,6 +61,17 @@ def half_widths(se: ArrayLike, dof: ArrayLike, confidence: float) -> Floats:
     return np.where(err <= ROUNDING, 0.0, width)
 
 
+def _raised(p: Floats) -> Floats:
+    """Raises p-values by Holm's steps, without the cut at 1."""
+    tests = ~np.isnan(p)
+    order = np.argsort(p, axis=0, kind="stable")  # NaN last
+    ranks = np.arange(len(p)).reshape(-1, *[1] * (p.ndim - 1))
+    steps = np.take_along_axis(p, order, axis=0) * (tests.sum(axis=0) - ranks)
+    raised = np.empty_like(p)
+    np.put_along_axis(raised, order, np.maximum.accumulate(steps, axis=0), axis=0)
+    return np.where(tests, raised, np.nan)
+
+
 def holm(p: ArrayLike) -> Floats:
     """Adjusts p-values by Holm's step-down method (Holm 1979); NaN is no test and stays NaN.
 
@@ -71,14 +85,24 @@ def holm(p: ArrayLike) -> Floats:
         >>> holm([0.01, 0.04, 0.03, np.nan]).tolist()
         [0.03, 0.06, 0.06, nan]
     """
+    return np.asarray(np.minimum(_raised(np.asarray(p, dtype=float)), 1.0))
+
+
+def holm_factors(p: ArrayLike) -> Floats:
+    """Returns what Holm's method multiplies each p-value by, also where the product is cut at 1.
+
+    Args:
+        p: (m,) one family, or (m, s) one family per column.
+
+    Returns:
+        Factors of the same shape, from 1 to m; 1 where there is no test or p is 0.
+
+    Examples:
+        >>> holm_factors([0.5, 0.01, 0.5, np.nan]).tolist()
+        [2.0, 3.0, 2.0, 1.0]
+    """
     values = np.asarray(p, dtype=float)
-    tests = ~np.isnan(values)
-    order = np.argsort(values, axis=0, kind="stable")  # NaN last
-    ranks = np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1))
-    steps = np.take_along_axis(values, order, axis=0) * (tests.sum(axis=0) - ranks)
-    adjusted = np.empty_like(values)
-    np.put_along_axis(adjusted, order, np.minimum(np.maximum.accumulate(steps, axis=0), 1.0), axis=0)
-    return np.where(tests, adjusted, np.nan)
+    return np.divide(_raised(values), values, out=np.ones_like(values), where=values > 0)
 
 
 def equivalent(
@@ -137,21 +161,32 @@ def verdicts(
     return np.where(equivalent(est, se, dof, margin, alpha), NO_EFFECT, decided).astype(object)
 
 
-def _first_total(succeeds: Callable[[Floats], NDArray[np.bool_]], blocks: Floats, least: int) -> Floats:
-    """Bisects for the least number of further blocks at which a monotone condition holds."""
-    low = np.full(len(blocks), float(least))
-    high = np.full(len(blocks), float(MAX_FURTHER_BLOCKS))
-    reachable = succeeds(blocks + high)
+def _first_total(
+    succeeds: Callable[[Floats], NDArray[np.bool_]], blocks: Floats, least: int, by_block_from: ArrayLike
+) -> Floats:
+    """Finds the least number of further blocks at which a condition holds that more blocks can only help.
+
+    One step is not monotone, that to errors by block: bisection starts there, and what is before it is looked at.
+    """
+    low = np.clip(np.asarray(by_block_from, dtype=float) - blocks, least, MAX_FURTHER_BLOCKS)
+    early = np.arange(low.max(initial=least) - 1, least - 1, -1.0)
+    high, step = np.full(len(blocks), float(MAX_FURTHER_BLOCKS)), low.copy()
+    found = np.where(succeeds(blocks + high), 1.0, np.nan)
     while np.any(low < high):
         middle = np.floor((low + high) / 2)
         ok = succeeds(blocks + middle)
         high, low = np.where(ok, middle, high), np.where(ok, low, np.minimum(middle + 1, high))
-    return np.where(reachable, high, np.nan)
+    found *= high
+    for more in early:
+        found = np.where((more < step) & succeeds(blocks + more), more, found)
+    return found
 
 
-def _dof_at(total: Floats, blocks: Floats, dof: Floats) -> Floats:
+def _dof_at(total: Floats, blocks: Floats, dof: Floats, by_block_from: ArrayLike) -> Floats:
     """Scales degrees of freedom to another number of blocks; Lenth's of one stand in for those of two."""
-    return np.asarray(dof * np.maximum(total - 1, 1) / np.maximum(blocks - 1, 1))
+    scaled = dof * np.maximum(total - 1, 1) / np.maximum(blocks - 1, 1)
+    switched = (blocks < by_block_from) & (total >= by_block_from)
+    return np.asarray(np.where(switched, total - 1 + 0 * dof, scaled))
 
 
 def further_blocks(
@@ -162,12 +197,14 @@ def further_blocks(
     margin: ArrayLike,
     penalty: ArrayLike,
     alpha: float,
+    by_block_from: ArrayLike = 1,
 ) -> Floats:
-    """Plans how many more blocks would decide each effect, if its estimate and error stay as they are.
+    """Plans after how many more blocks each effect is decided with a probability of `CHANCE`.
 
-    The variance falls as 1 / blocks and the degrees of freedom grow as blocks - 1; the first number of blocks
-    at which either the corrected test or the equivalence test succeeds is taken. A plan, not a promise: the
-    estimate will move.
+    By predictive power (Spiegelhalter, Freedman and Blackburn 1986; Spiegelhalter, Abrams and Myles 2004): under flat
+    priors of the effect and of the logarithm of its scatter, the estimate after N more than B blocks is predicted as
+    N(estimate, v se^2 N / (B + N)) with 1 / v ~ chi^2(dof) / dof, its squared error as the mean, weighted by B - 1 and
+    N, of se^2 and v se^2, times B / (B + N). It is decided where the corrected test or the equivalence test succeeds.
 
     Args:
         estimate: Current estimates.
@@ -177,35 +214,46 @@ def further_blocks(
         margin: Equivalence margins.
         penalty: Factors by which the correction raises each p-value (1 = uncorrected).
         alpha: Level of the tests.
+        by_block_from: Blocks from which on errors are by block, on B - 1 degrees of freedom, if not now.
 
     Returns:
         Further blocks, at least 1; NaN when more than `MAX_FURTHER_BLOCKS` would be needed or nothing is known.
 
     Examples:
-        An effect of 3 % with an error of 2 % after two blocks, one of three techniques; and one too small to tell.
+        Effects of 3 % with an error of 2 %, and of 1 % with one of 50 %, after two blocks, of three techniques.
 
         >>> further_blocks([0.03, 0.01], [0.02, 0.5], 7, 2, margin=0.01, penalty=3, alpha=0.05).tolist()
-        [4.0, nan]
+        [24.0, 179.0]
     """
-    est = np.abs(np.atleast_1d(np.asarray(estimate, dtype=float)))
-    err, now = (
-        np.broadcast_to(np.asarray(se, float), est.shape),
-        np.broadcast_to(np.asarray(blocks, float), est.shape),
+    est, err, freedom, now, near = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(a, dtype=float)) for a in (np.abs(estimate), se, dof, blocks, margin))
     )
-    freedom = np.broadcast_to(np.asarray(dof, dtype=float), est.shape)
     level = alpha / (2 * np.maximum(np.asarray(penalty, dtype=float), 1.0))
+    # Midpoints of equal parts of the scatter's posterior distribution, as factors on se^2.
+    v = freedom / special.chdtri(freedom, (np.arange(_PARTS)[:, None] + 0.5) / _PARTS)
 
     def decided(total: Floats) -> NDArray[np.bool_]:
-        error, df = err * np.sqrt(now / total), _dof_at(total, now, freedom)
-        differs = est > -student_t.quantile(level, df) * error
-        same = est - student_t.quantile(alpha, df) * error < np.asarray(margin, dtype=float)
-        return np.asarray(differs | same)
+        df = _dof_at(total, now, freedom, by_block_from)
+        old = np.maximum(now - 1, 1) / np.maximum(total - 1, 1)
+        error = err * np.sqrt(now / total * (old + (1 - old) * v))
+        differs = -student_t.quantile(level, df) * error
+        same = np.maximum(near + student_t.quantile(alpha, df) * error, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 has decided, NaN never does
+            z = (np.stack([-differs, -same, same, differs]) - est) / (err * np.sqrt(v * (1 - now / total)))
+        below = special.ndtr(z)
+        gap = np.where(same >= differs, 0.0, below[1] - below[0] + below[3] - below[2])
+        return np.asarray(1 - gap.mean(axis=0) >= CHANCE)
 
-    return _first_total(decided, now, 1)
+    return _first_total(decided, now, 1, by_block_from)
 
 
 def blocks_for_width(
-    se: ArrayLike, dof: ArrayLike, blocks: ArrayLike, width: ArrayLike, confidence: float = 0.95
+    se: ArrayLike,
+    dof: ArrayLike,
+    blocks: ArrayLike,
+    width: ArrayLike,
+    confidence: float = 0.95,
+    by_block_from: ArrayLike = 1,
 ) -> Floats:
     """Plans how many more blocks bring the whole width of each interval below a limit.
 
@@ -215,6 +263,7 @@ def blocks_for_width(
         blocks: Blocks run so far.
         width: Whole widths to reach.
         confidence: Confidence of the intervals.
+        by_block_from: As in `further_blocks`.
 
     Returns:
         Further blocks, 0 where it is narrow enough; NaN if unknown or more than `MAX_FURTHER_BLOCKS`.
@@ -223,12 +272,10 @@ def blocks_for_width(
         >>> blocks_for_width([0.01, 0.001], dof=14, blocks=3, width=0.02).tolist()
         [9.0, 0.0]
     """
-    err = np.atleast_1d(np.asarray(se, dtype=float))
-    now = np.broadcast_to(np.asarray(blocks, dtype=float), err.shape)
-    freedom = np.broadcast_to(np.asarray(dof, dtype=float), err.shape)
+    err, freedom, now = np.broadcast_arrays(*(np.atleast_1d(np.asarray(a, dtype=float)) for a in (se, dof, blocks)))
 
     def narrow(total: Floats) -> NDArray[np.bool_]:
-        quantile = student_t.quantile(0.5 + confidence / 2, _dof_at(total, now, freedom))
+        quantile = student_t.quantile(0.5 + confidence / 2, _dof_at(total, now, freedom, by_block_from))
         return np.asarray(2 * quantile * err * np.sqrt(now / total) < width)
 
-    return _first_total(narrow, now, 0)
+    return _first_total(narrow, now, 0, by_block_from)

@@ -13,7 +13,16 @@ import pipeline.analysis
 MODULES = [info.name for info in pkgutil.walk_packages(pipeline.analysis.__path__, "pipeline.analysis.")]
 WITH_EXAMPLES = {
     "student_t": {"quantile", "upper_tail", "mean_interval"},
-    "verdicts": {"p_values", "half_widths", "holm", "equivalent", "verdicts", "further_blocks", "blocks_for_width"},
+    "verdicts": {
+        "p_values",
+        "half_widths",
+        "holm",
+        "holm_factors",
+        "equivalent",
+        "verdicts",
+        "further_blocks",
+        "blocks_for_width",
+    },
     "lenth": {"lenth", "orthonormal_basis"},
     "linear": {"layout", "residuals"},
     "variance": {"fit_design"},
