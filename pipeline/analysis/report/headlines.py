@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,62 +11,101 @@ import pandas as pd
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report.report import Report
+from pipeline.analysis.verdicts import CHANCE, COSTS, PAYS, UNDECIDED
 
 VERDICT_WORDS = {"pays": "pays", "costs": "costs", "no_effect": "no effect", "undecided": "undecided"}
+_KIND_WORDS = {"main": "", "simple": " alone", "combined": " together", "synergy": " synergy"}
 
 
 def headline_rows(effects: Effects) -> pd.DataFrame:
-    """Picks the effects on time that answer the question: of each technique and of all, at the widest pooling."""
-    table = effects.table
-    if table.empty:
-        return table
-    timed = table[table["response"].eq("train_seconds") & table["kind"].isin(["main", "combined", "synergy"])]
-    for wanted in ((ALL, ALL), (ALL, None), (None, ALL), (None, None)):
+    """Picks the effects on time at the widest pooling, with their details."""
+    if effects.table.empty:
+        return effects.table
+    timed = effects.table[effects.table["response"].eq("train_seconds")]
+    for wanted in ((ALL, ALL), (ALL, None), (None, ALL)):
         at = pd.Series(True, index=timed.index)
         for column, value in zip(("model", "dataset"), wanted, strict=True):
             if value is not None:
                 at &= timed[column].eq(value)
         if at.any():
-            return timed[at]
-    return timed
+            timed = timed[at]
+            break
+    return timed.join(effects.details.drop(columns="blocks"))
 
 
-def headline(row: dict[str, Any], control: bool, further: float | None) -> str:
-    """Says one effect on the training time in words."""
-    if row["estimate"] is None or math.isnan(row["estimate"]):
+def _undecided(row: Mapping[str, Any]) -> str:
+    """Says what would decide an effect."""
+    if math.isnan(row["low"]):
+        who = "one seed" if row["blocks"] == 1 else "these runs"
+        return f"{who} cannot say: run more blocks (--seeds)"
+    more = row["further_blocks"]
+    if math.isnan(more):
+        return "more blocks will hardly decide it"
+    return (
+        f"about {more:.0f} more {'block' if more == 1 else 'blocks'} would decide it ({10 * CHANCE:.0f} chances in 10)"
+    )
+
+
+def headline(row: Mapping[str, Any], depends: str = "") -> str:
+    """Says one effect on the training time in words.
+
+    Args:
+        row: A row of `headline_rows`.
+        depends: What the effect depends on, in words; empty where it is the same with and without the others.
+    """
+    name = row["term"] + (" on average" if depends and row["kind"] == "main" else _KIND_WORDS[row["kind"]])
+    if math.isnan(row["estimate"]):
         return f"{row['term']} ({row['kind']}): no estimate, a cell that it needs has no data."
-    speed = 1 / row["estimate"]
-    span = ""
-    if row["low"] is not None and not math.isnan(row["low"]):
-        span = f" [{1 / row['high']:.3f}, {1 / row['low']:.3f}]"
-    kind = {"main": "", "combined": " together", "synergy": " synergy"}[row["kind"]]
-    said = f"{row['term']}{kind}: {speed:.3f}x as fast{span}, {VERDICT_WORDS[row['verdict']]}"
-    if row["kind"] == "synergy":
-        said = f"{row['term']}{kind}: {speed:.3f}x what the single speed-ups multiply to{span}"
-        said += f", {VERDICT_WORDS[row['verdict']]}"
-    if control:
+    than = "what the single speed-ups multiply to" if row["kind"] == "synergy" else "as fast"
+    said = f"{name}: {1 / row['estimate']:.3f}x {than}"
+    if not math.isnan(row["low"]):
+        said += f" [{1 / row['high']:.3f}, {1 / row['low']:.3f}]"
+    said += f", {VERDICT_WORDS[row['verdict']]}"
+    if row["control"]:
         said += " (an A/A control here: any effect would be noise)"
-    elif row["verdict"] == "undecided":
-        if further is None or math.isnan(further):
-            said += "; more blocks will hardly decide it"
-        else:
-            said += f"; about {further:.0f} more {'block' if round(further) == 1 else 'blocks'} would decide it"
-    return said + "."
+    elif row["verdict"] == UNDECIDED:
+        said += f"; {_undecided(row)}"
+    return said + depends + "."
+
+
+def _dependence(term: str, crossed: Sequence[Mapping[str, Any]]) -> str:
+    """Says which others a technique's effect depends on; an interaction that has aliases may be any of them."""
+    others, proofs = [], []
+    for row in crossed:
+        equation = str(row["note"]).partition("aliased: ")[2].partition(";")[0] or row["term"]
+        words = [word.lstrip("-").split(":") for word in equation.split(" = ")]
+        with_it = ["+".join(part for part in word if part != term) for word in words if term in word]
+        if with_it:
+            p = row["p_adjusted"]
+            others += with_it
+            proofs.append(f"{equation}, p " + ("< 0.001" if p < 0.001 else f"= {p:.3f}"))
+    return f"; with {', '.join(dict.fromkeys(others))}: it depends ({'; '.join(proofs)})" if others else ""
 
 
 def headlines(effects: Effects) -> list[str]:
-    """Says the answer in one sentence per technique."""
+    """Says the answer in one sentence per technique.
+
+    A main effect beside an interaction is an average of effects that differ, so the effect of the technique alone
+    takes its place where it is known. What lies within the margin is no interaction, nor is one with an A/A control.
+    """
     rows = headline_rows(effects)
+    groups = list(rows.groupby(["model", "dataset"], sort=False)) if len(rows) else []
     found = []
-    details = effects.details.loc[rows.index].to_dict("records") if len(rows) else []
-    for row, detail in zip(rows.to_dict("records"), details, strict=True):
-        words = headline(
-            {str(k): v for k, v in row.items()},
-            bool(detail["control"]),
-            float(detail["further_blocks"]),
-        )
-        one_group = rows[["model", "dataset"]].drop_duplicates().shape[0] == 1
-        found.append(words if one_group else f"{row['model']} / {row['dataset']}: {words}")
+    for (model, dataset), part in groups:
+        listed = [{str(k): v for k, v in row.items()} for row in part.to_dict("records")]
+        alone = {row["term"]: row for row in listed if row["kind"] == "simple" and not math.isnan(row["estimate"])}
+        crossed = [
+            row
+            for row in listed
+            if row["kind"] == "interaction"
+            and row["verdict"] in (PAYS, COSTS)
+            and effects.inert.isdisjoint(row["techniques"])
+        ]
+        for row in listed:
+            if row["kind"] in ("main", "combined", "synergy"):
+                depends = _dependence(row["term"], crossed) if row["kind"] == "main" else ""
+                words = headline(alone.get(row["term"], row) if depends else row, depends)
+                found.append(words if len(groups) == 1 else f"{model} / {dataset}: {words}")
     return found
 
 
