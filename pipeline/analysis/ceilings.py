@@ -88,11 +88,12 @@ def _measured(row: Mapping[Any, Any]) -> str:
     """Puts a measured simple or main effect on time in words."""
     change = 100 * (1 - float(row["estimate"]))
     word = "saved" if change >= 0 else "cost"
-    if math.isnan(float(row["low"])):
-        return f"measured: it {word} {abs(change):.1f} % of the time (no interval: not replicated)"
-    ends = sorted((100 * (1 - float(row["high"])), 100 * (1 - float(row["low"]))))
-    span = f"interval of the saving {ends[0]:.1f} to {ends[1]:.1f} %"
-    return f"measured: it {word} {abs(change):.1f} % of the time ({span})"
+    how = "measured only on average over the other techniques" if row["kind"] == "main" else "measured"
+    span = "no interval: not replicated"
+    if not math.isnan(float(row["low"])):
+        ends = sorted((100 * (1 - float(row["high"])), 100 * (1 - float(row["low"]))))
+        span = f"interval of the saving {ends[0]:.1f} to {ends[1]:.1f} %"
+    return f"{how}: it {word} {abs(change):.1f} % of the time ({span})"
 
 
 def sentence(
@@ -110,7 +111,7 @@ def sentence(
         term: Its name with the level.
         limit: Largest fraction of the time that it can save, from `ceiling`; None if unknown.
         control: Whether it does nothing on this device.
-        row: Its measured effect on the time; None where there is none.
+        row: Its measured simple or main effect on the time; None where there is none.
         launching: The share of the step that launching kernels bounds, where that is the largest part; else None.
 
     Returns:
@@ -125,12 +126,12 @@ def sentence(
     if not phases:
         return f"{term}: it takes no work out of a step, so it cannot save time; it lowers memory{tail}."
     if phases == (LAUNCHES,):
-        return f"{term}: launching kernels bounds {share} of the step, so it cannot save more than {share} here{tail}."
+        return f"{term}: launching kernels bounds {share} of the step, so it can save at most about {share} here{tail}."
     if partly is not None:
-        return f"{term}: {partly.by} can save {share} of the step at most here{tail}."
+        return f"{term}: {partly.by} can save at most about {share} of the step here{tail}."
     *others, last = (_WORDS[phase] for phase in phases)
     words = f"{', '.join(others)} and {last}" if others else last
     verb = "are" if others or phases == (H2D,) else "is"
     if launching is not None and set(phases) & set(COMPUTE_PHASES):
         tail = f", where launching kernels bounds {percent_of(launching)} of the step{tail}"
-    return f"{term}: {words} {verb} {share} of the step, so it cannot save more than {share} here{tail}."
+    return f"{term}: {words} {verb} {share} of the step, so it can save at most about {share} here{tail}."

@@ -105,6 +105,9 @@ def budgets(effects: Effects) -> list[Budget]:
 def reasons(effects: Effects, cells: list[Budget]) -> list[Reason]:
     """Explains every technique in every model and dataset.
 
+    The ceiling is of the baseline's budget, so what is measured beside it is the technique alone against the baseline;
+    its main effect, an average over the other techniques' budgets, only where there is no other.
+
     Args:
         effects: The estimates.
         cells: The time budgets of its cells.
@@ -116,8 +119,12 @@ def reasons(effects: Effects, cells: list[Budget]) -> list[Reason]:
     table = effects.table
     if table.empty:
         return []
-    mains = table[table["response"].eq("train_seconds") & table["kind"].eq("main")]
-    measured = {(r["model"], r["dataset"], r["term"]): r for r in mains.to_dict("records")}
+    known = table[table["response"].eq("train_seconds") & table["estimate"].notna()]
+    measured = {
+        (r["model"], r["dataset"], r["term"]): r
+        for kind in ("main", "simple")
+        for r in known[known["kind"].eq(kind)].to_dict("records")
+    }
     result = []
     groups = effects.study.runs[["model", "dataset"]].drop_duplicates()
     for model, dataset in groups.itertuples(index=False, name=None):
