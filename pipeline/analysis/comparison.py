@@ -1,4 +1,4 @@
-"""The same study on two machines, versions or dates: what changed, by how much, and where it ran."""
+"""The same study on two machines, versions or dates: what changed, by how much, where it ran and with what recipe."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ import pandas as pd
 
 from pipeline.analysis import verdicts
 from pipeline.analysis.effects import Effects, estimate
+from pipeline.analysis.frame import IGNORED_RECIPE_FIELDS
+from pipeline.analysis.pooling import ALL
 from pipeline.analysis.responses import BY_NAME, RATIO, RESPONSES
+from pipeline.design.names import LEVEL_PARAM, RECIPE_PARAM
 from pipeline.tracking.study_data import StudyData
 
 _KEYS = ["model", "dataset", "cell", "response"]
 _EFFECT_KEYS = ["model", "dataset", "response", "kind", "term"]
+
+Differing = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,9 @@ class Comparison:
             effect itself changed.
         only_a, only_b: Cells (model/dataset/cell) that just one study finished.
         provenance: Name of an `env` tag -> (values in A, values in B), only what differs.
+        recipe: Field of the recipe -> the same, in cells that go by one name in both studies; and `level.TECHNIQUE`,
+            in all cells, without a value where it is the default.
+        notes: What was not compared, and why.
     """
 
     a: str
@@ -40,7 +48,9 @@ class Comparison:
     effects: pd.DataFrame
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
-    provenance: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    provenance: Differing
+    recipe: Differing
+    notes: tuple[str, ...]
 
     def to_json(self) -> str:
         """Writes the comparison as one JSON document; a missing number is null."""
@@ -52,18 +62,20 @@ class Comparison:
             "only_a": self.only_a,
             "only_b": self.only_b,
             "provenance": {k: {"a": a, "b": b} for k, (a, b) in self.provenance.items()},
+            "recipe": {k: {"a": a, "b": b} for k, (a, b) in self.recipe.items()},
+            "notes": self.notes,
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
     def to_markdown(self) -> str:
-        """Writes the comparison as Markdown: provenance, cells, effects on the training time."""
-        lines = [f"# {_plain(self.b)} against {_plain(self.a)}", "", "## What differs in provenance", ""]
-        if self.provenance:
-            lines += ["| | A | B |", "|---|---|---|"]
-            for name, (left, right) in self.provenance.items():
-                lines.append(f"| {_plain(name)} | {_plain(', '.join(left))} | {_plain(', '.join(right))} |")
-        else:
-            lines.append("Nothing that was recorded.")
+        """Writes the comparison as Markdown: provenance, recipe, cells, effects."""
+        lines = [f"# {_plain(self.b)} against {_plain(self.a)}"]
+        for title, differing in (("provenance", self.provenance), ("the recipe", self.recipe)):
+            lines += ["", f"## What differs in {title}", ""]
+            lines += ["| | A | B |", "|---|---|---|"] if differing else ["Nothing that was recorded."]
+            for name, sides in differing.items():
+                left, right = (_plain(", ".join(values)) or "–" for values in sides)
+                lines.append(f"| {_plain(name)} | {left} | {right} |")
         lines += ["", "## Cells (B / A)", "", "| model | dataset | cell | response | ratio | 95 % interval |"]
         lines.append("|---|---|---|---|---|---|")
         lines += [_line(row, "cell") for row in self.cells.to_dict("records")]
@@ -75,6 +87,8 @@ class Comparison:
         ]
         lines.append("|---|---|---|---|---|---|")
         lines += [_line(row, "term") for row in self.effects.to_dict("records")]
+        for note in self.notes:
+            lines += ["", _plain(note)]
         for name, cells in (("A", self.only_a), ("B", self.only_b)):
             if cells:
                 lines += ["", f"Only in {name}: {', '.join(_plain(c) for c in cells)}."]
@@ -101,9 +115,13 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def _finished(effects: Effects) -> pd.DataFrame:
+    return effects.study.runs[effects.study.runs["outcome"].eq("finished")]
+
+
 def _cell_stats(effects: Effects) -> pd.DataFrame:
     """Returns mean, variance and number of runs per cell and response, on the analysis scale."""
-    done = effects.study.runs[effects.study.runs["outcome"].eq("finished")]
+    done = _finished(effects)
     parts = []
     for response in RESPONSES:
         values = response.to_scale(done[response.name])
@@ -139,20 +157,80 @@ def _cells(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
     return frame
 
 
-def _effects(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
-    """Compares the effects themselves: difference of the estimates, variances added, Welch's dof."""
+def _averaged(effects: Effects) -> list[frozenset[tuple[str, str]]]:
+    """Lists the groups (model, dataset) that each row is the average of; a group's own row is of itself."""
+    rows = list(effects.table[_EFFECT_KEYS].itertuples(index=False, name=None))
+    known = {row for row, value in zip(rows, effects.details["log_estimate"], strict=True) if not math.isnan(value)}
+    groups = {row[:2] for row in known if ALL not in row[:2]}
+    return [
+        frozenset(g for g in groups if row[0] in (ALL, g[0]) and row[1] in (ALL, g[1]) and g + row[2:] in known)
+        for row in rows
+    ]
+
+
+def _effects(a: Effects, b: Effects, confidence: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Compares the effects themselves: difference of the estimates, variances added, Welch's dof.
+
+    Returns:
+        The effects, and the notes on averages over different groups, which are left out.
+    """
     if a.table.empty or b.table.empty:
-        return pd.DataFrame(columns=[*_EFFECT_KEYS, "a", "b", "ratio", "low", "high", "unit"])
+        return pd.DataFrame(columns=[*_EFFECT_KEYS, "a", "b", "ratio", "low", "high", "unit"]), ()
     numbers = ["log_estimate", "se", "dof"]
-    sides = [pd.concat([e.table[[*_EFFECT_KEYS, "estimate"]], e.details[numbers]], axis=1) for e in (a, b)]
+    sides = [
+        pd.concat([e.table[[*_EFFECT_KEYS, "estimate"]], e.details[numbers]], axis=1).assign(groups=_averaged(e))
+        for e in (a, b)
+    ]
     both = sides[0].merge(sides[1], on=_EFFECT_KEYS, suffixes=("_a", "_b"))
-    both = both[both["log_estimate_a"].notna() & both["log_estimate_b"].notna()].reset_index(drop=True)
+    both = both[both["log_estimate_a"].notna() & both["log_estimate_b"].notna()]
+    unlike = both["groups_a"].ne(both["groups_b"])
+    notes = []
+    for (left, right), rows in both[unlike].groupby(["groups_a", "groups_b"], sort=False):
+        only = (
+            f"{side}: {', '.join('/'.join(g) for g in sorted(more))}"
+            for side, more in (("A", left - right), ("B", right - left))
+            if more
+        )
+        notes.append(
+            f"{len(rows)} effects over `{ALL}` are averages of different groups and not compared; only in "
+            + "; only in ".join(only)
+            + "."
+        )
+    both = both[~unlike].reset_index(drop=True)
     va, vb = both["se_a"] ** 2, both["se_b"] ** 2
     below = va**2 / both["dof_a"] + vb**2 / both["dof_b"]
     dof = ((va + vb) ** 2 / below).where(below > 0, both["dof_a"] + both["dof_b"])
     frame = both[_EFFECT_KEYS].copy()
     frame["a"], frame["b"] = both["estimate_a"], both["estimate_b"]
-    return _finish(frame, both["log_estimate_b"] - both["log_estimate_a"], (va + vb) ** 0.5, dof, confidence)
+    change = both["log_estimate_b"] - both["log_estimate_a"]
+    return _finish(frame, change, (va + vb) ** 0.5, dof, confidence), tuple(notes)
+
+
+def _settings(effects: Effects, study: StudyData) -> set[tuple[str, ...]]:
+    """Collects (model, dataset, cell, name, value) of the recipe fields and levels of all finished runs."""
+    fields, levels = (f"params.{prefix}" for prefix in (RECIPE_PARAM, LEVEL_PARAM))
+    names = {
+        c: str(c).removeprefix(fields).removeprefix("params.")
+        for c in study.runs
+        if str(c).startswith((fields, levels))
+    }
+    kept = [c for c, name in names.items() if name not in IGNORED_RECIPE_FIELDS]
+    runs = _finished(effects)[["run_id", *_KEYS[:3]]].merge(
+        study.runs[["run_id", *kept]].rename(columns=names), on="run_id"
+    )
+    long = runs.drop(columns="run_id").melt(_KEYS[:3]).dropna().astype(str)
+    return set(long.itertuples(index=False, name=None))
+
+
+def _recipe(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> Differing:
+    """Lists what differs between the settings of two studies: recipe fields in the cells that both have, and levels."""
+    shared = {row[:3] for row in a} & {row[:3] for row in b}
+    differs = {row[:4] for row in a ^ b if row[:3] in shared or row[3].startswith(LEVEL_PARAM)}
+    found: Differing = {}
+    for name in sorted({row[3] for row in differs}):
+        left, right = ({row[4] for row in side if row[3] == name and row[:4] in differs} for side in (a, b))
+        found[name] = tuple(sorted(left)), tuple(sorted(right))
+    return found
 
 
 def provenance(study: StudyData) -> dict[str, tuple[str, ...]]:
@@ -178,19 +256,20 @@ def compare_studies(a: StudyData, b: StudyData, *, confidence: float = 0.95) -> 
         The comparison; where a side is not replicated the interval is NaN.
     """
     left, right = estimate(a, confidence=confidence), estimate(b, confidence=confidence)
-    names = []
-    for effects in (left, right):
-        done = effects.study.runs[effects.study.runs["outcome"].eq("finished")]
-        names.append(list(dict.fromkeys(done["model"] + "/" + done["dataset"] + "/" + done["cell"])))
+    done = [_finished(effects) for effects in (left, right)]
+    names = [list(dict.fromkeys(d["model"] + "/" + d["dataset"] + "/" + d["cell"])) for d in done]
     env = provenance(a), provenance(b)
     keys = sorted(set(env[0]) | set(env[1]))
     differing = {k: (env[0].get(k, ()), env[1].get(k, ())) for k in keys if env[0].get(k) != env[1].get(k)}
+    effects, notes = _effects(left, right, confidence)
     return Comparison(
         a.name,
         b.name,
         _cells(left, right, confidence),
-        _effects(left, right, confidence),
+        effects,
         tuple(n for n in names[0] if n not in names[1]),
         tuple(n for n in names[1] if n not in names[0]),
         differing,
+        _recipe(_settings(left, a), _settings(right, b)),
+        notes,
     )

@@ -82,7 +82,7 @@ _OUTCOME_OF_STATUS = {
     RUNNING_STATE: "running",
 }
 # Recipe fields that may differ between blocks without making another experiment of them.
-_IGNORED_RECIPE_FIELDS = frozenset({"seed", "data_seed", "order_seed"})
+IGNORED_RECIPE_FIELDS = frozenset({"seed", "data_seed", "order_seed"})
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _strata(runs: pd.DataFrame, keys: pd.DataFrame) -> tuple[str, ...]:
         name = str(column)
         if (
             not name.startswith(f"params.{RECIPE_PARAM}")
-            or name[len(f"params.{RECIPE_PARAM}") :] in _IGNORED_RECIPE_FIELDS
+            or name[len(f"params.{RECIPE_PARAM}") :] in IGNORED_RECIPE_FIELDS
         ):
             continue
         values = text(runs, name)
