@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -157,15 +158,16 @@ def _cells(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
     return frame
 
 
-def _averaged(effects: Effects) -> list[frozenset[tuple[str, str]]]:
+def _averaged(effects: Effects) -> pd.Series:
     """Lists the groups (model, dataset) that each row is the average of; a group's own row is of itself."""
     rows = list(effects.table[_EFFECT_KEYS].itertuples(index=False, name=None))
     known = {row for row, value in zip(rows, effects.details["log_estimate"], strict=True) if not math.isnan(value)}
     groups = {row[:2] for row in known if ALL not in row[:2]}
-    return [
+    parts = [
         frozenset(g for g in groups if row[0] in (ALL, g[0]) and row[1] in (ALL, g[1]) and g + row[2:] in known)
         for row in rows
     ]
+    return pd.Series(parts, index=effects.table.index, dtype=object)
 
 
 def _effects(a: Effects, b: Effects, confidence: float) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -185,17 +187,14 @@ def _effects(a: Effects, b: Effects, confidence: float) -> tuple[pd.DataFrame, t
     both = both[both["log_estimate_a"].notna() & both["log_estimate_b"].notna()]
     unlike = both["groups_a"].ne(both["groups_b"])
     notes = []
-    for (left, right), rows in both[unlike].groupby(["groups_a", "groups_b"], sort=False):
-        only = (
-            f"{side}: {', '.join('/'.join(g) for g in sorted(more))}"
+    for (left, right), count in Counter(zip(both["groups_a"][unlike], both["groups_b"][unlike], strict=True)).items():
+        only = [
+            f"only in {side}: {', '.join('/'.join(group) for group in sorted(more))}"
             for side, more in (("A", left - right), ("B", right - left))
             if more
-        )
-        notes.append(
-            f"{len(rows)} effects over `{ALL}` are averages of different groups and not compared; only in "
-            + "; only in ".join(only)
-            + "."
-        )
+        ]
+        words = f"{count} effects over `{ALL}` are averages of different groups and not compared"
+        notes.append("; ".join([words, *only]) + ".")
     both = both[~unlike].reset_index(drop=True)
     va, vb = both["se_a"] ** 2, both["se_b"] ** 2
     below = va**2 / both["dof_a"] + vb**2 / both["dof_b"]
@@ -208,18 +207,10 @@ def _effects(a: Effects, b: Effects, confidence: float) -> tuple[pd.DataFrame, t
 
 def _settings(effects: Effects, study: StudyData) -> set[tuple[str, ...]]:
     """Collects (model, dataset, cell, name, value) of the recipe fields and levels of all finished runs."""
-    fields, levels = (f"params.{prefix}" for prefix in (RECIPE_PARAM, LEVEL_PARAM))
-    names = {
-        c: str(c).removeprefix(fields).removeprefix("params.")
-        for c in study.runs
-        if str(c).startswith((fields, levels))
-    }
-    kept = [c for c, name in names.items() if name not in IGNORED_RECIPE_FIELDS]
-    runs = _finished(effects)[["run_id", *_KEYS[:3]]].merge(
-        study.runs[["run_id", *kept]].rename(columns=names), on="run_id"
-    )
-    long = runs.drop(columns="run_id").melt(_KEYS[:3]).dropna().astype(str)
-    return set(long.itertuples(index=False, name=None))
+    kept = study.runs.set_index("run_id").filter(regex=rf"^params\.({RECIPE_PARAM}|{LEVEL_PARAM})")
+    long = _finished(effects).set_index("run_id")[_KEYS[:3]].join(kept).melt(_KEYS[:3]).dropna().astype(str)
+    long["variable"] = long["variable"].str.removeprefix("params.").str.removeprefix(RECIPE_PARAM)
+    return set(long[~long["variable"].isin(IGNORED_RECIPE_FIELDS)].itertuples(index=False, name=None))
 
 
 def _recipe(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> Differing:

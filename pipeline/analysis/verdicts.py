@@ -102,7 +102,8 @@ def holm_factors(p: ArrayLike) -> Floats:
         [2.0, 3.0, 2.0, 1.0]
     """
     values = np.asarray(p, dtype=float)
-    return np.divide(_raised(values), values, out=np.ones_like(values), where=values > 0)
+    factors = np.divide(_raised(values), values, out=np.ones_like(values), where=values > 0)
+    return np.asarray(factors, dtype=float)
 
 
 def equivalent(
@@ -185,8 +186,9 @@ def _first_total(
 def _dof_at(total: Floats, blocks: Floats, dof: Floats, by_block_from: ArrayLike) -> Floats:
     """Scales degrees of freedom to another number of blocks; Lenth's of one stand in for those of two."""
     scaled = dof * np.maximum(total - 1, 1) / np.maximum(blocks - 1, 1)
-    switched = (blocks < by_block_from) & (total >= by_block_from)
-    return np.asarray(np.where(switched, total - 1 + 0 * dof, scaled))
+    start = np.asarray(by_block_from, dtype=float)
+    switched = (blocks < start) & (total >= start)
+    return np.asarray(np.where(switched, total - 1, scaled))
 
 
 def further_blocks(

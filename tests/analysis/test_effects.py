@@ -68,8 +68,8 @@ def test_an_undecided_effect_says_how_many_blocks_would_decide_it():
     p = found["p"].to_numpy()
     assert set(found["verdict"]) == {"undecided"}
     assert (verdicts.holm_factors(p) * p > 1).any(), "one that Holm's method cuts at 1"
-    numbers = (found[name].to_numpy() for name in ("log_estimate", "se", "dof", "blocks"))
-    planned = verdicts.further_blocks(*numbers, np.log(1.01), verdicts.holm_factors(p), 0.05)
+    estimates, se, dof, blocks = (found[name].to_numpy() for name in ("log_estimate", "se", "dof", "blocks"))
+    planned = verdicts.further_blocks(estimates, se, dof, blocks, np.log(1.01), verdicts.holm_factors(p), 0.05)
     assert found["further_blocks"].tolist() == planned.tolist()
 
 
