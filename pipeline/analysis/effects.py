@@ -159,7 +159,7 @@ def _cell_table(decided: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             frame["mean"] = frame["mean"].map(response.level)
             frame["response"] = response.name
             parts.append(frame)
-    names = ["estimate", "low", "high", "unit", "non_inferior", "verdict", "blocks"]
+    names = ["estimate", "se", "low", "high", "unit", "non_inferior", "verdict", "blocks"]
     if not parts:
         return pd.DataFrame(columns=["model", "dataset", "cell", "mean", "cell_runs", "response", *names])
     against = decided[["model", "dataset", "response", "term", *names]].rename(columns={"term": "cell"})

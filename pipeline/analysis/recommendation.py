@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, OFF, text
+from pipeline.analysis.linear import Floats
+from pipeline.analysis.verdicts import PAYS
 from pipeline.design.names import RECIPE_PARAM
 from pipeline.tracking.study_data import StudyData
 
@@ -24,7 +29,9 @@ class Recommendation:
         cell: The recommended cell; `baseline` where nothing was shown to be better.
         set_line: `--set FIELD=VALUE ...`, or `--techniques ...` where the store has no recipe; empty for
             baseline.
-        ratio, low, high: Training time against baseline; NaN for baseline.
+        ratio, low, high: Training time against baseline as measured; NaN for baseline.
+        expected: The same, shrunk (see `shrink`), since the fastest of several looks too fast.
+        compared: Number of cells that it is the fastest of.
         reason: Why this cell, in one or two sentences.
     """
 
@@ -35,7 +42,17 @@ class Recommendation:
     ratio: float
     low: float
     high: float
+    expected: float
+    compared: int
     reason: str
+
+    @property
+    def numbers(self) -> str:
+        """The ratio as measured, and what to expect of it."""
+        said = f"measured {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        if self.compared > 2:
+            return f"{said}; expect {self.expected:.3f}, shrunk because it is the best of {self.compared}"
+        return said + (f", the best of {self.compared}, too few to shrink it" if self.compared > 1 else "")
 
 
 def recipes(study: StudyData) -> dict[str, dict[str, str]]:
@@ -67,38 +84,68 @@ def _set_line(group: pd.DataFrame, known: dict[str, dict[str, str]], cell: str) 
     return " ".join([f"--techniques {shlex.quote(','.join(names))}", *levels])
 
 
-def _eligible(cells: pd.DataFrame, options_margin: float, memory_limit_mib: float | None) -> tuple[pd.DataFrame, str]:
-    """Keeps the cells shown faster, shown non-inferior and within memory; says what was left out and why."""
-    slow, accuracy, memory = (
-        {row[0]: row[1:] for row in part[["cell", "high", "mean", "non_inferior"]].itertuples(index=False, name=None)}
-        for part in (cells[cells["response"].eq(r)] for r in ("train_seconds", "accuracy", "gpu_peak_allocated_mib"))
+def shrink(log_ratio: ArrayLike, se: ArrayLike) -> Floats:
+    """Shrinks the log ratios of cells to their baseline: the best of several looks better than it is.
+
+    The positive-part rule of Efron and Morris (1975, JASA 70, 311-319) for the k cells and the baseline, whose means
+    have independent errors while the ratios share the baseline's: each keeps `1 - (k + 1 - 3) v / S` of its distance
+    from the mean of all, not below zero, and so does a ratio, the distance between two. S is the sum of the squared
+    distances, v the error of one mean: half the mean square of the ratios' errors.
+
+    Args:
+        log_ratio: (k, ...) logarithms of the ratios; below 3 cells the rule has nothing to go by and keeps them.
+        se: (k, ...) their standard errors.
+
+    Examples:
+        Cells that differ by little more than their errors, and cells that really differ.
+
+        >>> shrink([-0.05, -0.01, 0.0, 0.01, 0.0], [0.02] * 5).round(3).tolist()
+        [-0.037, -0.007, 0.0, 0.007, 0.0]
+        >>> shrink([-0.5, -0.2, -0.1, 0.0, 0.1], [0.02] * 5).round(3).tolist()
+        [-0.499, -0.199, -0.1, 0.0, 0.1]
+    """
+    log, error = np.asarray(log_ratio, dtype=float), np.asarray(se, dtype=float)
+    noise = max(len(log) - 2, 0) * (error**2).mean(axis=0) / 2
+    total = (log**2).sum(axis=0) - log.sum(axis=0) ** 2 / (len(log) + 1)  # the baseline's own log ratio is 0
+    lost = np.divide(noise, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(np.maximum(1.0 - lost, 0.0) * log)
+
+
+def _eligible(
+    cells: pd.DataFrame, margin: float, memory_limit_mib: float | None
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Keeps the cells that pay in time, are shown non-inferior and within memory.
+
+    Returns:
+        Those, all that have a time beside the baseline's, and words for what was left out and why.
+    """
+    time, accuracy, memory = (
+        cells[cells["response"].eq(r)] for r in ("train_seconds", "accuracy", "gpu_peak_allocated_mib")
     )
-    keep, dropped = [], {"accuracy": 0, "memory": 0}
-    for cell, (high, _, _) in slow.items():
-        if cell == BASELINE or not high < 1:
-            continue
-        if accuracy and not (cell in accuracy and accuracy[cell][2] is True):
-            dropped["accuracy"] += 1
-        elif memory_limit_mib is not None and not (cell in memory and memory[cell][1] <= memory_limit_mib):
-            dropped["memory"] += 1
-        else:
-            keep.append(cell)
-    said = []
-    if dropped["accuracy"]:
-        said.append(f"{dropped['accuracy']} faster cells not shown to be within {options_margin:g} points of accuracy")
-    if dropped["memory"]:
-        said.append(f"{dropped['memory']} faster cells over the memory limit of {memory_limit_mib:g} MiB")
-    time = cells[cells["response"].eq("train_seconds") & cells["cell"].isin(keep)]
-    return time.sort_values("estimate"), "; left out: " + ", ".join(said) if said else ""
+    time = time[time["se"].notna()]
+    faster = time[time["verdict"].eq(PAYS)]
+    usable, said = faster, []
+    if len(accuracy):
+        usable = usable[usable["cell"].isin(accuracy.loc[accuracy["non_inferior"].eq(True), "cell"])]
+        said += _left_out(len(faster) - len(usable), f"not shown to be within {margin:g} points of accuracy")
+    if memory_limit_mib is not None:
+        lean = usable[usable["cell"].isin(memory.loc[memory["mean"].le(memory_limit_mib), "cell"])]
+        said += _left_out(len(usable) - len(lean), f"over the memory limit of {memory_limit_mib:g} MiB")
+        usable = lean
+    return usable, time, "; left out: " + ", ".join(said) if said else ""
+
+
+def _left_out(count: int, why: str) -> list[str]:
+    return [f"{count} faster cells {why}"] if count else []
 
 
 def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None = None) -> list[Recommendation]:
     """Recommends one cell per model and dataset.
 
-    A cell is eligible when its whole interval of the training time lies below the baseline's, its accuracy is
-    shown non-inferior (one-sided test within the stated margin; skipped where no accuracy was measured) and
-    its mean peak memory is within the limit. The fastest by its estimate wins; picking the best of several is
-    mildly optimistic.
+    A cell is eligible when it pays in training time (Holm-corrected over all cells of all groups), its accuracy is
+    shown non-inferior (one-sided test within the stated margin; skipped where no accuracy was measured) and its mean
+    peak memory is within the limit. The fastest by its estimate wins; as the best of several it is expected to be as
+    fast as its shrunk ratio says.
 
     Args:
         effects: The estimates.
@@ -120,18 +167,20 @@ def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None
     known = recipes(study)
     for key, cells in effects.cells.groupby(["model", "dataset"], sort=False):
         model, dataset = str(key[0]), str(key[1])
-        faster, left_out = _eligible(cells[~cells["cell"].isin(useless)], margin, memory_limit_mib)
+        faster, compared, left_out = _eligible(cells[~cells["cell"].isin(useless)], margin, memory_limit_mib)
         if faster.empty:
             reason = f"No cell is shown to be faster than the baseline without losing accuracy{left_out}."
-            found.append(Recommendation(model, dataset, BASELINE, "", nan, nan, nan, reason))
+            found.append(Recommendation(model, dataset, BASELINE, "", nan, nan, nan, nan, 0, reason))
             continue
-        best = faster.iloc[0]
+        best = faster["estimate"].idxmin()
+        cell, *measured = faster.loc[best, ["cell", "estimate", "low", "high"]]
+        shrunk = shrink(np.log(compared["estimate"].to_numpy(dtype=float)), compared["se"].to_numpy(dtype=float))
+        expected = math.exp(shrunk[compared.index.get_loc(best)])
         judged = cells["response"].eq("accuracy").any()
         points = f"{margin:g} point{'' if margin == 1 else 's'}"
         tail = f"accuracy within {points} of the baseline's" if judged else "accuracy was not measured"
-        share = f"{100 * best['estimate']:.1f} %"
-        reason = f"The fastest eligible cell: training takes {share} of the baseline's time, {tail}"
-        line = _set_line(finished.get_group(key), known, str(best["cell"]))
-        numbers = (float(best["estimate"]), float(best["low"]), float(best["high"]))
-        found.append(Recommendation(model, dataset, str(best["cell"]), line, *numbers, reason + left_out + "."))
+        line = _set_line(finished.get_group(key), known, str(cell))
+        advice = Recommendation(model, dataset, str(cell), line, *measured, expected, len(compared), "")
+        reason = f"The fastest eligible cell, training time over the baseline's {advice.numbers}; {tail}{left_out}."
+        found.append(replace(advice, reason=reason))
     return found

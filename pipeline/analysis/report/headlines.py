@@ -117,7 +117,8 @@ def summary_lines(report: Report) -> list[str]:
     lines += [f"  {line}" for line in headlines(report.effects)[:24]]
     for advice in report.recommendations[:12]:
         line = advice.set_line or "(keep the baseline)"
-        lines.append(f"  {advice.model} / {advice.dataset}: {advice.cell}: {line}")
+        numbers = f" ({advice.numbers})" if advice.compared else ""
+        lines.append(f"  {advice.model} / {advice.dataset}: {advice.cell}: {line}{numbers}")
     lines += [f"  note: {note}" for note in report.effects.notes]
     lines += [f"  caution: {alarm}" for alarm in report.trust.alarms]
     # Control characters in a stored name could drive the terminal.
