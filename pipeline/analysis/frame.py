@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.responses import INFINITE, RATIO, RESPONSES
 from pipeline.design.names import (
     BATCHNORM_TAG,
     BLOCK_TAG,
@@ -111,7 +112,8 @@ class Tidy:
         runs: One row per cell and block, repeats resolved (see `_latest`), sentinels apart. Columns:
             run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, processes,
             start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS` and `budget.PHASE`
-            (float, NaN = absent).
+            (float, NaN = absent), and for each response that is a ratio `invalid.RESPONSE`
+            (text, see `Response.invalid`).
         sentinels: The same columns for sentinel baselines.
         factors: The techniques with their on-levels.
         superseded: How many runs were set aside because a later run repeated the same cell of the same block.
@@ -145,8 +147,7 @@ def number(runs: pd.DataFrame, column: str) -> pd.Series:
     if column not in runs:
         return pd.Series(np.nan, index=runs.index, dtype=float)
     values = pd.to_numeric(runs[column], errors="coerce").astype(float)
-    # MLflow's SQL stores keep an infinity as 1.8e308, the largest double.
-    return values.where(values.abs() < 1e300)
+    return values.where(values.abs() < INFINITE)
 
 
 def technique_names(study: StudyData) -> tuple[str, ...]:
@@ -258,6 +259,10 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
         frame[side] = pd.to_datetime(column, utc=True, errors="coerce")
     for short, metric in SUMMARY_METRICS.items():
         frame[short] = number(runs, f"metrics.{metric}")
+    for response in RESPONSES:
+        if response.unit == RATIO:
+            raw = f"metrics.{SUMMARY_METRICS[response.name]}"
+            frame[f"invalid.{response.name}"] = response.invalid(runs[raw]) if raw in runs else ""
     for phase in BUDGET_PHASES:
         frame[f"budget.{phase}"] = number(runs, f"metrics.{budget_seconds(phase)}")
     return frame

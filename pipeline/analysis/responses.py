@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 RATIO, POINTS = "ratio", "points"
+INFINITE = 1e300  # MLflow's SQL stores keep an infinity as 1.8e308, the largest double
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,22 @@ class Response:
         if self.unit == POINTS:
             return 100.0 * values
         return pd.Series(np.log(values.where(values > 0)), index=values.index)
+
+    def invalid(self, values: pd.Series) -> pd.Series:
+        """Names what keeps recorded values of a ratio from having a logarithm; empty text where nothing does.
+
+        What is no number cannot be told from what was not recorded: only of the training time, which every finished
+        run has, it is `unknown`.
+
+        Examples:
+            >>> BY_NAME["gpu_joules"].invalid(pd.Series([5.0, 0.0, -1.0, math.inf, math.nan])).tolist()
+            ['', 'zero', 'negative', 'infinite', '']
+        """
+        raw = pd.to_numeric(values, errors="coerce").astype(float)
+        found = {"infinite": raw.abs() >= INFINITE, "zero": raw == 0, "negative": raw < 0}
+        if self.name == "train_seconds":
+            found["unknown"] = raw.isna()
+        return pd.Series(np.select(list(found.values()), list(found), ""), index=values.index)
 
     def level(self, value: float) -> float:
         """Maps a mean on the analysis scale back to a raw value (a geometric mean for ratios)."""

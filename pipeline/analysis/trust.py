@@ -1,16 +1,21 @@
-"""Can the numbers be trusted? Drift over the run order, the A/A spread, sentinel baselines, tainted runs."""
+"""Can the numbers be trusted? Drift, A/A controls, sentinel baselines, tainted, invalid and copied runs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis import student_t
+from pipeline.analysis import student_t, verdicts
 from pipeline.analysis.frame import OFF, Tidy
+from pipeline.analysis.responses import RATIO, RESPONSES
+
+ALPHA = 0.05
+_GROUP = ["model", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,18 @@ class Estimate:
     Attributes:
         value: The ratio.
         low, high: Ends of the interval; NaN where there are too few runs for one.
+        p: Two-sided p-value of a ratio of 1.
         runs: Runs, or pairs of runs, that it is made from.
+        blocks: Blocks whose means the interval is made from; 1 where it is made from the pairs of a single block,
+            0 where from the runs.
     """
 
     value: float
     low: float
     high: float
+    p: float
     runs: int
+    blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Trust:
             unknown.
         drift_by_block: The same for each block.
         control: Ratio on / off of the A/A controls, pairs within block and setting; None without controls.
+        control_by_group: The same for each `model / dataset`.
         control_spread: Standard deviation of the log ratios of A/A pairs: the noise of a single paired
             comparison.
         control_low, control_high: The range that holds 95 % of single A/A ratios (normal theory).
@@ -53,6 +64,7 @@ class Trust:
     drift: Estimate | None
     drift_by_block: dict[str, Estimate]
     control: Estimate | None
+    control_by_group: dict[str, Estimate]
     control_spread: float
     control_low: float
     control_high: float
@@ -62,12 +74,29 @@ class Trust:
     alarms: tuple[str, ...]
 
 
-def _mean_ratio(logs: NDArray[np.float64]) -> Estimate | None:
-    """Summarises log ratios by their mean and its t interval, as ratios."""
-    if not len(logs):
+def _ratio(log: float, se: float, dof: int, runs: int, blocks: int = 0) -> Estimate:
+    """Turns an estimate on the log scale, its standard error and degrees of freedom into a ratio."""
+    half = float(student_t.quantile(1 - ALPHA / 2, dof)) * se
+    p = float(verdicts.p_values(log, se, dof))
+    return Estimate(math.exp(log), math.exp(log - half), math.exp(log + half), p, runs, blocks)
+
+
+def _mean_ratio(pairs: pd.DataFrame) -> Estimate | None:
+    """Averages the log ratios of pairs (columns log, block) as a ratio, with Student's t over the blocks' means.
+
+    What a block does to one of its pairs it may do to all of them: they are no replicates of each other. With a single
+    block there are only its pairs to go by.
+    """
+    means = pairs.groupby("block")["log"].mean()
+    values = means if len(means) > 1 else pairs["log"]
+    if values.empty:
         return None
-    mean, low, high = student_t.mean_interval(logs)
-    return Estimate(math.exp(mean), math.exp(low), math.exp(high), len(logs))
+    return _ratio(float(values.mean()), float(values.sem()), len(values) - 1, len(pairs), len(means))
+
+
+def _timed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keeps the finished runs whose training time has a logarithm."""
+    return runs[runs["outcome"].eq("finished") & runs["train_seconds"].gt(0)]
 
 
 def run_order(study: Tidy) -> pd.DataFrame:
@@ -76,26 +105,14 @@ def run_order(study: Tidy) -> pd.DataFrame:
     The deviation is the residual of an additive cell + block fit by two sweeps of means, exact for balanced
     studies; a cell that ran once has none and is left out.
     """
-    runs = study.runs[study.runs["outcome"].eq("finished") & study.runs["train_seconds"].gt(0)].copy()
-    runs["deviation"] = np.log(runs["train_seconds"])
-    group = ["model", "dataset"]
-    repeats = runs.groupby([*group, "cell"])["deviation"].transform("size")
-    runs = runs[repeats > 1]
+    runs = _timed(study.runs)
+    runs = runs.assign(deviation=np.log(runs["train_seconds"]))
+    repeats = runs.groupby([*_GROUP, "cell"])["deviation"].transform("size")
+    runs = runs[repeats > 1].copy()
     for _ in range(8):
-        for keys in ([*group, "cell"], [*group, "block"]):
-            runs["deviation"] -= runs.groupby(keys, sort=False)["deviation"].transform("mean")
-    names = [
-        "run_id",
-        "name",
-        "block",
-        "position",
-        "start",
-        "model",
-        "dataset",
-        "cell",
-        "deviation",
-        "tainted",
-    ]
+        for key in ("cell", "block"):
+            runs["deviation"] -= runs.groupby([*_GROUP, key], sort=False)["deviation"].transform("mean")
+    names = ["run_id", "name", "block", "position", "start", *_GROUP, "cell", "deviation", "tainted"]
     return runs.sort_values(["start", "block", "position"], kind="stable")[names].reset_index(drop=True)
 
 
@@ -107,8 +124,7 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> Estimate
         return None
     slope = float(x @ y) / sxx
     residual = y - y.mean() - slope * x
-    half = float(student_t.quantile(0.975, dof)) * math.sqrt(float(residual @ residual) / dof / sxx)
-    return Estimate(math.exp(slope), math.exp(slope - half), math.exp(slope + half), len(x))
+    return _ratio(slope, math.sqrt(float(residual @ residual) / dof / sxx), dof, len(x))
 
 
 def _rank_in_block(order: pd.DataFrame) -> pd.Series:
@@ -136,54 +152,56 @@ def drift(order: pd.DataFrame) -> tuple[Estimate | None, dict[str, Estimate]]:
     place = _rank_in_block(order)
     raw = place.copy()
     for _ in range(8):
-        for keys in (["model", "dataset", "cell"], ["model", "dataset", "block"]):
-            place = place - place.groupby([order[k] for k in keys], sort=False).transform("mean")
-    cells = order.groupby(["model", "dataset", "cell"]).ngroups
-    blocks = order.groupby(["model", "dataset", "block"]).ngroups
-    groups = order.groupby(["model", "dataset"]).ngroups
-    y = order["deviation"].to_numpy(dtype=float)
-    overall = _slope(place.to_numpy(dtype=float), y, len(order) - cells - blocks + groups - 1)
+        for key in ("cell", "block"):
+            place = place - place.groupby([order[k] for k in (*_GROUP, key)], sort=False).transform("mean")
+    cells, blocks, groups = (order.groupby(keys).ngroups for keys in ([*_GROUP, "cell"], [*_GROUP, "block"], _GROUP))
+    overall = _slope(place.to_numpy(), order["deviation"].to_numpy(), len(order) - cells - blocks + groups - 1)
     per_block = {}
     for block, part in order.groupby("block", sort=False):
-        found = _slope(
-            raw.loc[part.index].to_numpy(dtype=float), part["deviation"].to_numpy(dtype=float), len(part) - 2
-        )
+        found = _slope(raw[part.index].to_numpy(), part["deviation"].to_numpy(), len(part) - 2)
         if found is not None:
             per_block[str(block)] = found
     return overall, per_block
 
 
-def control_pairs(study: Tidy, controls: frozenset[str]) -> NDArray[np.float64]:
-    """Returns (pairs,): the log ratio on / off of every A/A pair.
+def control_pairs(study: Tidy, controls: frozenset[str]) -> pd.DataFrame:
+    """Returns every A/A pair: model, dataset, block, log (of the ratio on / off).
 
     A pair has the same model, dataset, block and setting of all other techniques.
     """
-    runs = study.runs[study.runs["outcome"].eq("finished") & study.runs["train_seconds"].gt(0)]
-    logs = []
+    runs = _timed(study.runs)
+    parts = [pd.DataFrame(columns=[*_GROUP, "block", "log"]).astype({"log": float})]
     for name in sorted(controls & {f.name for f in study.factors}):
-        others = [f"level.{f.name}" for f in study.factors if f.name != name]
-        keys = ["model", "dataset", "block", *others]
+        keys = [*_GROUP, "block", *(f"level.{f.name}" for f in study.factors if f.name != name)]
         off = runs[f"level.{name}"].eq(OFF)
-        left = runs.loc[off, [*keys, "train_seconds"]]
-        right = runs.loc[~off, [*keys, "train_seconds"]]
-        both = left.merge(right, on=keys, suffixes=("_off", "_on"))
-        logs.append(np.log((both["train_seconds_on"] / both["train_seconds_off"]).to_numpy(dtype=float)))
-    return np.concatenate(logs) if logs else np.empty(0)
+        both = runs[off].merge(runs[~off], on=keys, suffixes=("_off", "_on"))
+        parts.append(both.assign(log=np.log(both["train_seconds_on"] / both["train_seconds_off"]))[[*parts[0]]])
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
 def _sentinels(study: Tidy) -> tuple[Estimate | None, float]:
     """Compares the last sentinel with the first within each model, dataset and block; and their spread."""
-    runs = study.sentinels
-    runs = runs[runs["outcome"].eq("finished") & runs["train_seconds"].gt(0)].sort_values(["start", "position"])
+    runs = _timed(study.sentinels).sort_values(["start", "position"])
     if runs.empty:
         return None, math.nan
-    logs = np.log(runs["train_seconds"]).groupby([runs[k] for k in ("model", "dataset", "block")], sort=False)
-    ends = logs.agg(["first", "last", "size"])
+    logs = np.log(runs["train_seconds"]).groupby([runs[k] for k in (*_GROUP, "block")], sort=False)
+    ends = logs.agg(["first", "last", "size"]).reset_index()
     ends = ends[ends["size"] > 1]
-    deviation = (logs.transform(lambda v: v - v.mean())).to_numpy(dtype=float)
     freedom = len(runs) - logs.ngroups
-    spread = math.sqrt(float(deviation @ deviation) / freedom) if freedom > 0 else math.nan
-    return _mean_ratio((ends["last"] - ends["first"]).to_numpy(dtype=float)), spread
+    spread = math.sqrt(float((logs.transform(lambda v: v - v.mean()) ** 2).sum()) / freedom) if freedom else math.nan
+    return _mean_ratio(ends.assign(log=ends["last"] - ends["first"])), spread
+
+
+def _copies(study: Tidy) -> list[str]:
+    """Names the blocks that repeat an earlier one's training times, in two cells of a model and dataset or more."""
+    keys = [*_GROUP, "cell", "train_seconds"]
+    runs = _timed(study.runs).sort_values("start")[[*keys, "block"]]
+    runs = runs.assign(rank=runs["block"].factorize()[0])
+    same = runs.merge(runs, on=keys, suffixes=("", "_copied"))
+    same = same[same["rank"] > same["rank_copied"]]
+    cells = same.groupby([*_GROUP, "rank", "rank_copied", "block", "block_copied"]).size()
+    found = cells[cells > 1].reset_index().drop_duplicates("block").sort_values("rank")
+    return [f"{copy} copies {of}" for copy, of in zip(found["block"], found["block_copied"], strict=True)]
 
 
 def signed_change(ratio: float) -> str:
@@ -191,23 +209,46 @@ def signed_change(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %"
 
 
-def _alarms(overall: Estimate | None, control: Estimate | None, sentinel: Estimate | None, tainted: int) -> list[str]:
+def _some(names: Sequence[str]) -> str:
+    """Lists the first three of some names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _control_alarm(pooled: Estimate | None, groups: Mapping[str, Estimate]) -> list[str]:
+    """Says which A/A controls differ, by group and averaged over all; corrected for the number of tests (Holm)."""
+    tests = {"on average": pooled, **groups} if pooled is not None and len(groups) > 1 else groups
+    adjusted = verdicts.holm([test.p for test in tests.values()])
+    off = [f"{signed_change(e.value)} ({n})" for (n, e), p in zip(tests.items(), adjusted, strict=True) if p < ALPHA]
+    words = "although nothing differs between them: effects of this size cannot be trusted."
+    return [f"The A/A controls differ by {_some(off)} {words}"] if off else []
+
+
+def _invalid(runs: pd.DataFrame) -> list[str]:
+    """Says which finished runs have a value that no estimate can use."""
+    done = runs[runs["outcome"].eq("finished")]
+    names = done["name"].where(done["name"].ne(""), done["run_id"])
+    return [
+        f"{len(part)} finished run{'s' if len(part) > 1 else ''} with {kind} {response.title} ({_some(list(part))}): "
+        "in no estimate of it."
+        for response in RESPONSES
+        if response.unit == RATIO
+        for kind, part in names.groupby(done[f"invalid.{response.name}"])
+        if kind
+    ]
+
+
+def _alarms(overall: Estimate | None, sentinel: Estimate | None, tainted: int) -> list[str]:
     """Says in plain words what should make a reader careful."""
     found = []
-    if overall is not None and (overall.low > 1 or overall.high < 1) and abs(overall.value - 1) > 0.01:
+    if overall is not None and overall.p < ALPHA and abs(overall.value - 1) > 0.01:
         found.append(
             f"Training time drifts by {signed_change(overall.value)} from the first to the last run of a block. "
-            "Random order keeps this from biasing effects; it widens their intervals."
+            "Random order keeps this from biasing effects on average over orders, not in this one order; it widens "
+            "their intervals."
         )
-    if control is not None and (control.low > 1 or control.high < 1):
-        found.append(
-            f"The A/A controls differ by {signed_change(control.value)} although nothing differs between them: "
-            "effects of this size cannot be trusted."
-        )
-    if sentinel is not None and (sentinel.low > 1 or sentinel.high < 1):
-        found.append(
-            f"Sentinel baselines change by {signed_change(sentinel.value)} from the start to the end of a block."
-        )
+    if sentinel is not None and sentinel.p < ALPHA:
+        change = signed_change(sentinel.value)
+        found.append(f"Sentinel baselines change by {change} from the start to the end of a block.")
     if tainted:
         found.append(f"{tainted} tainted runs are part of the estimates; --rerun-tainted repeats them.")
     return found
@@ -225,25 +266,32 @@ def examine(study: Tidy, controls: frozenset[str]) -> Trust:
     """
     order = run_order(study)
     overall, by_block = drift(order)
-    logs = control_pairs(study, controls)
-    control = _mean_ratio(logs)
-    spread = float(logs.std(ddof=1)) if len(logs) > 1 else math.nan
-    reach = float(student_t.quantile(0.975, len(logs) - 1) * spread) if len(logs) > 1 else math.nan
+    pairs = control_pairs(study, controls)
+    control = _mean_ratio(pairs)
+    means = ((" / ".join(key), _mean_ratio(part)) for key, part in pairs.groupby(_GROUP, sort=False))
+    by_group = {name: mean for name, mean in means if mean is not None}
+    spread = float(pairs["log"].std())
+    reach = float(student_t.quantile(0.975, len(pairs) - 1)) * spread if len(pairs) > 1 else math.nan
     sentinel, sentinel_spread = _sentinels(study)
     everything = pd.concat([study.runs, study.sentinels], ignore_index=True)
     tainted = everything.loc[everything["tainted"].ne(""), ["run_id", "name", "block", "tainted"]]
     tainted = tainted.rename(columns={"tainted": "reason"}).reset_index(drop=True)
-    in_effects = int(study.runs["tainted"].ne("").sum())
+    alarms = _alarms(overall, sentinel, int(study.runs["tainted"].ne("").sum()))
+    alarms += _control_alarm(control, by_group) + _invalid(everything)
+    if copies := _copies(study):
+        words = "A copy is no replicate: every interval is too narrow."
+        alarms.append(f"Blocks with the same training times to the last digit: {_some(copies)}. {words}")
     return Trust(
         order,
         overall,
         by_block,
         control,
+        by_group,
         spread,
         math.exp(-reach),
         math.exp(reach),
         sentinel,
         sentinel_spread,
         tainted,
-        tuple(_alarms(overall, control, sentinel, in_effects)),
+        tuple(alarms),
     )

@@ -71,6 +71,7 @@ def report_document(report: Report) -> dict[str, Any]:
             "drift": clean(asdict(trust.drift)) if trust.drift else None,
             "drift_by_block": {k: clean(asdict(v)) for k, v in trust.drift_by_block.items()},
             "control": clean(asdict(trust.control)) if trust.control else None,
+            "control_by_group": {k: clean(asdict(v)) for k, v in trust.control_by_group.items()},
             "control_spread": clean(trust.control_spread),
             "control_range": clean([trust.control_low, trust.control_high]),
             "sentinel": clean(asdict(trust.sentinel)) if trust.sentinel else None,

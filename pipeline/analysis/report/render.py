@@ -150,6 +150,7 @@ def trust_percent(part: dict[str, Any] | None) -> str:
     said = f"{100 * (part['value'] - 1):+.2f} %"
     if part["low"] is not None:
         said += f" ({100 * (part['low'] - 1):+.2f} to {100 * (part['high'] - 1):+.2f} %)"
+        said += {0: "", 1: ", over the pairs of one block"}.get(part["blocks"], f", over {part['blocks']} blocks")
     return said
 
 

@@ -62,6 +62,24 @@ def test_the_page_is_self_contained_and_accessible(written):
     assert used <= set(page.ids)
 
 
+def test_the_controls_are_shown_for_each_model():
+    page, text = pages_of(report_of(planted(models=("m1", "m2"), device="cpu", gpu=False, blocks=3)))
+    assert page.count("over 3 blocks") == 3 and "<dt>A/A controls, m2 / digits</dt>" in page
+    assert re.search(r"^  - m2 / digits: [+-]\d\.\d\d % \(.*\), over 3 blocks$", text, re.MULTILINE)
+    page, _ = pages_of(report_of(planted(device="cpu", gpu=False, blocks=1)))
+    assert page.count("over the pairs of one block") == 1
+
+
+def test_the_recommendation_shows_what_was_measured_and_what_to_expect():
+    built = report_of(planted(blocks=3))
+    advice = report_document(built)["recommendations"][0]
+    words = (
+        f"measured {advice['ratio']:.3f} [{advice['low']:.3f}, {advice['high']:.3f}]; expect {advice['expected']:.3f}"
+    )
+    page, text = pages_of(built)
+    assert words in page and words in text.replace("\\", "") and advice["expected"] > advice["ratio"]
+
+
 def test_a_cpu_report_labels_the_control():
     page, text = pages_of(report_of(planted(device="cpu", gpu=False, blocks=3)))
     assert "A/A control" in page
@@ -76,7 +94,8 @@ def test_a_study_without_energy_has_no_effect_on_it(joules, recwarn):
     study.runs["metrics.energy/gpu_joules"] = joules
     built = report_of(study)
     assert "gpu_joules" not in set(built.effects.table["response"]) | set(built.effects.cells["response"])
-    assert "GPU energy" not in pages_of(built)[0]
+    page = pages_of(built)[0].replace("16 finished runs with zero GPU energy", "" if joules == 0 else "?", 1)
+    assert "GPU energy" not in page
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
@@ -179,7 +198,7 @@ def test_a_long_table_keeps_the_pooled_rows(monkeypatch):
         (render.effect, {"estimate": 0.4, "unit": "points"}, "+0.40"),
         (render.interval_text, {"low": -0.1, "high": 0.4, "unit": "points"}, "-0.10 to +0.40"),
         (render.interval_text, {"low": None, "unit": "ratio"}, "–"),
-        (render.trust_percent, {"value": 1.05, "low": 1.0, "high": 1.1}, "+5.00 % (+0.00 to +10.00 %)"),
+        (render.trust_percent, {"value": 1.05, "low": 1.0, "high": 1.1, "blocks": 0}, "+5.00 % (+0.00 to +10.00 %)"),
     ],
 )
 def test_values_in_words(write, value, words):
