@@ -3,7 +3,8 @@
 The best of many noisy measurements looks better than it is (the winner's curse), so nothing measured in the search
 enters these estimates. Within a block all configurations share a seed, so they are compared in pairs: the mean of the
 logarithms of the ratios over blocks, with Student's t interval. The winner is picked after the fact, so the intervals
-hold for all candidates together (Bonferroni).
+against the baseline hold for all candidates together, and those of one candidate against another for all pairs of
+candidates (Bonferroni).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.tuning.objective import Objective, Quantity
+from pipeline.tuning.objective import VALIDATION_ACCURACY, Objective, Quantity
 from pipeline.tuning.space import Config, Space
 
 CONFIDENCE = 0.95
@@ -30,7 +31,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class PairedRatio:
-    """A ratio of two configurations, with its interval; `low` and `high` are None below two blocks."""
+    """A ratio of two configurations, with its interval.
+
+    `low` and `high` are None below two blocks, and where the blocks agree to the last digit though they are few counts.
+    """
 
     ratio: float
     low: float | None
@@ -46,9 +50,14 @@ class PairedRatio:
         """Whether the interval shows an improvement."""
         return self.known and (self.ratio > 1.0) == response.higher_is_better
 
+    @property
+    def without(self) -> str:
+        """Why there is no interval."""
+        return "one block, no interval" if self.blocks < 2 else "the blocks agree to the last digit, no interval"
+
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"x{self.ratio:.3f} (one block, no interval)"
+            return f"x{self.ratio:.3f} ({self.without})"
         return f"x{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
@@ -129,18 +138,23 @@ def contrast(values: Values, one: Config, other: Config, response: Quantity, fam
         family: intervals that shall hold together.
 
     Returns:
-        The contrast; None without a common block.
+        The contrast; None without a common block. Accuracies are counts of images: two configurations that differ by
+        as many images in every block have done so by chance, not without error, and the contrast has no interval.
     """
-    logs = []
+    logs, differences = [], []
     for block, metrics in values.get(one, {}).items():
         a, b = response.value(metrics), response.value(values.get(other, {}).get(block, {}))
         if a and b and a > 0 and b > 0:
             logs.append(math.log(a / b))
+            differences.append(a - b)
     if not logs:
         return None
-    from pipeline.analysis.student_t import mean_interval  # NumPy and SciPy: not before there is something to compare
+    # NumPy and SciPy: not before there is something to compare
+    from pipeline.analysis.student_t import mean_interval
+    from pipeline.analysis.verdicts import ROUNDING
 
     mean, low, high = mean_interval(logs, 1 - (1 - CONFIDENCE) / max(family, 1))
-    if math.isnan(low):
-        return PairedRatio(math.exp(mean), None, None, 1)
+    agree = min(max(found) - min(found) for found in (logs, differences)) <= ROUNDING < abs(mean)
+    if len(logs) == 1 or (agree and response is VALIDATION_ACCURACY):
+        return PairedRatio(math.exp(mean), None, None, len(logs))
     return PairedRatio(math.exp(mean), math.exp(low), math.exp(high), len(logs))

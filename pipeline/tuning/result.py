@@ -121,7 +121,8 @@ def conclude(
         verdict = BETTER if ratio.better(first) else WORSE if ratio.known else TIE
     winner = best.measured.config if best else _fallback(space, chosen, values, first)
     others = [c.measured.config for c in confirmed if best and c.measured.config != best.measured.config]
-    ties = [other for other in others if winner and _tied(values, winner, other, first, len(chosen))]
+    pairs = len(chosen) * (len(chosen) - 1) // 2  # the winner is found by comparing each with each
+    ties = [other for other in others if winner and _tied(values, winner, other, first, pairs)]
     return TuningResult(
         model,
         dataset,
@@ -169,7 +170,8 @@ def _winner(objective: Objective, confirmed: Sequence[Candidate]) -> Candidate |
 
 def _loses_accuracy(candidate: Candidate) -> bool:
     found = candidate.ratios.get(VALIDATION_ACCURACY.name)
-    return found is not None and found.known and found.ratio < 1.0
+    agreed = found is not None and found.low is None and found.blocks > 1
+    return found is not None and (found.known or agreed) and found.ratio < 1.0
 
 
 def _fallback(space: Space, chosen: Sequence[Measurement], values: Values, first: Quantity) -> Config | None:

@@ -75,7 +75,7 @@ def sentences(outcome: TuningResult) -> list[str]:
             "noisy ones, so the claim above rests on fresh measurements alone"
         )
     if outcome.ties and outcome.verdict == BETTER:
-        lines.append(f"tied with the winner (intervals include no difference): {_labels(outcome.ties)}")
+        lines.append(f"tied with the winner (not shown to differ): {_labels(outcome.ties)}")
     if ga_sentence(outcome):
         lines.append(ga_sentence(outcome))
     if outcome.importances:
@@ -107,7 +107,7 @@ def _winner(outcome: TuningResult) -> str:
         return f"tie: {text}, in {blocks}; not shown to be {first.better}, keep the baseline"
     if outcome.verdict == WORSE:
         return f"nothing is {first.better} than the baseline; the best other is {text}, in {blocks}"
-    return f"best {text}; one block gives no interval"
+    return f"best {text}"
 
 
 def _labels(configs: Sequence[Config]) -> str:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.design.names import GPU_PEAK_ALLOCATED, VAL_ACCURACY
 from pipeline.tuning import confirmation
 from pipeline.tuning.confirmation import Measurement, PairedRatio
-from pipeline.tuning.objective import OBJECTIVES, THROUGHPUT, TIME_TO_TARGET, VALIDATION_ACCURACY
+from pipeline.tuning.objective import MEMORY, OBJECTIVES, THROUGHPUT, TIME_TO_TARGET, VALIDATION_ACCURACY
 from pipeline.tuning.space import Config
 from tests.support.confirmed import RATE, A, B, C, D, values
 from tests.support.tuning import make_space
@@ -34,6 +35,27 @@ def test_only_common_blocks_are_compared_and_one_has_no_interval() -> None:
     found = confirmation.contrast(values(A=[100, None, 120], B=[200, 500, None]), B, A, THROUGHPUT, 1)
     assert found == PairedRatio(2.0, None, None, 1) and not found.known
     assert confirmation.contrast(values(A=[None, 1.0], B=[1.0, None]), B, A, THROUGHPUT, 1) is None
+
+
+@pytest.mark.parametrize("baseline", [[30 / 45, 33 / 45], [0.5, 0.5]], ids=["counts differ alike", "ratios are alike"])
+def test_accuracies_that_agree_to_the_last_digit_are_no_certainty(baseline: list[float]) -> None:
+    """Two small test sets in which one configuration happens to have the same number of images more right."""
+    made = {
+        config: {block: {VAL_ACCURACY: accuracy + more} for block, accuracy in enumerate(baseline)}
+        for config, more in ((A, 0.0), (B, 4 / 45))
+    }
+    found = confirmation.contrast(made, B, A, VALIDATION_ACCURACY, 1)
+    assert found is not None and (found.low, found.high, found.blocks) == (None, None, 2)
+    assert not found.known and not found.better(VALIDATION_ACCURACY)
+    assert str(found).endswith("(the blocks agree to the last digit, no interval)")
+    same = confirmation.contrast(made, A, A, VALIDATION_ACCURACY, 1)
+    assert same == PairedRatio(1.0, 1.0, 1.0, 2), "no difference at all is what a technique that changes no bit makes"
+
+
+def test_a_memory_that_repeats_exactly_is_known() -> None:
+    made = {c: {b: {GPU_PEAK_ALLOCATED: mib} for b in range(2)} for c, mib in ((A, 400.0), (B, 200.0))}
+    found = confirmation.contrast(made, B, A, MEMORY, 3)
+    assert found is not None and found.better(MEMORY)
 
 
 @pytest.mark.parametrize("family", [1, 4])

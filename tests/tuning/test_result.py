@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pipeline.tuning import confirmation, result
@@ -41,6 +43,39 @@ def test_a_tie_is_said_and_keeps_the_baseline() -> None:
     assert found.verdict == "tie" and found.recommended == A and found.best == B
     assert any(line.startswith("tie:") and "keep the baseline" in line for line in tables.sentences(found))
     assert "1.400" in "\n".join(tables.sentences(found)), "what the search would have claimed stands beside it"
+
+
+@pytest.mark.parametrize(("others", "tied"), [(1, False), (4, True)])
+def test_whether_the_winner_beats_another_is_corrected_over_all_pairs(others: int, tied: bool) -> None:
+    """A t of 6.5 on 3 degrees of freedom, p = 0.0074: known in a family of one or of k = 5, not of ten pairs."""
+    space = make_space(batches=[64, 128, 256, 512], accumulations=[1, 2])
+    winner, second, *rest = [config for config in space.configs if config != space.baseline][: 1 + others]
+    wave = [0.01 * x * math.sqrt(0.75) for x in (1, -1, 1, -1)]
+    logs = {space.baseline: [0.0] * 4, winner: [1 + x / 2 for x in wave], second: [0.9675 - x / 2 for x in wave]}
+    logs |= {config: [0.5 + x for x in wave] for config in rest}
+    chosen = [confirmation.Measurement(config) for config in logs if config != space.baseline]
+    fresh = {c: {b: {RATE: math.exp(x)} for b, x in enumerate(found)} for c, found in logs.items()}
+    found = result.conclude("m", "d", OBJECTIVES["throughput"], space, [], chosen, fresh, {})
+    assert found.best == winner and found.verdict == "better"
+    assert found.ties == ((second,) if tied else ())
+
+
+def test_agreeing_accuracies_make_no_winner_but_may_lose() -> None:
+    accuracy = {A: [0.6, 0.7], B: [0.65, 0.75], C: [0.5, 0.6]}
+    objective = OBJECTIVES["accuracy"]
+    fresh = {c: {b: {"val/accuracy": v} for b, v in enumerate(found)} for c, found in accuracy.items()}
+    chosen = [confirmation.Measurement(B), confirmation.Measurement(C)]
+    found = result.conclude("m", "d", objective, SPACE, [], chosen, fresh, {})
+    assert (found.best, found.verdict, found.recommended) == (B, "unknown", A)
+    assert "the blocks agree to the last digit, no interval" in "\n".join(tables.sentences(found))
+    front = {
+        c: {b: {RATE: 100.0 + b, "memory/gpu_peak_allocated_mib": 9.0} | m for b, m in runs.items()}
+        for c, runs in fresh.items()
+    }
+    for block in front[C].values():
+        block[RATE] *= 3
+    found = result.conclude("m", "d", OBJECTIVES["pareto"], SPACE, [], chosen, front, {})
+    assert found.best == B, "a loss in which all blocks agree is not given away for throughput"
 
 
 def test_a_worse_winner_is_no_recommendation() -> None:
