@@ -172,15 +172,15 @@ def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None
             reason = f"No cell is shown to be faster than the baseline without losing accuracy{left_out}."
             found.append(Recommendation(model, dataset, BASELINE, "", nan, nan, nan, nan, 0, reason))
             continue
-        best = faster["estimate"].idxmin()
-        cell, *measured = faster.loc[best, ["cell", "estimate", "low", "high"]]
+        best = faster.sort_values("estimate").iloc[0]
+        cell, measured = str(best["cell"]), (float(best["estimate"]), float(best["low"]), float(best["high"]))
         shrunk = shrink(np.log(compared["estimate"].to_numpy(dtype=float)), compared["se"].to_numpy(dtype=float))
-        expected = math.exp(shrunk[compared.index.get_loc(best)])
+        expected = math.exp(shrunk[compared["cell"].eq(cell)].item())
         judged = cells["response"].eq("accuracy").any()
         points = f"{margin:g} point{'' if margin == 1 else 's'}"
         tail = f"accuracy within {points} of the baseline's" if judged else "accuracy was not measured"
-        line = _set_line(finished.get_group(key), known, str(cell))
-        advice = Recommendation(model, dataset, str(cell), line, *measured, expected, len(compared), "")
+        line = _set_line(finished.get_group(key), known, cell)
+        advice = Recommendation(model, dataset, cell, line, *measured, expected, len(compared), "")
         reason = f"The fastest eligible cell, training time over the baseline's {advice.numbers}; {tail}{left_out}."
         found.append(replace(advice, reason=reason))
     return found

@@ -91,7 +91,9 @@ def _mean_ratio(pairs: pd.DataFrame) -> Estimate | None:
     values = means if len(means) > 1 else pairs["log"]
     if values.empty:
         return None
-    return _ratio(float(values.mean()), float(values.sem()), len(values) - 1, len(pairs), len(means))
+    return _ratio(
+        float(values.mean()), float(values.std()) / math.sqrt(len(values)), len(values) - 1, len(pairs), len(means)
+    )
 
 
 def _timed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -268,7 +270,7 @@ def examine(study: Tidy, controls: frozenset[str]) -> Trust:
     overall, by_block = drift(order)
     pairs = control_pairs(study, controls)
     control = _mean_ratio(pairs)
-    means = ((" / ".join(key), _mean_ratio(part)) for key, part in pairs.groupby(_GROUP, sort=False))
+    means = ((f"{key[0]} / {key[1]}", _mean_ratio(part)) for key, part in pairs.groupby(_GROUP, sort=False))
     by_group = {name: mean for name, mean in means if mean is not None}
     spread = float(pairs["log"].std())
     reach = float(student_t.quantile(0.975, len(pairs) - 1)) * spread if len(pairs) > 1 else math.nan

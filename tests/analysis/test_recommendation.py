@@ -44,7 +44,8 @@ def test_a_cell_is_recommended_by_its_corrected_verdict():
     for verdict, recommended in (("undecided", "baseline"), ("no_effect", "baseline"), ("pays", "ga")):
         cells = effects.cells.assign(verdict=effects.cells["verdict"].where(~timed, "undecided"))
         at = timed & cells["cell"].eq("ga")
-        cells.loc[at, ["verdict", "estimate", "low", "high"]] = [verdict, 0.995, 0.992, 0.998]
+        cells.loc[at, ["estimate", "low", "high"]] = [0.995, 0.992, 0.998]
+        cells.loc[at, "verdict"] = verdict
         assert recommendation.recommend(replace(effects, cells=cells), study)[0].cell == recommended
 
 
