@@ -254,12 +254,13 @@ def accuracy_judged(
     """
     covered, false, silent = [], 0, []
     for rows in accuracy(levels, blocks, images, spread, studies, seed):
-        main = rows[rows["kind"].eq("main")][: len(levels) - 1]
+        main = rows[rows["kind"].eq("main")]
         estimate, se, dof = (main[c].to_numpy(dtype=float) for c in ("log_estimate", "se", "dof"))
         half = verdicts.half_widths(se, dof, 0.95)
         known = ~np.isnan(half)
-        covered += list(np.abs(estimate[known]) <= half[known] + verdicts.ROUNDING)
-        silent += list(~known)
+        known[-1] = False  # zero, and known to be
+        covered += list(np.abs(estimate[known]) <= half[known])
+        silent += list(np.isnan(half[:-1]))
         adjusted = verdicts.holm(verdicts.p_values(estimate, se, dof))
         said = verdicts.verdicts(estimate, se, dof, adjusted, 1.0, higher_is_better=True, alpha=0.05)
         false += bool(set(said) & {verdicts.PAYS, verdicts.COSTS})
@@ -276,7 +277,7 @@ def _head(names: Sequence[str], blocks: Sequence[int]) -> list[str]:
 
 
 def intervals_table(studies: int, seed: int, blocks: Sequence[int] = (2, 3, 4, 5, 10)) -> str:
-    """Writes coverage / false `pays`: the worst kind of effect in the worst design, and of 8 cells; a row a scenario."""
+    """Writes coverage / false `pays` of the worst kind of effect, in the worst design and in that of 8 cells."""
     lines = _head(["scenario", "cells"], blocks)
     for scenario in SCENARIOS:
         # with one technique that changes nothing only zeros are left

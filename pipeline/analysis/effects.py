@@ -78,7 +78,7 @@ class Effects:
         details: Same index as `table`: log_estimate, se, dof, p, method (cr2 by block, hc2 by run, lenth, none),
             further_blocks, non_inferior (accuracy only), control (an A/A control), estimable, note, runs.
         cells: Every cell of every group against its baseline: model, dataset, cell, response, mean, estimate,
-            low, high, unit, non_inferior, further_blocks (to show non-inferiority or not), runs, blocks.
+            low, high, unit, non_inferior, verdict, se, runs, blocks.
         outcomes: Every planned cell: model, dataset, cell, runs, one column per outcome, tainted, error.
         aliases: Alias sets of a fractional design, as equations; empty for full factorials.
         notes: What a reader must know about the analysis as a whole.
@@ -120,7 +120,8 @@ def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]
             rows[name] = np.where(ratio, np.exp(value), value)
     rows["unit"] = [r.unit for r in responses]
     penalty = rows.groupby(family, sort=False)["p"].transform(lambda p: verdicts.holm_factors(p.to_numpy()))
-    plan = verdicts.further_blocks(estimate, se, dof, rows["blocks"].to_numpy(), margin, penalty, options.alpha)
+    start = [r.by_block_from for r in responses]
+    plan = verdicts.further_blocks(estimate, se, dof, rows["blocks"], margin, penalty, options.alpha, start)
     rows["further_blocks"] = np.where(rows["verdict"].eq(verdicts.UNDECIDED), plan, np.nan)
     lower = estimate - verdicts.half_widths(se, dof, 1 - 2 * options.alpha)
     judged = ~(ratio | np.isnan(lower))

@@ -22,7 +22,6 @@ from pipeline.analysis.frame import OFF, Factor
 from pipeline.analysis.linear import Floats
 from pipeline.analysis.pooling import BlockScores
 from pipeline.analysis.responses import RATIO, RESPONSES, Response
-from pipeline.analysis.variance import BLOCKS_FOR_CR2
 from pipeline.analysis.verdicts import ROUNDING
 
 CELL = "cell"
@@ -119,13 +118,8 @@ class _Numbers:
 
 
 def _numbers(layout: ResponsePattern, response: Response, y: Floats, blocks: tuple[str, ...]) -> _Numbers:
-    """Estimates all ready contrasts of one response y (n,).
-
-    Runs of one block that are the same computation are copies of accuracy, not replicates: errors of accuracy are
-    by block as soon as there are two.
-    """
-    by_block = len(blocks) >= (BLOCKS_FOR_CR2 if response.unit == RATIO else 2)
-    fit = layout.estimator.fit(y[:, None], by_block=by_block)
+    """Estimates all ready contrasts of one response y (n,)."""
+    fit = layout.estimator.fit(y[:, None], by_block=len(blocks) >= response.by_block_from)
     estimate, nothing = fit.estimate[:, 0], list[BlockScores | None]([None] * len(layout.ready))
     if layout.design.dof > 0:
         se = np.sqrt(fit.variance[:, 0])

@@ -69,7 +69,7 @@ def test_an_undecided_effect_says_how_many_blocks_would_decide_it():
     assert set(found["verdict"]) == {"undecided"}
     assert (verdicts.holm_factors(p) * p > 1).any(), "one that Holm's method cuts at 1"
     estimates, se, dof, blocks = (found[name].to_numpy() for name in ("log_estimate", "se", "dof", "blocks"))
-    planned = verdicts.further_blocks(estimates, se, dof, blocks, np.log(1.01), verdicts.holm_factors(p), 0.05)
+    planned = verdicts.further_blocks(estimates, se, dof, blocks, np.log(1.01), verdicts.holm_factors(p), 0.05, 4)
     assert found["further_blocks"].tolist() == planned.tolist()
 
 
