@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis import contrasts, verdicts
+from pipeline.analysis import contrasts, time_to_target, verdicts
 from pipeline.analysis.frame import OFF, Factor, Tidy, inert, tidy
 from pipeline.analysis.group_effects import CELL, group_rows
 from pipeline.analysis.pooling import ALL, pool
@@ -53,11 +53,13 @@ class EffectOptions:
         margin: Equivalence margin of ratios: effects between 1 / (1 + margin) and 1 + margin are no effect.
         accuracy_margin_points: Equivalence and non-inferiority margin of accuracy and F1, percentage points.
         confidence: Confidence of the intervals; 1 - confidence is the level of every test.
+        target_accuracy: Validation accuracy, as a fraction, the time to which is a response; None for none.
     """
 
     margin: float = 0.01
     accuracy_margin_points: float = 1.0
     confidence: float = 0.95
+    target_accuracy: float | None = None
 
     @property
     def alpha(self) -> float:
@@ -223,6 +225,7 @@ def estimate(
     accuracy_margin_points: float = 1.0,
     confidence: float = 0.95,
     inert_techniques: frozenset[str] | None = None,
+    target_accuracy: float | None = None,
 ) -> Effects:
     """Estimates every effect of a study.
 
@@ -232,6 +235,7 @@ def estimate(
         accuracy_margin_points: Equivalence and non-inferiority margin of accuracy and F1, percentage points.
         confidence: Confidence of the intervals, in (0.5, 1).
         inert_techniques: Techniques that cannot act on the study's devices (A/A controls); None finds them.
+        target_accuracy: Validation accuracy, as a fraction; the time to it becomes a response. None for none.
 
     Returns:
         The effects; with no finished run, an empty table and the outcomes.
@@ -243,12 +247,15 @@ def estimate(
         raise ValueError(f"margins must be positive, got {margin} and {accuracy_margin_points} points")
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence must lie between 0.5 and 1, got {confidence}")
-    options = EffectOptions(margin, accuracy_margin_points, confidence)
+    options = EffectOptions(margin, accuracy_margin_points, confidence, target_accuracy)
     data = tidy(study)
+    if target_accuracy is not None:
+        data = time_to_target.with_times(data, study.history, target_accuracy)
     controls = inert(data) if inert_techniques is None else inert_techniques
     found: list[dict[str, Any]] = []
     for key, runs in data.runs.groupby(["model", "dataset"], sort=False):
-        found += group_rows((str(key[0]), str(key[1])), runs, data.factors)
+        rows_of_group = group_rows((str(key[0]), str(key[1])), runs, data.factors)
+        found += rows_of_group if target_accuracy is None else time_to_target.limited(rows_of_group, runs, data.factors)
     outcomes = _outcomes(data.runs)
     aliases, alias_notes = _alias_lines(data.runs, data.factors)
     if not found:
@@ -267,7 +274,7 @@ def estimate(
         _cell_table(against, data.runs),
         outcomes,
         aliases,
-        alias_notes + _notes(decided, data, controls),
+        alias_notes + _notes(decided, data, controls) + time_to_target.notes(data.runs, target_accuracy),
         data,
         controls,
         options,

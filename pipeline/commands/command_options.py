@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.design.options import INNER_SHARE, POSITIVE, JsonOptions, LauncherOptions, Range, argument, option
+from pipeline.design.options import INNER_SHARE, POSITIVE, SHARE, JsonOptions, LauncherOptions, Range, argument, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,8 @@ class ReportOptions(StoreOptions):
         memory_limit: peak memory in MiB that a recommended setting may need; None for any.
         margin: smallest ratio of times that counts as an effect, as a fraction.
         accuracy_margin: loss of accuracy in percentage points that still counts as none.
+        target_accuracy: accuracy on the validation part, as a fraction, the time to which is a response too; None for
+            the grid's.
     """
 
     study: str | None = argument(None)
@@ -77,6 +79,7 @@ class ReportOptions(StoreOptions):
         metavar="POINTS",
         allowed=Range(0, 100, low_open=True),
     )
+    target_accuracy: float | None = option(None, "Effects on the time to it  [default: the grid's]", allowed=SHARE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ class ReportRequest:
         memory_limit_mib: Largest peak GPU memory of a recommended cell, MiB; None for no limit.
         margin: Equivalence margin of ratios, as a fraction.
         accuracy_margin_points: Equivalence margin of accuracy and F1, percentage points.
+        target_accuracy: Validation accuracy, as a fraction, the time to which is a response; None for the grid's.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class ReportRequest:
     memory_limit_mib: float | None
     margin: float
     accuracy_margin_points: float
+    target_accuracy: float | None
 
 
 def run_report(options: ReportOptions) -> int:
@@ -60,7 +62,8 @@ def run_report(options: ReportOptions) -> int:
     """
     study = experiment_of(options.study)
     folder = Path(options.out) if options.out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
-    request = ReportRequest(folder, options.paper, options.memory_limit, options.margin, options.accuracy_margin)
+    wanted = (options.paper, options.memory_limit, options.margin, options.accuracy_margin, options.target_accuracy)
+    request = ReportRequest(folder, *wanted)
     uri = resolve_uri(options.tracking_uri)
     local = mlflow_sqlite.open_reader(sqlite_file(uri), study)
     with _writer(study, local, request) as ask:
@@ -69,7 +72,9 @@ def run_report(options: ReportOptions) -> int:
             paths, lines, parent = ask(None)
         else:
             store = client_of(uri, study, STATE_DIR)
-            paths, lines, parent = ask(read_study_data(store, study, curves=True))
+            paths, lines, parent = ask(
+                read_study_data(store, study, curves=True, target_accuracy=options.target_accuracy)
+            )
     if options.as_json:
         print((folder / "report.json").read_text())
     else:
@@ -136,7 +141,10 @@ def _serve(
 
     drawing.load_matplotlib()
     try:
-        data, parent = read_study_data(store, study, curves=True) if store else connection.recv()
+        if store:
+            data, parent = read_study_data(store, study, curves=True, target_accuracy=request.target_accuracy)
+        else:
+            data, parent = connection.recv()
         connection.send((*_write(data, request), parent))
     except EOFError:  # there was nothing to report
         return
@@ -155,7 +163,12 @@ def _write(study: StudyData, request: ReportRequest) -> tuple[list[Path], list[s
     from pipeline.analysis.report.headlines import summary_lines
     from pipeline.analysis.report.report import build_report
 
-    effects = estimate(study, margin=request.margin, accuracy_margin_points=request.accuracy_margin_points)
+    effects = estimate(
+        study,
+        margin=request.margin,
+        accuracy_margin_points=request.accuracy_margin_points,
+        target_accuracy=study.target_accuracy,
+    )
     audit = audit_paper(study, effects) if request.paper else None
     report = build_report(study, effects, memory_limit_mib=request.memory_limit_mib, audit=audit)
     try:

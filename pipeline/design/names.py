@@ -27,6 +27,7 @@ COMMAND_TAG = "ablate.command"
 STUDY_TAG = "ablate.study"
 TECHNIQUES_TAG = "ablate.techniques"
 CELLS_TAG = "ablate.cells"
+TARGET_TAG = "ablate.target_accuracy"  # of a run, too
 VERDICT_TAG = "tune.verdict"
 # Attributes that a tuning keeps in Optuna, beside owner, digest, outcome and error from above
 RESULT_ATTRIBUTE = "ablate.result"

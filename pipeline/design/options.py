@@ -270,6 +270,8 @@ class GridOptions(PlanOptions):
         rerun_tainted: whether to measure cells again that something disturbed.
         nproc: processes of one run, data-parallel.
         design: full or fractional factorial; None for the study's.
+        target_accuracy: accuracy on the validation part, as a fraction, to which each run's training is timed too; None
+            for none. It changes nothing about a run.
         tuned: whether to tune each (model, data set) first.
         tune_trials: trials of each search of `tuned`.
         tune_seconds: longest training in s of a trial of `tuned`.
@@ -288,6 +290,7 @@ class GridOptions(PlanOptions):
     rerun_tainted: bool = option(False, "Measure cells again that something disturbed.")
     nproc: int = option(1, "Processes per run, data-parallel (one GPU each).", allowed=Range(1, 1024))
     design: str | None = option(None, "Full factorial or resolution-IV fraction.", choices=("full", "fractional"))
+    target_accuracy: float | None = option(None, "Time the training to this accuracy, too.", allowed=SHARE)
     tuned: bool = option(False, "First tune each (model, data set), once, and freeze its recipe.")
     tune_trials: int = option(TuneOptions.trials, "Trials of each search of --tuned.", allowed=Range(1, 100_000))
     tune_seconds: float = option(
@@ -311,7 +314,7 @@ class RunOptions(GridOptions):
 
     single: ClassVar = True
     omitted: ClassVar = (
-        *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "design"),
+        *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "design", "target_accuracy"),
         *("tuned", "tune_trials", "tune_seconds", "storage"),
     )
 

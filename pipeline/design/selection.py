@@ -43,6 +43,10 @@ def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
     plan = in_processes(build_plan(chosen, device, study_settings(options)), options)
     if options.single:
         plan = _only(plan, chosen)
+    if options.target_accuracy is not None and not all(run.spec.recipe.validation_fraction for run in plan.runs):
+        raise not_allowed(
+            "--target-accuracy", options.target_accuracy, "where images are held out (--set validation_fraction=0.1)"
+        )
     why = "" if options.study else _why(name, device)
     runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
     headline = f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}"

@@ -23,6 +23,7 @@ from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.launcher import ChoosesNext, Launcher, PreparesNext
 from pipeline.execution.listener import GridOutcome, Listener
 from pipeline.execution.pool import RunPool
+from pipeline.execution.target import timed_to_target
 from pipeline.paths import write_atomically
 from pipeline.tracking.recorder import OpenRun, Recorder
 
@@ -40,6 +41,7 @@ class Controller:
         retries: how often, over all calls, a failed or timed-out cell is tried again.
         state_dir: `mlruns`; the plan's list of cells is kept there.
         interference: looks for reasons to doubt a run before it starts; None where the machine that runs it looks.
+        target_accuracy: validation accuracy, as a fraction, to which training is timed; None for none.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Controller:
         retries: int,
         state_dir: Path,
         interference: InterferenceCheck | None = None,
+        target_accuracy: float | None = None,
     ) -> None:
         self.plan = plan
         self.launcher = launcher
         self.recorder = recorder
         self.listener = listener
         self._state_dir = state_dir
+        self._target = target_accuracy
         self._pool = RunPool(launcher, interference)
         self._queue = CellQueue(retries)
         self._choosing = launcher if isinstance(launcher, ChoosesNext) else None
@@ -197,7 +201,7 @@ class Controller:
         end = End(time=time.time(), outcome="failed", error="the launcher ended without a last record")
         with self._pool.running():
             self.listener.started(run)
-            for record in self.launcher.launch(run.spec):
+            for record in timed_to_target(self.launcher.launch(run.spec), self._target):
                 if isinstance(record, End):
                     end = record
                     continue

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.design import requirements
-from pipeline.design.names import STUDY_TAG, TECHNIQUES_TAG
+from pipeline.design.names import STUDY_TAG, TARGET_TAG, TECHNIQUES_TAG
 from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
 from pipeline.design.selection import SelectedPlan, in_processes, study_settings, with_reruns
@@ -102,6 +102,8 @@ class Session:
             self.grid = grid = self._controller()
             study = self.plan.study
             tags = {STUDY_TAG: study.name, TECHNIQUES_TAG: ",".join(study.techniques)}
+            if self.options.target_accuracy is not None:  # what `ablate report` takes it from
+                tags[TARGET_TAG] = str(self.options.target_accuracy)
             name = f"{study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
             grid.resume(name, tags, fresh=self.options.fresh, alone=alone)
             outcome = self._until_decided(grid, grid.run())
@@ -132,6 +134,7 @@ class Session:
             retries=self.options.retries,
             state_dir=self._state_dir,
             interference=InterferenceCheck(self.plan.device) if here else None,
+            target_accuracy=self.options.target_accuracy,
         )
         recorder.start()
         return grid

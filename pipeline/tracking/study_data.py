@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.design.names import COMMAND_TAG, KIND_TAG, RUNNING_STATE, TECHNIQUES_TAG, TRAIN_LOSS, VAL_ACCURACY
+from pipeline.design.names import (
+    COMMAND_TAG,
+    EPOCH_SECONDS,
+    KIND_TAG,
+    RUNNING_STATE,
+    TARGET_TAG,
+    TECHNIQUES_TAG,
+    TRAIN_LOSS,
+    VAL_ACCURACY,
+)
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
 
 CURVES = (VAL_ACCURACY, TRAIN_LOSS)  # the first that was measured is read
 MAX_CURVE_RUNS = 400
+TARGET_CURVES = (VAL_ACCURACY, EPOCH_SECONDS)  # read of every run, where a target accuracy is asked for
 
 
 def _no_points() -> pd.DataFrame:
@@ -35,12 +45,14 @@ class StudyData:
         runs: One row per child run, columns named as `mlflow.search_runs` names them.
         history: Per-epoch metrics, columns `run_id, key, step, timestamp, value`; may be empty.
         techniques: The study's techniques in order; empty means "derive them from the on/off params".
+        target_accuracy: The validation accuracy, as a fraction, whose `TARGET_CURVES` were read; None for none.
     """
 
     name: str
     runs: pd.DataFrame
     history: pd.DataFrame = field(default_factory=_no_points)
     techniques: tuple[str, ...] = ()
+    target_accuracy: float | None = None
 
 
 class RunSource(Protocol):
@@ -97,13 +109,16 @@ def client_of(uri: str, name: str, state_dir: Path) -> MlflowStore:
     return store
 
 
-def read_study_data(source: RunSource, name: str, *, curves: bool) -> tuple[StudyData, str]:
+def read_study_data(
+    source: RunSource, name: str, *, curves: bool, target_accuracy: float | None = None
+) -> tuple[StudyData, str]:
     """Reads a study as `load_study_data` does.
 
     Args:
         source: Where its runs are read.
         name: The study's name, for data and messages.
         curves: Whether per-epoch metrics are wanted too.
+        target_accuracy: Validation accuracy, as a fraction, the time to which is wanted; None for the parent run's.
 
     Raises:
         InputError: It has no runs.
@@ -114,10 +129,22 @@ def read_study_data(source: RunSource, name: str, *, curves: bool) -> tuple[Stud
     runs, parent = finished_runs(runs)
     if runs.empty:
         raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
-    techniques = _techniques(source, parent)
-    wanted = runs["run_id"].tolist() if curves and len(runs) <= MAX_CURVE_RUNS else []
-    measured = [key for key in CURVES if f"metrics.{key}" in runs]  # the report draws the first that there is
-    return StudyData(name, runs, source.history(wanted, measured[:1]), techniques), parent
+    tags = source.tags_of(parent) if parent else {}
+    techniques = tuple(name for name in tags.get(TECHNIQUES_TAG, "").split(",") if name)
+    target = (target_accuracy or _fraction(tags.get(TARGET_TAG, ""))) if curves else None
+    wanted = runs["run_id"].tolist() if curves and (target or len(runs) <= MAX_CURVE_RUNS) else []
+    measured = [key for key in CURVES if f"metrics.{key}" in runs][:1]  # the report draws the first that there is
+    if target:
+        measured = list(dict.fromkeys([*measured, *TARGET_CURVES]))
+    return StudyData(name, runs, source.history(wanted, measured), techniques, target), parent
+
+
+def _fraction(text: str) -> float | None:
+    """Reads a share in (0, 1] that any program may have written."""
+    try:
+        return float(text) if 0 < float(text) <= 1 else None
+    except ValueError:
+        return None
 
 
 def finished_runs(runs: Any) -> tuple[Any, str]:
@@ -150,10 +177,3 @@ def finished_runs(runs: Any) -> tuple[Any, str]:
     chosen = rows[parent_of == youngest]
     # a run that is still going has no numbers yet
     return chosen[chosen["status"] != RUNNING_STATE].reset_index(drop=True), youngest
-
-
-def _techniques(source: RunSource, parent: str) -> tuple[str, ...]:
-    if not parent:
-        return ()
-    tags = source.tags_of(parent)
-    return tuple(name for name in tags.get(TECHNIQUES_TAG, "").split(",") if name)

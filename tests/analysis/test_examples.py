@@ -29,6 +29,7 @@ WITH_EXAMPLES = {
     "contrasts": {"build_contrasts"},
     "pooling": {"pool"},
     "stopping": {"blocks_needed"},
+    "time_to_target": {"times"},
     "ceilings": {"ceiling"},
     "peak_flops": {"peak_flops"},
 }

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.tracking.study_data import load_study_data
 from tests.support.ablate import Result, ablate_in_process
-from tests.support.commands import DRY, SMALL, STUDY, assert_refused, files_of, store_of
+from tests.support.commands import DRY, SMALL, STUDY, TARGET, assert_refused, files_of, store_of
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,15 @@ from tests.support.commands import DRY, SMALL, STUDY, assert_refused, files_of, 
         ((*DRY, "--set", "schedule=step"), ("--set", "schedule", "'step'", "'onecycle'")),
         ((*DRY, "--set", "weights=absent.pt"), ("recipe.weights", "'absent.pt'", "readable file")),
         ((*DRY, "--set", "patch_size=3"), ("patch_size", "3", "allowed")),
+        ((*DRY, "--target-accuracy", "90"), ("--target-accuracy", "90", "0<x<=1")),
+        (
+            (*DRY, "--target-accuracy", "0.9", "--set", "validation_fraction=0"),
+            ("--target-accuracy", "0.9", "held out"),
+        ),
+        (
+            ("run", "--model", "test_vit", "--dataset", "digits", "--target-accuracy", "0.9"),
+            ("--target-accuracy", "No such option"),
+        ),
     ],
     ids=lambda value: " ".join(value).replace("\0", "NUL") if isinstance(value, tuple) else None,
 )
@@ -241,6 +251,17 @@ def test_an_unreadable_image_is_found_before_any_run(
     assert len(found.err.splitlines()) == 1 and str(bad.relative_to(root)) in found.err
     assert "started" not in found.out
     assert store_of(place) == before and files_of(place) == names
+
+
+def test_the_time_to_a_target_is_a_metric_of_the_runs_that_reach_it(finished: tuple[Path, dict[str, Any]]) -> None:
+    """What has been finished without a target is finished with one, and the other way round: `test_grid_text`."""
+    study, _ = load_study_data("quickstart", f"sqlite:///{finished[0]}/mlruns/mlflow.db", finished[0], curves=True)
+    assert study.target_accuracy == float(TARGET), "the tag of the parent run"
+    assert set(study.runs["tags.ablate.target_accuracy"]) == {TARGET}, "of a run that misses it, too"
+    reached = study.runs["metrics.val/accuracy"] >= float(TARGET)
+    assert reached.any()
+    expected = study.runs["metrics.train/epoch_seconds"].where(reached)  # of the one epoch that they have
+    assert study.runs["metrics.time/target_seconds"].equals(expected)
 
 
 @pytest.mark.parametrize(

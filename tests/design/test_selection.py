@@ -77,3 +77,15 @@ def test_processes_split_a_micro_batch() -> None:
     assert in_processes(plan, GridOptions()) is plan
     with pytest.raises(InputError, match="--nproc"):
         in_processes(plan, GridOptions(nproc=5))
+
+
+def test_a_target_accuracy_changes_no_run() -> None:
+    assert select(target_accuracy=0.9).plan == select().plan
+
+
+def test_a_target_accuracy_needs_a_validation_part() -> None:
+    with pytest.raises(InputError, match=r"--target-accuracy: 0.9 is not allowed; .*--set validation_fraction=0.1"):
+        select(target_accuracy=0.9, settings=("validation_fraction=0",))
+    with pytest.raises(InputError, match="--target-accuracy"):
+        select(study="paper", target_accuracy=0.9)  # that of its ViT alone would do
+    assert select(study="paper", target_accuracy=0.9, models="vit_base_patch16_224").plan.runs

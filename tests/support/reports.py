@@ -13,9 +13,9 @@ from pipeline.analysis.report.report import Report, build_report
 from pipeline.tracking.study_data import StudyData
 
 
-def report_of(study: StudyData, *, paper: bool = False) -> Report:
+def report_of(study: StudyData, *, paper: bool = False, target_accuracy: float | None = None) -> Report:
     """Analyses a study with the defaults, as `ablate report` does."""
-    effects = estimate(study)
+    effects = estimate(study, target_accuracy=target_accuracy)
     return build_report(study, effects, audit=audit_paper(study, effects) if paper else None)
 
 

@@ -41,8 +41,9 @@ ROWS = [
 class Source:
     """A store's runs as a table."""
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
+    def __init__(self, rows: list[dict[str, Any]], tags: dict[str, str] | None = None) -> None:
         self.rows = rows
+        self.tags = tags or {}
         self.asked: list[tuple[list[str], list[str]]] = []
 
     def frame(self) -> pd.DataFrame:
@@ -53,7 +54,7 @@ class Source:
         return pd.DataFrame()
 
     def tags_of(self, run_id: str) -> dict[str, str]:
-        return {"ablate.techniques": "amp,ga"} if run_id == "young" else {}
+        return {"ablate.techniques": "amp,ga", **self.tags} if run_id == "young" else {}
 
 
 def picked(rows: list[dict[str, Any]]) -> tuple[list[str], str]:
@@ -88,6 +89,35 @@ def test_curves_of_many_runs_are_not_read(monkeypatch: pytest.MonkeyPatch) -> No
     source = Source(ROWS)
     read_study_data(source, "named", curves=True)
     assert source.asked[0][0] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "tag", "target"),
+    [
+        (0.8, "", 0.8),
+        (None, "0.9", 0.9),
+        (0.8, "0.9", 0.8),
+        (None, "", None),
+        (None, "1.5", None),
+        (None, "nan", None),
+        (None, "high", None),
+    ],
+)
+def test_curves_to_a_target_are_read_of_every_run_where_it_is_asked_for(
+    asked: float | None, tag: str, target: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_data, "MAX_CURVE_RUNS", 1)
+    source = Source(ROWS, {"ablate.target_accuracy": tag} if tag else None)
+    data, _ = read_study_data(source, "named", curves=True, target_accuracy=asked)
+    assert data.target_accuracy == target
+    keys = ["train/loss", "val/accuracy", "train/epoch_seconds"] if target else ["train/loss"]
+    assert source.asked == [(["b", "c"] if target else [], keys)]
+
+
+def test_without_curves_there_is_no_target() -> None:
+    source = Source(ROWS, {"ablate.target_accuracy": "0.9"})
+    data, _ = read_study_data(source, "named", curves=False)
+    assert data.target_accuracy is None and source.asked[0][0] == []
 
 
 @pytest.mark.parametrize(

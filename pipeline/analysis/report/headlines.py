@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report.report import Report
+from pipeline.analysis.time_to_target import contrary
 from pipeline.analysis.verdicts import CHANCE, COSTS, PAYS, UNDECIDED
 
 VERDICT_WORDS = {"pays": "pays", "costs": "costs", "no_effect": "no effect", "undecided": "undecided"}
@@ -106,7 +107,7 @@ def headlines(effects: Effects) -> list[str]:
                 depends = _dependence(row["term"], crossed) if row["kind"] == "main" else ""
                 words = headline(alone.get(row["term"], row) if depends else row, depends)
                 found.append(words if len(groups) == 1 else f"{model} / {dataset}: {words}")
-    return found
+    return found + contrary(effects.table)
 
 
 def summary_lines(report: Report) -> list[str]:
