@@ -22,7 +22,7 @@ from pipeline.analysis.frame import BASELINE, OFF, Factor, Tidy
 from pipeline.analysis.pooling import ALL
 from pipeline.design.names import EPOCH_SECONDS, VAL_ACCURACY
 
-NAME = "seconds_to_target"
+RESPONSE = "seconds_to_target"
 _KINDS = {"main": "", "simple": " alone", "combined": " together"}  # the effects that sentences are about, in words
 _OPPOSITE = {("pays", "costs"): "faster per step, slower", ("costs", "pays"): "slower per step, faster"}
 
@@ -74,7 +74,7 @@ def with_times(study: Tidy, history: pd.DataFrame, target: float) -> Tidy:
     seconds = runs["run_id"].map(found["seconds"]).astype(float).where(done)
     missed = runs["run_id"].isin(found.index[found["missed"]]) & done
     tau = seconds.where(missed).groupby([runs["model"], runs["dataset"]]).transform("min").fillna(np.inf)
-    return replace(study, runs=runs.assign(missed=missed, tau=tau, **{NAME: np.minimum(seconds, tau)}))
+    return replace(study, runs=runs.assign(missed=missed, tau=tau, **{RESPONSE: np.minimum(seconds, tau)}))
 
 
 def limited(rows: list[dict[str, Any]], runs: pd.DataFrame, factors: Sequence[Factor]) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def limited(rows: list[dict[str, Any]], runs: pd.DataFrame, factors: Sequence[Fa
     Returns:
         The rows.
     """
-    known, at_tau = runs[NAME].notna(), runs[NAME].ge(runs["tau"])
+    known, at_tau = runs[RESPONSE].notna(), runs[RESPONSE].ge(runs["tau"])
     active = [f for f in factors if f.levels and runs[f"level.{f.name}"].ne(OFF).any()]
     if not (at_tau.any() and active):
         return rows
@@ -103,7 +103,7 @@ def limited(rows: list[dict[str, Any]], runs: pd.DataFrame, factors: Sequence[Fa
         if c.weights is not None
     }
     for row in rows:
-        if row["response"] != NAME or not row["estimable"]:
+        if row["response"] != RESPONSE or not row["estimable"]:
             continue
         used = known & runs["cell"].isin(compared.get((row["kind"], row["term"]), [row["term"], BASELINE]))
         k, n = int((used & at_tau).sum()), int(used.sum())
@@ -120,7 +120,7 @@ def notes(runs: pd.DataFrame, target: float | None) -> tuple[str, ...]:
     if target is None:
         return ()
     runs = runs[runs["outcome"].eq("finished")]
-    known = runs[runs[NAME].notna()]
+    known = runs[runs[RESPONSE].notna()]
     said = []
     if len(known) < len(runs):
         said.append(
@@ -151,7 +151,7 @@ def contrary(table: pd.DataFrame) -> list[str]:
         One sentence a technique at the widest average where it is so, by the main effect, or else alone.
     """
     rows = table[table["kind"].isin(_KINDS)]
-    step, goal = (rows[rows["response"].eq(name)] for name in ("train_seconds", NAME))
+    step, goal = (rows[rows["response"].eq(name)] for name in ("train_seconds", RESPONSE))
     both = step.merge(goal, on=["term", "kind", "model", "dataset"], suffixes=("", "_goal"))
     found: dict[str, dict[tuple[int, int], list[str]]] = {}
     for row in both.to_dict("records"):
