@@ -20,6 +20,7 @@ from pipeline.analysis.contrasts import Cell
 from pipeline.analysis.frame import OFF, ON, Factor
 from pipeline.analysis.group_effects import group_rows
 from pipeline.analysis.linear import Floats
+from pipeline.analysis.responses import RESPONSES
 from pipeline.analysis.variance import BLOCKS_FOR_CR2, Estimator
 
 NOISE = 0.02  # of a run's log time
@@ -239,8 +240,9 @@ def accuracy(
             outcome="finished",
             accuracy=share.ravel(),
         )
-        for absent in ("train_seconds", "images_per_second", "gpu_peak_allocated_mib", "gpu_joules", "f1_macro"):
-            runs[absent] = math.nan
+        for response in RESPONSES:
+            if response.name != "accuracy":
+                runs[response.name] = math.nan
         yield pd.DataFrame(group_rows(("m", "d"), runs, design.factors))
 
 

@@ -261,7 +261,7 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
         frame[short] = number(runs, f"metrics.{metric}")
     for response in RESPONSES:
         if response.unit == RATIO:
-            raw = f"metrics.{SUMMARY_METRICS[response.name]}"
+            raw = f"metrics.{SUMMARY_METRICS.get(response.name)}"
             frame[f"invalid.{response.name}"] = response.invalid(runs[raw]) if raw in runs else ""
     for phase in BUDGET_PHASES:
         frame[f"budget.{phase}"] = number(runs, f"metrics.{budget_seconds(phase)}")
