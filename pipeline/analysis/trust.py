@@ -122,7 +122,7 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> Estimate
     """Fits y on x through centred data: exp(slope) over x from 0 to 1, with `dof` degrees of freedom."""
     x = x - x.mean()
     sxx = float(x @ x)
-    if len(x) < 4 or sxx == 0 or dof < 1:
+    if len(x) < 4 or not sxx > 0 or dof < 1:  # NaN: the order is not known
         return None
     slope = float(x @ y) / sxx
     residual = y - y.mean() - slope * x

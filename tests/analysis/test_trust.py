@@ -9,6 +9,7 @@ import pytest
 from pipeline.analysis import student_t, trust
 from pipeline.analysis.frame import tidy
 from tests.support.planted import planted
+from tests.support.reports import written_report
 
 PM = frozenset({"pm"})
 TIME = "metrics.time/train_seconds"
@@ -152,3 +153,12 @@ def test_tainted_runs_are_listed_with_their_reason():
     found = trust.examine(tidy(study), frozenset())
     assert found.tainted["reason"].tolist() == ["GPU shared with pid 7"]
     assert any("tainted" in alarm for alarm in found.alarms)
+
+
+@pytest.mark.parametrize("gone", [["tags.ablate.position", "start_time"], ["tags.ablate.block", "start_time"]])
+def test_a_store_that_knows_no_order_has_no_drift_and_a_report_all_the_same(gone, tmp_path):
+    study = planted(blocks=3)
+    study = replace(study, runs=study.runs.drop(columns=gone))
+    assert written_report(study, tmp_path)
+    if "tags.ablate.position" in gone:
+        assert trust.examine(tidy(study), frozenset()).drift is None
