@@ -110,7 +110,7 @@ class Tidy:
     Attributes:
         name: The study's name.
         runs: One row per cell and block, repeats resolved (see `_latest`), sentinels apart. Columns:
-            run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, processes,
+            run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, machine, processes,
             start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS` and `budget.PHASE`
             (float, NaN = absent), and for each response that is a ratio `invalid.RESPONSE`
             (text, see `Response.invalid`).
@@ -249,6 +249,8 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
                 text(runs, f"params.{DEVICE_PARAM}") != "", text(runs, "tags.env.device")
             ),
             "gpu_name": text(runs, "tags.env.gpu_name"),
+            # a GPU has a name of its own (UUID); without a GPU the host is the machine
+            "machine": text(runs, "tags.env.hostname") + " " + text(runs, "tags.env.gpu_uuid"),
         },
         index=runs.index,
     )

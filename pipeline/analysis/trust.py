@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.analysis import student_t, verdicts
 from pipeline.analysis.frame import OFF, Tidy
+from pipeline.analysis.machines import mixed_blocks
 from pipeline.analysis.responses import RATIO, RESPONSES
 
 ALPHA = 0.05
@@ -280,6 +281,10 @@ def examine(study: Tidy, controls: frozenset[str]) -> Trust:
     tainted = tainted.rename(columns={"tainted": "reason"}).reset_index(drop=True)
     alarms = _alarms(overall, sentinel, int(study.runs["tainted"].ne("").sum()))
     alarms += _control_alarm(control, by_group) + _invalid(everything)
+    if mixed := mixed_blocks(study):
+        alarms.append(
+            f"Blocks that ran on several machines ({mixed}): their comparisons carry the machines' difference."
+        )
     if copies := _copies(study):
         words = "A copy is no replicate: every interval is too narrow."
         alarms.append(f"Blocks with the same training times to the last digit: {_some(copies)}. {words}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,7 @@ WITH_EXAMPLES = {
     "variance": {"fit_design"},
     "contrasts": {"build_contrasts"},
     "pooling": {"pool"},
+    "machines": {"component", "next_interval"},
     "stopping": {"blocks_needed"},
     "time_to_target": {"times"},
     "ceilings": {"ceiling"},
@@ -47,6 +49,12 @@ def test_the_examples_of_a_module_hold(module: str) -> None:
     for test in examples_of(module).values():
         report: list[str] = []
         assert not runner.run(test, out=report.append).failed, "".join(report)
+
+
+def test_the_example_of_the_documentation_holds() -> None:
+    document = Path(__file__).parents[2] / "docs" / "analysis.md"
+    found = doctest.testfile(str(document), module_relative=False)
+    assert found.attempted > 5 and not found.failed
 
 
 @pytest.mark.parametrize("module", WITH_EXAMPLES)

@@ -63,6 +63,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "cells": records(effects.cells),
         "outcomes": records(effects.outcomes),
         "recommendations": [clean(asdict(r)) for r in report.recommendations],
+        "machines": [clean(asdict(m)) for m in report.machines],
         "why": [clean(asdict(r)) for r in report.reasons],
         "budgets": [clean(asdict(b)) for b in report.budgets],
         "throughput": [clean(asdict(a)) for a in report.throughput],

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.analysis.effects import Effects
+from pipeline.analysis.machines import NextMachine
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report.report import Report
 from pipeline.analysis.time_to_target import contrary
@@ -110,12 +111,31 @@ def headlines(effects: Effects) -> list[str]:
     return found + contrary(effects.table)
 
 
+def next_machine_line(row: NextMachine) -> str:
+    """Says one effect for these machines and for the next."""
+    where = "" if row.model == row.dataset == ALL else f"{row.model} / {row.dataset}: "
+    name = f"{row.term}{_KIND_WORDS[row.kind]}"
+    these = f"{where}{name}: {1 / row.estimate:.3f}x as fast on these {row.machines} machines"
+    if not math.isnan(row.low):
+        these += f" [{1 / row.high:.3f}, {1 / row.low:.3f}]"
+    if math.isnan(row.next_low):
+        return these + "; two machines cannot tell what it is on the next one."
+    return these + f"; on the next one like them [{1 / row.next_high:.3f}, {1 / row.next_low:.3f}]."
+
+
+def machine_lines(report: Report) -> list[str]:
+    """Says main and combined effects for the next machine, at the widest average."""
+    rows = [row for row in report.machines if row.kind != "simple"]
+    return [next_machine_line(row) for row in rows if (row.model, row.dataset) == (rows[0].model, rows[0].dataset)]
+
+
 def summary_lines(report: Report) -> list[str]:
     """Returns the terminal summary: the answer, the recommendation, and the cautions."""
     counts = report.effects.study.runs["outcome"].value_counts()
     parts = ", ".join(f"{n} {name}" for name, n in counts.items()) or "no runs"
     lines = [f"study {report.study.name}: {parts}, {report.effects.study.n_blocks} blocks"]
     lines += [f"  {line}" for line in headlines(report.effects)[:24]]
+    lines += [f"  {line}" for line in machine_lines(report)]
     for advice in report.recommendations[:12]:
         line = advice.set_line or "(keep the baseline)"
         numbers = f" ({advice.numbers})" if advice.compared else ""

@@ -8,6 +8,7 @@ from pipeline.analysis import recommendation, time_budget
 from pipeline.analysis.anchors import Anchor, anchors
 from pipeline.analysis.comparison import provenance
 from pipeline.analysis.effects import Effects
+from pipeline.analysis.machines import NextMachine, next_machine
 from pipeline.analysis.paper.audit import Audit
 from pipeline.analysis.trust import Trust, examine
 from pipeline.tracking.study_data import StudyData
@@ -25,6 +26,7 @@ class Report:
         throughput: What every cell reaches of its device; empty where operations were not counted.
         reasons: One sentence per technique, model and dataset.
         recommendations: One per model and dataset.
+        machines: Effects for the next machine; empty where one machine ran everything.
         provenance: Name of an `env` tag -> its values.
         audit: The audit of the paper, where it was asked for.
         memory_limit_mib: The limit that the recommendation keeps to, MiB.
@@ -37,6 +39,7 @@ class Report:
     throughput: list[Anchor]
     reasons: list[time_budget.Reason]
     recommendations: list[recommendation.Recommendation]
+    machines: list[NextMachine]
     provenance: dict[str, tuple[str, ...]]
     audit: Audit | None = None
     memory_limit_mib: float | None = None
@@ -65,6 +68,7 @@ def build_report(
         anchors(effects),
         time_budget.reasons(effects, budgets),
         recommendation.recommend(effects, study, memory_limit_mib),
+        next_machine(effects),
         provenance(study),
         audit,
         memory_limit_mib,
