@@ -134,19 +134,20 @@ def next_machine(effects: Effects) -> list[NextMachine]:
         counts = together.size().eq(len(groups))
         groups = {(ALL, ALL): together.mean()[counts].dropna(axis=1)} | groups
     table = effects.table[effects.table["response"].eq("train_seconds")]
-    known = table.set_index(["model", "dataset", "kind", "term"])[["estimate", "low", "high"]]
+    names = ["model", "dataset", "kind", "term", "estimate", "low", "high"]
+    known = {row[:4]: row[4:7] for row in table[names].itertuples(index=False, name=None)}
     found = []
     for key, values in groups.items():
-        for kind, term in values.columns:
-            series = values[(kind, term)]
+        for column in values.columns:
+            series = values[column]
             means = series.groupby(level="machine").mean()
-            at = (*key, kind, term)
-            if len(means) > 1 and at in known.index:
+            at = (*key, str(column[0]), str(column[1]))
+            if len(means) > 1 and at in known:
                 mean, half = (float(v) for v in next_interval(means.to_numpy(), effects.options.confidence))
                 ends = math.exp(mean), math.exp(mean - half), math.exp(mean + half)
                 codes = series.index.get_level_values("machine").factorize()[0]
                 spread = math.exp(math.sqrt(component(series.to_numpy(), codes)))
-                these = (float(v) for v in known.loc[at])
+                these: tuple[float, float, float] = known[at]
                 found.append(NextMachine(*at, len(means), len(series), *these, *ends, spread))
     return found
 
