@@ -7,17 +7,22 @@ Effects with intervals are another command's: `commands.report`.
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pipeline.commands import grid_text
 from pipeline.commands.output import exit_code, interrupted, shown_on, stream_for_progress
+from pipeline.design.names import DIGEST_TAG
 from pipeline.design.options import GridOptions
+from pipeline.design.plan import Plan
 from pipeline.design.selection import SelectedPlan, select_plan
 from pipeline.execution import summary
 from pipeline.execution.device import device_of
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
 from pipeline.tracking.mlflow_store import MlflowStore
+
+if TYPE_CHECKING:
+    from pipeline.analysis.stopping import MainEffectPrecision
 
 
 def run_grid(options: GridOptions) -> int:
@@ -63,23 +68,21 @@ def _with_tuned_recipes(options: GridOptions, out: TextIO) -> GridOptions:
 
 def _run(options: GridOptions, selected: SelectedPlan, out: TextIO) -> tuple[Session, GridOutcome]:
     with shown_on(out) as display:
-        session = Session(options, selected, display, undecided=undecided_in_words)
+        session = Session(options, selected, display, precision=precision_of_plan)
         return session, session.run(alone=options.single)
 
 
-def undecided_in_words(store: MlflowStore, study: str, techniques: tuple[str, ...], width: float) -> list[str]:
-    """Main effects on the training time whose interval is still wide, in words, widest first.
+def precision_of_plan(store: MlflowStore, plan: Plan, width: float) -> list[MainEffectPrecision]:
+    """Says how precise the main effects of a plan on the training time are, widest first; other runs do not count.
 
     Args:
         store: the tracking store, on the study's experiment.
-        study: its name.
-        techniques: the study's techniques.
+        plan: all runs of the call up to now.
         width: the largest width of an interval that is narrow enough, as a fraction.
     """
-    from pipeline.analysis.effects import estimate
-    from pipeline.analysis.stopping import undecided_effects
+    from pipeline.analysis.stopping import main_effect_precisions
     from pipeline.tracking.study_data import StudyData, finished_runs
 
     runs, _ = finished_runs(store.frame())
-    effects = undecided_effects(estimate(StudyData(study, runs, techniques=techniques)), width)
-    return [f"{effect.term} on {effect.model}/{effect.dataset} ({effect.width:.1%} wide)" for effect in effects]
+    runs = runs[runs[f"tags.{DIGEST_TAG}"].isin({run.spec.digest for run in plan.runs})]
+    return main_effect_precisions(StudyData(plan.study.name, runs, techniques=tuple(plan.study.techniques)), width)

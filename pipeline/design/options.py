@@ -264,8 +264,8 @@ class GridOptions(PlanOptions):
         models: names separated by commas; None or `all` for the study's.
         datasets: names separated by commas; None or `all` for the study's.
         techniques: names separated by commas; None or `all` for the study's, `none` for the baseline alone.
-        until_decided: whether to add blocks until every main effect on the training time is known well enough.
-        interval_width: the width of an effect's 95 % interval, as a fraction, that is narrow enough.
+        until_decided: whether to add blocks until every main effect on the training time is precise.
+        interval_width: whole width of an effect's 95 % interval, as a fraction, to which it is precise.
         max_blocks: blocks after which `until_decided` gives up.
         rerun_tainted: whether to measure cells again that something disturbed.
         nproc: processes of one run, data-parallel.
@@ -284,8 +284,8 @@ class GridOptions(PlanOptions):
     models: str | None = option(None, "Models: the study's, names, or timm:NAME.", metavar="all|A,B")
     datasets: str | None = option(None, "Data sets: the study's, names, or imagefolder:DIR.", metavar="all|A,B")
     techniques: str | None = option(None, "Techniques that make the factorial design.", metavar="all|A,B")
-    until_decided: bool = option(False, "Add blocks until every interval is narrow enough.")
-    interval_width: float = option(0.02, "How narrow, as a fraction.", aliases=("--precision",), allowed=SHARE)
+    until_decided: bool = option(False, "Add blocks until effects are precise, significant or not.")
+    interval_width: float = option(0.02, "Precise to this width of intervals.", aliases=("--precision",), allowed=SHARE)
     max_blocks: int = option(20, "Where --until-decided gives up.", allowed=Range(1, 100_000))
     rerun_tainted: bool = option(False, "Measure cells again that something disturbed.")
     nproc: int = option(1, "Processes per run, data-parallel (one GPU each).", allowed=Range(1, 1024))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +16,7 @@ from pipeline.design.plan import Plan, build_plan
 from pipeline.design.selection import SelectedPlan, in_processes, study_settings, with_reruns
 from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import OutsideError
-from pipeline.execution.controller import Controller
+from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.interrupt import interruptible
 from pipeline.execution.launcher_factory import make_launcher
@@ -28,11 +30,30 @@ if TYPE_CHECKING:
     from pipeline.tracking.mlflow_store import MlflowStore
 
 
-class FindsUndecided(Protocol):
-    """Says in words which effects are not known well enough yet, widest interval first."""
+class EffectPrecision(Protocol):
+    """How precise a main effect is; as text, which one, how wide its interval is and how many blocks are to come."""
 
-    def __call__(self, store: MlflowStore, study: str, techniques: tuple[str, ...], width: float, /) -> list[str]:
-        """Returns one sentence an effect; `width` is the largest allowed width of an interval, as a fraction."""
+    @property
+    def model(self) -> str:
+        """Model of its group."""
+        ...
+
+    @property
+    def dataset(self) -> str:
+        """Data set of its group."""
+        ...
+
+    @property
+    def at_least(self) -> int:
+        """Fewest further blocks after which it can be precise; 0 if it is."""
+        ...
+
+
+class FindsPrecision(Protocol):
+    """Says how precise the main effects on the training time are, widest interval first."""
+
+    def __call__(self, store: MlflowStore, plan: Plan, width: float, /) -> Sequence[EffectPrecision]:
+        """Looks at the runs of the plan alone; `width` is the largest width of a precise interval, as a fraction."""
         ...
 
 
@@ -44,7 +65,7 @@ class Session:
         choice: the plan.
         listener: shows what happens.
         state_dir: `mlruns`.
-        undecided: says what is not known well enough yet; for `--until-decided`.
+        precision: says how precise the effects are; for `--until-decided`.
 
     Raises:
         OutsideError: the folder cannot be made.
@@ -58,14 +79,14 @@ class Session:
         listener: Listener,
         state_dir: Path = STATE_DIR,
         *,
-        undecided: FindsUndecided | None = None,
+        precision: FindsPrecision | None = None,
     ) -> None:
         from pipeline.tracking.mlflow_store import MlflowStore
 
         self.plan = choice.plan
         self.options = options
         self.listener = listener
-        self._undecided = undecided
+        self._precision = precision
         self._state_dir = state_dir
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
@@ -106,7 +127,7 @@ class Session:
                 tags[TARGET_TAG] = str(self.options.target_accuracy)
             name = f"{study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
             grid.resume(name, tags, fresh=self.options.fresh, alone=alone)
-            outcome = self._until_decided(grid, grid.run())
+            outcome = self._until_precise(grid, grid.run())
             grid.close(outcome, grid.results, time.time() - self.began)
             return outcome
 
@@ -139,27 +160,47 @@ class Session:
         recorder.start()
         return grid
 
-    def _until_decided(self, grid: Controller, outcome: GridOutcome) -> GridOutcome:
-        """Adds blocks until every main effect on the training time is known to `--interval-width`."""
-        study = self.plan.study
-        blocks = study.seeds
-        while self._undecided and self.options.until_decided and not outcome.interrupted and outcome.broken is None:
-            left = self._undecided(self.store, study.name, tuple(study.techniques), self.options.interval_width)
-            if not left:
-                self.listener.note(
-                    f"decided after {blocks} blocks: every interval is within {self.options.interval_width:.1%}"
-                )
+    def _until_precise(self, grid: Controller, outcome: GridOutcome) -> GridOutcome:
+        """Adds blocks to each (model, data set) with a main effect that is not precise to `--interval-width` yet."""
+        study, options, note = self.plan.study, self.options, self.listener.note
+        blocks, limit = study.seeds, options.max_blocks
+        wanted = f"precise to {100 * options.interval_width:g} %"
+        while self._precision and options.until_decided and not outcome.interrupted and outcome.broken is None:
+            if not grid.recorder.outbox.wait(DELIVERY_PATIENCE):
+                note(f"the tracking store does not answer ({grid.recorder.error}): no further blocks; call again later")
                 break
-            if blocks >= self.options.max_blocks:
-                self.listener.note(f"not decided after {blocks} blocks (--max-blocks): {'; '.join(left[:3])}")
+            effects = self._precision(self.store, grid.plan, options.interval_width)
+            left = [effect for effect in effects if effect.at_least]
+            if not effects:
+                note("--until-decided: no main effect on the training time has an estimate")
+            elif not left:
+                note(f"{wanted} after {blocks} blocks: every main effect on the training time")
+            elif blocks >= limit:
+                note(f"not {wanted} after {blocks} blocks (--max-blocks): {'; '.join(map(str, left))}")
+            if not left or blocks >= limit:
                 break
-            self.listener.note(f"block {blocks}: {len(left)} effects undecided, widest: {left[0]}")
-            more = build_plan(study, self.plan.device, study_settings(self.options), range(blocks, blocks + 1))
-            grid.extend(in_processes(more, self.options))
-            blocks += 1
+            needs = _groups(left)
+            until = min(blocks + min(needs.values()), limit)  # no group can be done before
+            note(
+                f"block {blocks}: {len(left)} of {len(effects)} effects not {wanted}, widest: {left[0]}; "
+                f"on to block {until} with {len(needs)} of {len(_groups(effects))} groups"
+            )
+            more = build_plan(study, self.plan.device, study_settings(options), range(blocks, until))
+            kept = tuple(run for run in more.runs if (run.spec.model, run.spec.dataset) in needs)
+            grid.extend(in_processes(replace(more, runs=kept), options))
+            blocks = until
             outcome = grid.run()
         self.plan = grid.plan
         return outcome
+
+
+def _groups(effects: Sequence[EffectPrecision]) -> dict[tuple[str, str], int]:
+    """Returns (model, data set) -> fewest further blocks after which all its effects can be precise."""
+    needs: dict[tuple[str, str], int] = {}
+    for effect in effects:
+        group = effect.model, effect.dataset
+        needs[group] = max(needs.get(group, 0), effect.at_least)
+    return needs
 
 
 def distinct(plan: Plan) -> list[RunSpec]:

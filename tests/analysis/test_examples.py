@@ -30,7 +30,7 @@ WITH_EXAMPLES = {
     "contrasts": {"build_contrasts"},
     "pooling": {"pool"},
     "machines": {"component", "next_interval"},
-    "stopping": {"blocks_needed"},
+    "stopping": {"precise"},
     "time_to_target": {"times"},
     "ceilings": {"ceiling"},
     "peak_flops": {"peak_flops"},

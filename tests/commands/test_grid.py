@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.analysis.stopping import MainEffectPrecision
+from pipeline.commands.grid import precision_of_plan
+from pipeline.design.options import GridOptions
+from pipeline.design.plan import Plan
+from pipeline.design.selection import select_plan
+from pipeline.execution.listener import GridOutcome
+from pipeline.execution.session import Session
 from pipeline.tracking.study_data import load_study_data
 from tests.support.ablate import Result, ablate_in_process
 from tests.support.commands import DRY, SMALL, STUDY, TARGET, assert_refused, files_of, store_of
+from tests.support.launchers import ListenerLog
 
 
 @pytest.mark.parametrize(
@@ -302,3 +313,105 @@ def test_a_failed_run_is_exit_code_1(migrated_store: Callable[[Path], str], digi
     document = json.loads(found.out)
     assert (document["cells"], document["failed"], document["finished"]) == (1, 1, 0)
     assert "loss is" in found.err
+
+
+class StoreOf:
+    """A store that has some runs."""
+
+    def __init__(self, runs: pd.DataFrame) -> None:
+        self._runs = runs
+
+    def frame(self) -> pd.DataFrame:
+        return self._runs
+
+
+def stored(plan: Plan, noise: float, seed: int = 0) -> pd.DataFrame:
+    """Rows of a plan's finished runs; their times scatter by `noise`."""
+    rows = []
+    for run in plan.runs:
+        values = np.random.default_rng([seed, int(run.spec.digest[:8], 16)])
+        row = {
+            "run_id": run.spec.digest, "status": "FINISHED", "start_time": 0, "end_time": 1,
+            "tags.ablate.digest": run.spec.digest, "tags.ablate.kind": "run", "tags.ablate.block": str(run.block),
+            "tags.ablate.outcome": "finished", "params.model": run.spec.model, "params.dataset": run.spec.dataset,
+            "params.techniques": run.spec.label, "params.device": run.spec.device,
+            "params.recipe.batch_size": str(run.spec.recipe.batch_size),
+            "metrics.time/train_seconds": float(np.exp(values.normal(0, noise))),
+        }  # fmt: skip
+        switches = {"params.ga": "ga", "params.pm": "pm"}
+        rows.append(row | {name: "on" if value in run.spec.techniques else "off" for name, value in switches.items()})
+    return pd.DataFrame(rows)
+
+
+def planned(**changes: Any) -> Plan:
+    options = {
+        "models": "test_resnet",
+        "datasets": "digits",
+        "techniques": "pm",
+        "study": "quickstart",
+        "device": "cpu",
+    }
+    return select_plan(GridOptions(**(options | {"seeds": 9} | changes)), "cpu").plan
+
+
+def test_only_the_runs_of_the_plan_count_towards_its_precision() -> None:
+    plan = planned()
+    quiet = stored(plan, 0.001)
+    alone = precision_of_plan(StoreOf(quiet), plan, 0.02)
+    assert [(e.name, e.at_least) for e in alone] == [("pm on test_resnet/digits", 0)]
+    others = [
+        planned(models="test_vit"),
+        planned(techniques="ga"),
+        planned(settings=("batch_size=16",)),
+        planned(seeds=20),
+    ]
+    noisy = [stored(other, 0.3, seed) for seed, other in enumerate(others, 1)]
+    crowd = pd.concat([quiet, *noisy], ignore_index=True).drop_duplicates("run_id")
+    assert precision_of_plan(StoreOf(crowd), plan, 0.02) == alone
+    vit = planned(models="test_vit,test_resnet")
+    assert {e.model for e in precision_of_plan(StoreOf(crowd), vit, 0.02) if e.at_least} == {"test_vit"}
+
+
+class StoredGrid:
+    """A controller that puts its runs into a store, as far as they are not there; may be interrupted."""
+
+    def __init__(self, plan: Plan, rows: dict[str, Any], last: int | None = None) -> None:
+        self.plan = plan
+        self._rows = rows
+        self._last = last
+        self.recorder = SimpleNamespace(error=None, outbox=SimpleNamespace(wait=lambda _: True))
+
+    def extend(self, more: Plan) -> None:
+        self.plan = replace(self.plan, runs=(*self.plan.runs, *more.runs))
+
+    def run(self) -> GridOutcome:
+        for run in self.plan.runs:
+            if self._last is not None and len(self._rows) >= self._last:
+                return GridOutcome(interrupted=True)
+            self._rows.setdefault(run.spec.digest, stored(replace(self.plan, runs=(run,)), 0.012).iloc[0])
+        return GridOutcome()
+
+
+def test_a_call_that_was_interrupted_stops_where_it_would_have_without(tmp_path: Path) -> None:
+    options = GridOptions(models="test_resnet", datasets="digits", techniques="pm", study="quickstart", device="cpu",
+                          until_decided=True, max_blocks=30)  # fmt: skip
+
+    def call(rows: dict[str, Any], last: int | None = None) -> tuple[set[str], bool, list[str]]:
+        def precision(_: Any, plan: Plan, width: float) -> list[MainEffectPrecision]:
+            return precision_of_plan(StoreOf(pd.DataFrame([*rows.values()])), plan, width)
+
+        listener, plan = ListenerLog(), select_plan(options, "cpu")
+        session = Session(options, plan, listener, tmp_path / "mlruns", precision=precision)
+        grid = StoredGrid(session.plan, rows, last)
+        outcome = session._until_precise(grid, grid.run())
+        return {run.spec.digest for run in grid.plan.runs}, outcome.interrupted, listener.notes
+
+    whole: dict[str, Any] = {}
+    digests, _, notes = call(whole)
+    blocks = len(digests) // 2
+    assert 9 < blocks < 30 and notes[-1].startswith(f"precise to 2 % after {blocks} blocks")
+    parts: dict[str, Any] = {}
+    assert call(parts, 1)[1] and call(parts, 13)[1], "interrupted within blocks"
+    again, _, notes_again = call(parts)
+    assert again == digests == set(parts) == set(whole) and notes_again == notes
+    assert call(parts)[2] == notes, "and a call upon a finished one says the same"

@@ -1,4 +1,4 @@
-"""Blocks, gates, and measuring until decided."""
+"""Blocks, gates, and measuring until effects are precise."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _runs(grid: FinishedGrid, database: str) -> list[Any]:
 
 
 def test_until_decided_adds_blocks_up_to_the_limit(grid: FinishedGrid) -> None:
-    store = ["--tracking-uri", f"sqlite:///{grid.folder}/decided.db"]
+    store = ["--tracking-uri", f"sqlite:///{grid.folder}/precise.db"]
     words = [
         "grid",
         "--study",
@@ -44,8 +44,8 @@ def test_until_decided_adds_blocks_up_to_the_limit(grid: FinishedGrid) -> None:
     ]
     done = grid.call(*words, "--interval-width", "0.0001")
     assert done.code == 0, done.out + done.err
-    assert "not decided after 3 blocks" in done.out
-    children = [run for run in _runs(grid, "decided.db") if run.data.tags["ablate.kind"] == "run"]
+    assert "not precise to 0.01 % after 3 blocks (--max-blocks): pm on test_resnet/digits (" in done.out
+    children = [run for run in _runs(grid, "precise.db") if run.data.tags["ablate.kind"] == "run"]
     assert sorted(run.data.tags["ablate.block"] for run in children) == ["0", "0", "1", "1", "2", "2"]
     assert sorted(int(run.data.tags["ablate.position"]) for run in children) == list(range(6))
     assert grid.json("status", "quickstart", *store)["finished"] == 6
