@@ -109,6 +109,21 @@ def simulate(
     return found
 
 
+def p_values_by_look(first: int, last: int, studies: int, seed: int) -> Floats:
+    """Returns (studies, looks) p-values of paired t tests after blocks `first` to `last`, without effect."""
+    values = np.random.default_rng(seed).normal(size=(studies, last))
+    n = np.arange(1, last + 1)
+    mean = values.cumsum(axis=1) / n
+    squares = np.maximum((values**2).cumsum(axis=1) - n * mean**2, 0.0)
+    looks = slice(first - 1, last)
+    return verdicts.p_values(mean[:, looks], np.sqrt(squares[:, looks] / (n * (n - 1.0))[looks]), n[looks] - 1)
+
+
+def nominal_level(first: int, last: int, studies: int, seed: int, level: float = 0.05) -> float:
+    """Returns the level of each look that keeps that of all looks together: Pocock's boundary (1977) for t tests."""
+    return float(np.quantile(p_values_by_look(first, last, studies, seed).min(axis=1), level))
+
+
 def main() -> None:
     """Prints a Markdown table for each number of techniques."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,6 +134,9 @@ def main() -> None:
     parser.add_argument("--noise", type=float, nargs="+", default=NOISE, help="of runs, %%")
     parser.add_argument("--techniques", type=int, nargs="+", default=(1, 2, 3))
     words = parser.parse_args()
+    print("level of each look at significance, for 5 % over all looks (no rule here looks at it):")
+    for first, last in ((2, 4), (2, 6), (2, 12), (4, 12), (4, 20)):
+        print(f"after blocks {first} to {last}: {nominal_level(first, last, 20 * words.studies, words.seed):.4f}")
     for techniques in words.techniques:
         columns = [
             simulate(

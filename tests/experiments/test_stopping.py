@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from pipeline.analysis.stopping import FIRST_LOOK, FURTHER_BLOCKS
@@ -56,3 +57,14 @@ def test_it_prints_a_table_that_its_seed_repeats() -> None:
     rows = [line for line in calls[0].splitlines() if line.startswith("| ")]
     assert calls[0] == calls[1] and len(rows) == 13 and all(row.count("|") == 7 for row in rows)
     assert f"| **from {FIRST_LOOK} blocks, {FURTHER_BLOCKS} more** |" in calls[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [4, 12])
+def test_levels_of_repeated_looks_keep_that_of_all(script: ModuleType, last: int) -> None:
+    from scipy import stats
+
+    level = script.nominal_level(2, last, 200_000, seed=1)
+    values = np.random.default_rng(2).normal(size=(100_000, last))
+    looks = [stats.ttest_1samp(values[:, :n], 0.0, axis=1).pvalue < level for n in range(2, last + 1)]
+    assert np.any(looks, axis=0).mean() == pytest.approx(0.05, abs=0.003)
