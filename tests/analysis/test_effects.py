@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.analysis import verdicts
 from pipeline.analysis.effects import COLUMNS, estimate
@@ -213,3 +215,23 @@ def test_below_four_blocks_it_says_what_the_errors_of_times_assume():
     assert not any("act alike in all blocks" in note for note in enough.notes)
     assert set(rows(few, response="train_seconds")["method"]) == {"hc2"}
     assert set(rows(enough, response="train_seconds")["method"]) == {"cr2"}
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 1000), blocks=st.integers(2, 5), dropped=st.integers(0, 5))
+def test_the_order_of_the_runs_changes_nothing(seed, blocks, dropped):
+    """Estimates, errors, p-values, pooled rows and plans are functions of the data, complete or not."""
+    study = planted(models=("m1", "m2"), techniques=("ga", "amp"), blocks=blocks, seed=seed)
+    runs = study.runs.drop(index=np.random.default_rng(seed).choice(study.runs.index, dropped, replace=False))
+    shuffled = runs.sample(frac=1, random_state=seed)
+    tables = []
+    for given_runs in (runs, shuffled):
+        effects = estimate(replace(study, runs=given_runs))
+        both = pd.concat([effects.table, effects.details.drop(columns="blocks")], axis=1)
+        tables.append(both.sort_values(["model", "response", "kind", "term"]).reset_index(drop=True))
+    for name in ("log_estimate", "se", "dof", "p_adjusted", "further_blocks"):
+        np.testing.assert_allclose(tables[0][name], tables[1][name], rtol=1e-8, atol=1e-10, err_msg=name)
+    for name in ("term", "method", "verdict"):
+        assert tables[0][name].tolist() == tables[1][name].tolist()
+    complete = tables[0][tables[0]["estimable"]] if not dropped else tables[0].iloc[:0]
+    assert np.isfinite(complete["se"]).all()
