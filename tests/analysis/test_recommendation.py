@@ -93,8 +93,10 @@ def against_baseline(times):
     studies = times.shape[-1]
     design = linear.layout(np.tile(np.arange(8), BLOCKS), np.repeat(np.arange(BLOCKS), 8), 8)
     y = times.transpose(2, 1, 0, 3).reshape(8 * BLOCKS, -1)
-    fit = variance.fit_design(design, np.eye(8)[1:] - np.eye(8)[0], y)
-    parts = [v.reshape(7, GROUPS, studies).swapaxes(0, 1) for v in (fit.estimate, np.sqrt(fit.variance), fit.dof)]
+    by_block = BLOCKS >= variance.BLOCKS_FOR_CR2
+    fit = variance.fit_design(design, np.eye(8)[1:] - np.eye(8)[0], y, by_block=by_block)
+    numbers = np.broadcast_arrays(fit.estimate, np.sqrt(fit.variance), fit.dof[:, None])
+    parts = [v.reshape(7, GROUPS, studies).swapaxes(0, 1) for v in numbers]
     value, se, dof = (v.reshape(7 * GROUPS, studies) for v in parts)
     p, half = verdicts.holm(verdicts.p_values(value, se, dof)), verdicts.half_widths(se, dof, 0.95)
     judged = verdicts.verdicts(value, se, dof, p, np.log(1.01), False, 0.05)

@@ -263,6 +263,6 @@ def test_intervals_cover_the_restricted_ratio(blocks, record_property):
     for (term, kind), value in expected.items():
         each = rows(effects, response="seconds_to_target", term=term, kind=kind).query("model != 'all'")
         covered = 100 * (each["low"].lt(np.exp(value)) & each["high"].gt(np.exp(value))).mean()
-        record_property(f"{kind} {term}", round(covered, 1))
+        record_property(f"{kind} {term}", round(float(covered), 1))
         print(blocks, kind, term, f"{np.exp(value):.3f}", f"{covered:.1f} %", int(each["estimate"].isna().sum()))
         assert covered >= 91, (term, kind)  # 95 less four standard errors
