@@ -110,9 +110,9 @@ class Tidy:
     Attributes:
         name: The study's name.
         runs: One row per cell and block, repeats resolved (see `_latest`), sentinels apart. Columns:
-            run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, machine, processes,
-            start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS` and `budget.PHASE`
-            (float, NaN = absent), and for each response that is a ratio `invalid.RESPONSE`
+            run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, host, machine,
+            processes, start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS` and
+            `budget.PHASE` (float, NaN = absent), and for each response that is a ratio `invalid.RESPONSE`
             (text, see `Response.invalid`).
         sentinels: The same columns for sentinel baselines.
         factors: The techniques with their on-levels.
@@ -228,6 +228,7 @@ def _latest(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _base(runs: pd.DataFrame) -> pd.DataFrame:
     """Collects the columns that need no knowledge of the factors."""
+    host, gpu = text(runs, "tags.env.hostname"), text(runs, "tags.env.gpu_uuid")
     status = text(runs, "status").str.upper().map(_OUTCOME_OF_STATUS).fillna("unknown")
     outcome = text(runs, f"tags.{OUTCOME_TAG}")
     frame = pd.DataFrame(
@@ -249,8 +250,9 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
                 text(runs, f"params.{DEVICE_PARAM}") != "", text(runs, "tags.env.device")
             ),
             "gpu_name": text(runs, "tags.env.gpu_name"),
-            # a GPU has a name of its own (UUID); without a GPU the host is the machine
-            "machine": text(runs, "tags.env.hostname") + " " + text(runs, "tags.env.gpu_uuid"),
+            "host": host,
+            # the UUID alone: the same GPU is on another host whenever a container is started anew
+            "machine": gpu.where(gpu != "", host + " " + text(runs, "tags.env.gpu_name")),
         },
         index=runs.index,
     )

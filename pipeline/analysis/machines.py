@@ -1,7 +1,8 @@
 """The next machine: effects on the training time where a study's blocks ran on several GPUs or hosts.
 
-The table's intervals speak of the machines that ran: blocks are the sample. Here the machine is a random factor. Per
-effect each block that ran wholly on one machine gives one value, and their means by machine are the sample.
+The table's intervals speak of the machines that ran: blocks are the sample. Here the machine is a random factor: the
+host where a study ran on several, else the GPU. Per effect each complete block that ran wholly on one machine gives one
+value, and their means by machine are the sample.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class NextMachine:
 
     Attributes:
         model, dataset, kind, term: The effect.
+        unit: What a machine is here, `host` or `GPU`.
         machines, blocks: How many machines it is known of, by how many blocks.
+        left_out: The study's other blocks: incomplete here, or not on one machine.
         estimate, low, high: The table's ratio with its interval: these machines.
         next_estimate, next_low, next_high: Mean over machines, with the interval for the next one; the ends are NaN
             below `LEAST` machines.
@@ -41,8 +44,10 @@ class NextMachine:
     dataset: str
     kind: str
     term: str
+    unit: str
     machines: int
     blocks: int
+    left_out: tuple[str, ...]
     estimate: float
     low: float
     high: float
@@ -79,7 +84,8 @@ def next_interval(means: Floats, confidence: float = 0.95) -> tuple[Floats, Floa
     """Predicts the mean of as many blocks on another machine of the kind: mean and half the interval's width.
 
     The t prediction interval `mean +- t S sqrt(1 + 1/M)` of M machine means with standard deviation S, exact for normal
-    machines and noise and equally many blocks on each (Hahn and Meeker, Statistical Intervals, 1991).
+    machines and noise and equally many blocks on each (Hahn and Meeker, Statistical Intervals, 1991); too wide for a
+    machine with the average number of blocks where their numbers differ.
 
     Args:
         means: (M, ...) one mean a machine.
@@ -100,18 +106,34 @@ def next_interval(means: Floats, confidence: float = 0.95) -> tuple[Floats, Floa
     return means.mean(axis=0), reach * means.std(axis=0, ddof=1)
 
 
+def _located(runs: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Returns the machine of each finished run, and what a machine is: the host where there are several, else the GPU.
+
+    GPUs of one host share its processor, driver and cooling: they are no independent sample, the hosts are. Hosts with
+    a GPU in common are one: a container's name is new each time.
+    """
+    done = runs[runs["outcome"].eq("finished")]
+    last, host = done["machine"], done["host"]
+    while not host.equals(last):
+        last, host = host, host.groupby(done["machine"]).transform("min").groupby(done["host"]).transform("min")
+    return (host, "host") if host.nunique() > 1 else (done["machine"], "GPU")
+
+
 def _blocks(study: Tidy, runs: pd.DataFrame) -> pd.DataFrame:
     """Returns the effects of one (model, data set) in each complete block on one machine: index machine and block."""
     active = [f for f in study.factors if runs[f"level.{f.name}"].ne(OFF).any()]
     names = [f"level.{f.name}" for f in active]
-    runs = runs[runs["train_seconds"].gt(0) & runs["outcome"].eq("finished")]
-    alone = runs.groupby("block")["machine"].transform("nunique").eq(1)
-    if not active or not alone.any():
+    done = runs[runs["train_seconds"].gt(0) & runs["outcome"].eq("finished")]
+    if not active or done.empty:
         return pd.DataFrame()
-    logs = np.log(runs[alone].set_index(["machine", "block", *names])["train_seconds"]).unstack(names).dropna()
+    planned = sorted(set(runs[names].itertuples(index=False, name=None)))
+    logs = np.log(done.set_index(["block", *names])["train_seconds"]).unstack(names).dropna()
     cells = [cell if isinstance(cell, tuple) else (cell,) for cell in logs.columns]
-    found = [c for c in build_contrasts(cells, cells, active) if c.kind in KINDS and c.weights is not None]
-    return pd.DataFrame({(c.kind, c.term): logs.to_numpy() @ c.weights for c in found}, index=logs.index)
+    found = [c for c in build_contrasts(cells, planned, active) if c.kind in KINDS and c.weights is not None]
+    machine = done.groupby("block")["machine"].agg(["first", "nunique"]).loc[logs.index]
+    machine, logs = machine[machine["nunique"].eq(1)], logs[machine["nunique"].eq(1)]
+    index = pd.MultiIndex.from_arrays([machine["first"], logs.index], names=["machine", "block"])
+    return pd.DataFrame({(c.kind, c.term): logs.to_numpy() @ c.weights for c in found}, index=index)
 
 
 def next_machine(effects: Effects) -> list[NextMachine]:
@@ -124,10 +146,11 @@ def next_machine(effects: Effects) -> list[NextMachine]:
         One entry an effect, the average over all groups first; empty where complete blocks ran on fewer than two
         machines.
     """
-    study = effects.study
-    if study.runs["machine"].nunique() < 2:
+    machine, unit = _located(effects.study.runs)
+    if machine.nunique() < 2:
         return []
-    groups = {(str(m), str(d)): _blocks(study, runs) for (m, d), runs in study.runs.groupby(["model", "dataset"])}
+    runs = effects.study.runs.assign(machine=machine)
+    groups = {(str(m), str(d)): _blocks(effects.study, part) for (m, d), part in runs.groupby(["model", "dataset"])}
     groups = {key: values for key, values in groups.items() if len(values)}
     if len(groups) > 1:  # blocks that all groups have, on the same machine
         together = pd.concat(groups.values(), keys=range(len(groups))).groupby(level=["machine", "block"])
@@ -138,23 +161,26 @@ def next_machine(effects: Effects) -> list[NextMachine]:
     known = {row[:4]: row[4:7] for row in table[names].itertuples(index=False, name=None)}
     found = []
     for key, values in groups.items():
-        for column in values.columns:
-            series = values[column]
-            means = series.groupby(level="machine").mean()
+        others = set(runs["block"]) - set(values.index.get_level_values("block"))
+        left_out = tuple(sorted(others, key=lambda block: (len(block), block)))
+        means = values.groupby(level="machine").mean().to_numpy()
+        if len(means) < 2:
+            continue
+        mean, half = next_interval(means, effects.options.confidence)
+        ends = np.exp([mean, mean - half, mean + half]).T.tolist()
+        machines = values.index.get_level_values("machine").factorize()[0]
+        for column, series, (middle, low, high) in zip(values.columns, values.to_numpy().T, ends, strict=True):
             at = (*key, str(column[0]), str(column[1]))
-            if len(means) > 1 and at in known:
-                mean, half = (float(v) for v in next_interval(means.to_numpy(), effects.options.confidence))
-                ends = math.exp(mean), math.exp(mean - half), math.exp(mean + half)
-                codes = series.index.get_level_values("machine").factorize()[0]
-                spread = math.exp(math.sqrt(component(series.to_numpy(), codes)))
+            if at in known:
                 these: tuple[float, float, float] = known[at]
-                found.append(NextMachine(*at, len(means), len(series), *these, *ends, spread))
+                spread = math.exp(math.sqrt(component(series, machines)))
+                counted = (unit, len(means), len(series), left_out)
+                found.append(NextMachine(*at, *counted, *these, middle, low, high, spread))
     return found
 
 
-def mixed_blocks(study: Tidy) -> str:
-    """Names the blocks whose comparisons carry a difference between machines; empty where there are none."""
+def mixed_blocks(study: Tidy) -> list[str]:
+    """Names the blocks that ran on several GPUs or hosts: their comparisons carry what differs between these."""
     runs = study.runs[study.runs["outcome"].eq("finished")]
     machines = runs.groupby(["model", "dataset", "block"])["machine"].nunique()
-    names = list(dict.fromkeys(machines.index.get_level_values("block")[machines > 1]))
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return list(dict.fromkeys(machines.index.get_level_values("block")[machines > 1]))

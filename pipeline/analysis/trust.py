@@ -283,7 +283,7 @@ def examine(study: Tidy, controls: frozenset[str]) -> Trust:
     alarms += _control_alarm(control, by_group) + _invalid(everything)
     if mixed := mixed_blocks(study):
         alarms.append(
-            f"Blocks that ran on several machines ({mixed}): their comparisons carry the machines' difference."
+            f"Blocks that ran on several GPUs or hosts ({_some(mixed)}): comparisons within them carry the difference."
         )
     if copies := _copies(study):
         words = "A copy is no replicate: every interval is too narrow."

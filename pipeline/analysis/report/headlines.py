@@ -115,18 +115,19 @@ def next_machine_line(row: NextMachine) -> str:
     """Says one effect for these machines and for the next."""
     where = "" if row.model == row.dataset == ALL else f"{row.model} / {row.dataset}: "
     name = f"{row.term}{_KIND_WORDS[row.kind]}"
-    these = f"{where}{name}: {1 / row.estimate:.3f}x as fast on these {row.machines} machines"
+    these = f"{where}{name}: {1 / row.estimate:.3f}x as fast on these {row.machines} {row.unit}s"
     if not math.isnan(row.low):
         these += f" [{1 / row.high:.3f}, {1 / row.low:.3f}]"
     if math.isnan(row.next_low):
-        return these + "; two machines cannot tell what it is on the next one."
-    return these + f"; on the next one like them [{1 / row.next_high:.3f}, {1 / row.next_low:.3f}]."
+        return these + f"; two {row.unit}s cannot tell what it is on the next one."
+    return these + f"; on the next {row.unit} like them [{1 / row.next_high:.3f}, {1 / row.next_low:.3f}]."
 
 
 def machine_lines(report: Report) -> list[str]:
     """Says main and combined effects for the next machine, at the widest average."""
     rows = [row for row in report.machines if row.kind != "simple"]
-    return [next_machine_line(row) for row in rows if (row.model, row.dataset) == (rows[0].model, rows[0].dataset)]
+    pooled = [row for row in rows if row.model == row.dataset == ALL]
+    return [next_machine_line(row) for row in pooled or rows]
 
 
 def summary_lines(report: Report) -> list[str]:
