@@ -103,8 +103,7 @@ class Effects:
 def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]) -> pd.DataFrame:
     """Adds intervals, corrected p-values, verdicts and plans to rows of estimates."""
     rows = rows.copy()
-    tiny = rows["se"].le(verdicts.ROUNDING) & rows["log_estimate"].abs().le(verdicts.ROUNDING)
-    rows.loc[tiny, "log_estimate"] = 0.0
+    rows.loc[rows["log_estimate"].abs().le(verdicts.ROUNDING), "log_estimate"] = 0.0
     estimate, se, dof = (rows[c].to_numpy(dtype=float) for c in ("log_estimate", "se", "dof"))
     responses = [BY_NAME[name] for name in rows["response"]]
     margin = np.array([options.scale_margin(r) for r in responses], dtype=float)
