@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from pipeline.training.device_memory import DeviceMemory
 
 # what a clock or the operating system decides, and no seed
 TIMINGS = ("time/", "throughput/", "step/", "budget/", "memory/", "train/epoch_seconds", "train/images_per_second")
+
+T = TypeVar("T")
 
 
 def small_spec(model: str = "test_resnet", dataset: str = "digits", seed: int = 3, **recipe: Any) -> RunSpec:
@@ -193,3 +197,15 @@ def parallel_job(folder: Path, nproc: int) -> Job:
     """A job of `nproc` processes; nothing of it but the number and the folder is used."""
     spec = RunSpec(model="test_vit", dataset="digits", nproc=nproc)
     return Job(spec=spec, data_dir=str(folder), work_dir=str(folder))
+
+
+def in_run_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Calls a function in a process like a run's own: forked, without a thread, from a fork server.
+
+    What forks ranks is called here. From a test's process, whose libraries have threads and locks of tests before, some
+    never start.
+    """
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.execution.local.preload"])
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as process:
+        return process.submit(function, *arguments).result()

@@ -26,6 +26,7 @@ from tests.support.training import (
     Batches,
     PlainCopier,
     end_of,
+    in_run_process,
     no_clock,
     parallel_job,
     per_epoch,
@@ -142,7 +143,8 @@ def test_weights_after_three_updates_are_those_of_one_process(
 ) -> None:
     settings: dict[str, Any] = {"optimizer": optimizer, "clip": clip, "precision": precision, "samples": samples}
     alone = train_some(SINGLE_PROCESS, **settings)
-    end = ranks.run_ranks(parallel_job(tmp_path, nproc), partial(train_in, tmp_path, **settings), worker.classify)
+    body = partial(train_in, tmp_path, **settings)
+    end = in_run_process(ranks.run_ranks, parallel_job(tmp_path, nproc), body, worker.classify)
     assert end.outcome == "finished", end.error
     close = {"rtol": 1e-12, "atol": 1e-14} if precision == "fp32" else {"rtol": 2e-2, "atol": 2e-3}
     for rank in range(nproc):
@@ -173,13 +175,16 @@ def test_an_input_gives_a_rank_its_places(pipeline: str, digits_dir: Path) -> No
 
 
 def run_to_file(spec: RunSpec, data_dir: Path, folder: Path) -> list[Record]:
-    """Runs a spec in this process and those that it forks; records are collected in a file, as in a pipe."""
+    """Runs a spec in a process of its own and those that it forks; records are collected in a file, as in a pipe."""
     folder.mkdir()
-    file = folder / "records"
+    given = Job(spec=spec, data_dir=str(data_dir), work_dir=str(folder))
+    in_run_process(write_records, given, folder / "records")
+    return [parse_record(line) for line in (folder / "records").read_bytes().splitlines()]
+
+
+def write_records(job: Job, file: Path) -> None:
     with file.open("ab", buffering=0) as stream:
-        given = Job(spec=spec, data_dir=str(data_dir), work_dir=str(folder))
-        worker.run_job(given, lambda record: stream.write(record.model_dump_json().encode() + b"\n") and None)
-    return [parse_record(line) for line in file.read_bytes().splitlines()]
+        worker.run_job(job, lambda record: stream.write(record.model_dump_json().encode() + b"\n") and None)
 
 
 def test_a_whole_run_in_two_processes_learns_what_one_does(digits_dir: Path, tmp_path: Path) -> None:
