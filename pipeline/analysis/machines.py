@@ -166,13 +166,15 @@ def next_machine(effects: Effects) -> list[NextMachine]:
         means = values.groupby(level="machine").mean().to_numpy()
         if len(means) < 2:
             continue
-        mean, half = next_interval(means, effects.options.confidence)
-        ends = np.exp([mean, mean - half, mean + half]).T.tolist()
+        predicted = np.array(next_interval(means, effects.options.confidence)).T.tolist()
         machines = values.index.get_level_values("machine").factorize()[0]
-        for column, series, (middle, low, high) in zip(values.columns, values.to_numpy().T, ends, strict=True):
+        for column, series, (mean, half) in zip(values.columns, values.to_numpy().T, predicted, strict=True):
             at = (*key, str(column[0]), str(column[1]))
             if at in known:
                 these: tuple[float, float, float] = known[at]
+                # another machine is not known better than these, however close their few means lie by chance
+                half = np.maximum(half, np.nan_to_num(math.log(these[2] / these[1]) / 2))
+                middle, low, high = np.exp([mean, mean - half, mean + half]).tolist()
                 spread = math.exp(math.sqrt(component(series, machines)))
                 counted = (unit, len(means), len(series), left_out)
                 found.append(NextMachine(*at, *counted, *these, middle, low, high, spread))

@@ -185,3 +185,11 @@ def test_the_next_machine_s_mean_is_covered():
             print(contrast.kind, contrast.term, f"{covered:.1f} %")
             assert covered == pytest.approx(95, abs=1), contrast.term
             assert mean.mean() == pytest.approx(contrast.weights @ truth, abs=0.002)
+
+
+def test_the_next_machine_is_never_known_better_than_these():
+    """Means of few machines lie close by chance: as those of `ga` do, which acts alike on all."""
+    rows = machines.next_machine(estimate(on_machines(4, models=("m1", "m2"))))
+    assert rows
+    for row in rows:
+        assert row.next_high / row.next_low >= row.high / row.low * (1 - 1e-12)
