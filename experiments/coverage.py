@@ -343,11 +343,14 @@ TABLES = {"intervals": intervals_table, "widths": widths_table, "pooled": pooled
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=list(TABLES))
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"{', '.join(TABLES)}; all by default")
     parser.add_argument("--studies", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    for name in options.tables:
+    unknown = [name for name in options.tables if name not in TABLES]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is no table; allowed: {', '.join(TABLES)}")
+    for name in options.tables or TABLES:
         print(f"\n{name}, {options.studies} studies a figure, seed {options.seed}\n", flush=True)
         print(TABLES[name](options.studies, options.seed), flush=True)
 

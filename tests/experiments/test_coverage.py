@@ -49,3 +49,16 @@ def test_the_tables_are_written():
     for table in coverage.TABLES.values():
         lines = table(20, 1, (2, 4)).splitlines()
         assert len(lines) > 2 and {line.count("|") for line in lines} == {lines[0].count("|")}
+
+
+def test_the_command_prints_all_tables_or_those_that_are_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["coverage.py", "--studies", "4"])
+    coverage.main()
+    printed = capsys.readouterr().out
+    assert all(f"{name}, 4 studies a figure" in printed for name in coverage.TABLES)
+    monkeypatch.setattr("sys.argv", ["coverage.py", "widths", "--studies", "4"])
+    coverage.main()
+    assert "intervals" not in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["coverage.py", "wrong"])
+    with pytest.raises(SystemExit, match="2"):
+        coverage.main()
