@@ -86,11 +86,12 @@ def setup(host: Host) -> str:
 
 
 def smoke(host: Host) -> str:
-    """The tests that need a CUDA device, two processes at once."""
+    """The tests that need a CUDA device, six processes at once: most of their time is imports and first uses."""
     # the files by name: others need packages that a GPU host may lack, and collecting them takes its time
     files = [path for path in sorted((REPO / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
     junit = host.evidence / "smoke.xml"
-    words = ["-m", "pytest", "-m", "gpu", "-n", "2", "-v", "--durations", "15", "--timeout", "90"]
+    words = ["-m", "pytest", "-m", "gpu", "-n", "6", "--dist", "worksteal", "-v"]
+    words += ["--durations", "15", "--timeout", "90"]
     words += ["-p", "no:cacheprovider", f"--junitxml={junit}"]
     out = host.evidence / "smoke.txt"
     ended = host.python("smoke", [*words, *(str(path.relative_to(REPO)) for path in files)], out=out, cwd=REPO)
