@@ -6,7 +6,7 @@ never ends the grid.
 
 from __future__ import annotations
 
-import re
+from pipeline.shown import printable, redacted
 
 
 class AblateError(Exception):
@@ -29,7 +29,7 @@ class OutsideError(AblateError):
 
 def not_allowed(where: str, value: object, allowed: str) -> InputError:
     """Builds the one-line message that the contract asks for: field, bad value, what is allowed."""
-    shown = repr(value)
+    shown = printable(redacted(repr(value)))
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return InputError(f"{where}: {shown} is not allowed; allowed: {allowed}")
@@ -44,11 +44,6 @@ def suggest(name: str, known: list[str], shown: int = 12) -> str:
     return f"{listed} (did you mean {near[0]}?)" if near else listed
 
 
-def scrubbed(text: str) -> str:
-    """A message without the user and password of any URI in it (errors of HTTP and database libraries quote them)."""
-    return re.sub(r"(?<=://)[^\s/]*@", "", text)
-
-
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The first line of an error's text without credentials, or its class where it has no text.
 
@@ -57,4 +52,4 @@ def first_line(error: BaseException, limit: int = 300) -> str:
         limit: the most characters.
     """
     lines = str(error).strip().splitlines()
-    return scrubbed(lines[0] if lines else type(error).__name__)[:limit]
+    return redacted(lines[0] if lines else type(error).__name__)[:limit]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
-from pipeline.errors import scrubbed
 from pipeline.execution.launcher import Launcher
 from pipeline.execution.listener import Listener
+from pipeline.shown import redacted
 
 
 class Stoppable(Protocol):
@@ -67,4 +67,4 @@ def resume_command(arguments: Sequence[str] | None = None) -> str:
         arguments: of the command; None for those of this process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return shlex.join(["ablate", *(scrubbed(word) for word in words if word != "--fresh")])
+    return shlex.join(["ablate", *(redacted(word) for word in words if word != "--fresh")])

@@ -12,7 +12,8 @@ import optuna
 import sqlalchemy
 from optuna.pruners import BasePruner
 
-from pipeline.errors import OutsideError, first_line, scrubbed
+from pipeline.errors import OutsideError, first_line
+from pipeline.shown import redacted
 from pipeline.tracking.locks import exclusive
 from pipeline.tracking.sqlite_files import is_filled, made_aside, use_wal
 from pipeline.tracking.uri import sqlite_file
@@ -45,7 +46,7 @@ def open_study(
                 return _open(url, name, directions, pruner, fresh)
             except Exception as error:  # SQLAlchemy and each driver have their own
                 if attempt + 1 == TRIES or url.startswith("sqlite") or isinstance(error, ImportError):
-                    raise OutsideError(f"Optuna storage {scrubbed(url)}: {first_line(error)}") from error
+                    raise OutsideError(f"Optuna storage {redacted(url)}: {first_line(error)}") from error
                 time.sleep(0.5)  # a process of another host may be making the same tables
     raise AssertionError("unreachable")
 
@@ -79,7 +80,7 @@ def existing(url: str, name: str) -> optuna.Study | None:
     except KeyError:
         return None
     except Exception as error:
-        raise OutsideError(f"Optuna storage {scrubbed(url)}: {first_line(error)}") from error
+        raise OutsideError(f"Optuna storage {redacted(url)}: {first_line(error)}") from error
 
 
 def _backend(url: str) -> Any:

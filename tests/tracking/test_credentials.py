@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import scrubbed
+from pipeline.shown import redacted
 from pipeline.tracking.credentials import without_credentials
 
 
@@ -19,5 +19,5 @@ from pipeline.tracking.credentials import without_credentials
 )
 def test_a_uri_is_kept_without_its_secrets(uri: str, stored: str) -> None:
     assert without_credentials(uri) == stored
-    assert "p@ss" not in scrubbed(f"cannot reach {uri}: refused")
-    assert "user:pass" not in scrubbed(f"cannot reach {uri}: refused")
+    assert "p@ss" not in redacted(f"cannot reach {uri}: refused")
+    assert "user:pass" not in redacted(f"cannot reach {uri}: refused")
