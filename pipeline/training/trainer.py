@@ -20,6 +20,7 @@ from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.data.inputs import EvalInput, Inputs
 from pipeline.training.data_parallel import SINGLE_PROCESS, ProcessGroup, accumulating
 from pipeline.training.device_memory import DeviceMemory
+from pipeline.training.environment import no_algorithm_search
 from pipeline.training.losses import WindowLosses, mean_loss
 from pipeline.training.meter import Meter
 from pipeline.training.optimizer import build_optimizer, build_schedule
@@ -226,7 +227,7 @@ class _Run:
         self.precision.evaluating()
         self.model.eval()
         outputs: list[tuple[Tensor, Tensor]] = []
-        with torch.inference_mode():
+        with torch.inference_mode(), no_algorithm_search():
             for images, labels in data:
                 # cloned: an input pipeline may reuse its label buffer
                 outputs.append((labels.clone(), self.model(images).float()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 from pipeline.design import plan
@@ -54,6 +55,34 @@ def test_sleeping_in_evaluation_is_no_training_time(digits_dir: Path, tmp_path: 
     check_disjoint(values)
     images = 2 * 96 - 32 * values["throughput/warmup_windows"]
     assert images / values["throughput/images_per_second"] <= values["time/train_seconds"]
+
+
+def test_evaluation_tries_no_algorithms(digits_dir: Path, tmp_path: Path, wrap_inputs: Any) -> None:
+    """CuDNN's search pays over many steps of one size; one evaluation has one or two of a size."""
+    seen: list[tuple[str, bool]] = []
+
+    class Watched:
+        def __init__(self, data: Any, part: str) -> None:
+            self._data, self._part = data, part
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._data, name)
+
+        def __iter__(self) -> Any:
+            seen.append((self._part, torch.backends.cudnn.benchmark))
+            return iter(self._data)
+
+        def epoch(self, *arguments: Any) -> Any:
+            seen.append(("train", torch.backends.cudnn.benchmark))
+            return self._data.epoch(*arguments)
+
+    def watched(data: Any) -> Any:
+        return replace(data, **{part: Watched(getattr(data, part), part) for part in ("train", "validation", "test")})
+
+    wrap_inputs(watched)
+    run_in_process(small_spec(epochs=2), digits_dir, tmp_path)
+    assert {part for part, _ in seen} == {"train", "validation", "test"}
+    assert all(searches == (part == "train") for part, searches in seen), seen
 
 
 def test_a_slow_reader_of_records_is_no_training_time(digits_dir: Path, tmp_path: Path) -> None:
