@@ -45,7 +45,8 @@ os.environ.update(
 def scope_of(nodeid: str) -> str:
     """What has to run in one process: a file's tests, and those of the one whole grid, share something expensive."""
     path = Path(nodeid.partition("::")[0])
-    if path.parent.name == "faults":  # each of these makes its own workspace, and some take minutes
+    # each of these makes its own workspace, and some take minutes; those of a GPU wait for imports and first uses
+    if path.parent.name == "faults" or path.name == "test_gpu.py":
         return nodeid
     return str(path.parent if path.parent.name == "grid" else path)
 

@@ -146,7 +146,12 @@ def cuda_devices() -> bool:
 
 
 def commit() -> dict[str, str | bool]:
-    """The repository's `commit`, and where git tells it, whether it is `dirty`; a GPU host may have no git."""
+    """The repository's `commit`: `ABLATE_COMMIT`, else git's, with whether the tree is `dirty`.
+
+    What is said goes first: a host that is lent may have a copy of the tree, with a HEAD from before its last commits.
+    """
+    if said := os.environ.get("ABLATE_COMMIT"):
+        return {"commit": said}
     words = ["git", "-C", str(REPO)]
     try:
         top, head = (
@@ -159,7 +164,7 @@ def commit() -> dict[str, str | bool]:
             return {"commit": head.stdout.strip(), "dirty": bool(changed.strip())}
     except (OSError, subprocess.SubprocessError):
         pass
-    return {"commit": os.environ.get("ABLATE_COMMIT") or "unknown"}
+    return {"commit": "unknown"}
 
 
 def facts() -> dict[str, str]:

@@ -30,7 +30,8 @@ RESULTS = HERE.parent / "results"
 README = HERE.parent.parent / "README.md"
 TAIL = 60  # lines of the device tests' output
 MAX_PAGE = 2**20  # bytes of a report.html: it says nothing that the other files do not have
-_FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[\w.+-]+/)+")  # not in an address, nor behind a relative path's first part
+# not in an address, but that of a file, nor behind a relative path's first part
+_FOLDERS = re.compile(r"(?:(?<=sqlite:///)|(?<=file://)|(?<![\w.:/-]))/(?:[\w.+-]+/)+")
 PUBLISHED = ("report.md", "effects.csv", "runs.csv")
 
 

@@ -124,8 +124,7 @@ def _resnet(name: str, title: str, techniques: list[str], device: str, scale: fl
 def paper32(device: str, scale: float) -> list[Study]:
     """The paper's factorial on its first model; sentinels show the drift of the machine."""
     study = _resnet("paper32", "ResNet-50 at 32 px: the paper's factorial", ["ga", "amp", "pm"], device, scale)
-    least = 1 if device == "cpu" else 2
-    return blocks({**study, "sentinels": True}, least, 2)
+    return blocks({**study, "sentinels": True}, 1, 2)
 
 
 def layout32(device: str, scale: float) -> list[Study]:

@@ -468,14 +468,14 @@ def test_folders_of_the_host_are_not_published(tmp_path):
     write_rest(root)
     host = "/somewhere/on-the_host/v1.2/"
     (root / "smoke.txt").write_text(
-        f"generated xml file: {host}smoke.xml\ntests/core/test_a.py PASSED, see a://b/c/d\n"
+        f"generated xml file: {host}smoke.xml\ntests/core/test_a.py PASSED, see a://b/c/d\nsqlite:///{host}a.db: gone\n"
     )
     (root / "doctor.json").write_text(json.dumps({"checks": [{"name": "data", "detail": f"{host}data: empty"}]}))
     run = json.loads((root / "run.json").read_text())
     (root / "run.json").write_text(json.dumps({**run, "argv": ["run.py", "--out", f"{host}out"]}))
     folder = published(root, tmp_path / "out")
     assert (folder / "smoke.txt").read_text() == (
-        "generated xml file: smoke.xml\ntests/core/test_a.py PASSED, see a://b/c/d\n"
+        "generated xml file: smoke.xml\ntests/core/test_a.py PASSED, see a://b/c/d\nsqlite:///a.db: gone\n"
     )
     told = json.loads((folder / "provenance.json").read_text())
     assert told["doctor"]["checks"][0]["detail"] == "data: empty" and told["run"]["argv"][-1] == "out"

@@ -77,7 +77,7 @@ def test_the_rehearsal(tmp_path: Path) -> None:
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads((out / "run.json").read_text())
-    names = ["setup", "smoke", "probes", "launch", "paper32", "layout32", "paper224", "oom", "bench"]
+    names = ["setup", "smoke", "probes", "launch", "paper32", "paper224", "oom", "layout32", "bench"]
     assert [(row["stage"], row["status"]) for row in document["stages"]] == [(name, "ok") for name in names]
     table = done.stdout.rstrip().splitlines()[-len(names) - 1 :]
     assert table[0].split() == ["stage", "seconds", "result"] and [line.split()[0] for line in table[1:]] == names
