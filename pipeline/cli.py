@@ -20,6 +20,7 @@ from pipeline import __version__
 from pipeline.commands import command_options
 from pipeline.design import options as run_options
 from pipeline.errors import AblateError
+from pipeline.import_path import leave_folder
 
 
 class _Option(click.Option):
@@ -255,6 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def program() -> None:
     """What `ablate` is: `main`, without taking what was imported to pieces at the end."""
+    leave_folder()
     try:
         main()
     finally:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import signal
 import sys
 from pathlib import Path
+
+from pipeline.import_path import path_environment
 
 
 def process_environment() -> dict[str, str]:
@@ -21,7 +22,7 @@ def process_environment() -> dict[str, str]:
     `PYTORCH_NVML_BASED_CUDA_CHECK` the question goes to NVML, which leaves nothing behind.
     """
     return {
-        **_import_path(),
+        **path_environment(),
         "OMP_WAIT_POLICY": "passive",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -30,20 +31,6 @@ def process_environment() -> dict[str, str]:
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     }
-
-
-def _import_path() -> dict[str, str]:
-    """`PYTHONPATH` with the folder of this package, where it has not been installed.
-
-    The fork server does not get its parent's `sys.path` (CPython gh-117378) and passes over a preload that it cannot
-    import: every run would import torch anew, without a word.
-    """
-    root = Path(__file__).resolve().parents[1]
-    # an installed package is found anyway, and its folder in front could hide the standard library
-    if root.name in ("site-packages", "dist-packages"):
-        return {}
-    others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(root)]
-    return {"PYTHONPATH": os.pathsep.join([str(root), *others])}
 
 
 def oom_kills() -> int:

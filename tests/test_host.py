@@ -46,17 +46,11 @@ def test_death_with_the_parent(call: str, left: bool) -> None:
         until(lambda: not lives(child), 10, "the child's end")
 
 
-def test_workers_find_this_package_first_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["a", str(ROOT), "b"]))
-    assert host.process_environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "a", "b"]
-    monkeypatch.delenv("PYTHONPATH")
-    assert host.process_environment()["PYTHONPATH"] == str(ROOT)
-
-
-def test_an_installed_package_is_not_put_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(host, "__file__", str(tmp_path / "site-packages" / "pipeline" / "host.py"))
+def test_workers_import_nothing_from_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "relative", str(ROOT), "/absolute"]))
     environment = host.process_environment()
-    assert "PYTHONPATH" not in environment and environment["OMP_WAIT_POLICY"] == "passive"
+    assert environment["PYTHONSAFEPATH"] == "1" and environment["OMP_WAIT_POLICY"] == "passive"
+    assert set(environment["PYTHONPATH"].split(os.pathsep)) == {str(ROOT), "/absolute"}
 
 
 @pytest.mark.parametrize(

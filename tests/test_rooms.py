@@ -18,7 +18,7 @@ SOURCES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob
 MODULES = {
     ".".join(["pipeline", *Path(file).with_suffix("").parts]).removesuffix(".__init__"): file for file in SOURCES
 }
-MAY_IMPORT: dict[str, set[str]] = {  # besides itself and the hall: errors, files, host, nvml, paths, shown
+MAY_IMPORT: dict[str, set[str]] = {  # besides itself and the hall
     "design": set(),
     "training": {"design"},
     "tracking": {"design"},

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pipeline
+from pipeline.children import start_module
 from pipeline.design.names import EVAL_SECONDS, SETUP_SECONDS, TRAIN_SECONDS
 from pipeline.errors import OutsideError
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -49,11 +48,13 @@ def grid_cost(study: str, device: str, folder: Path) -> GridCost:
         OutsideError: not every run finished.
     """
     uri = f"sqlite:///{folder.resolve()}/mlruns/mlflow.db"
-    command = [sys.executable, "-m", "pipeline", "grid", "--study", study, "--device", device, "--json"]
-    command += ["--tracking-uri", uri, "--data-dir", str(folder.resolve() / "data")]
+    words = ["grid", "--study", study, "--device", device, "--json"]
+    words += ["--tracking-uri", uri, "--data-dir", str(folder.resolve() / "data")]
     began = time.perf_counter()
     with (folder / "grid.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=log)
+        process = start_module(
+            "pipeline", *words, environment=_environment(), cwd=folder, stdout=subprocess.PIPE, stderr=log
+        )
         peak = _watch(process)
         output = process.stdout.read() if process.stdout is not None else b""
     wall = time.perf_counter() - began
@@ -73,11 +74,8 @@ def _cost(store: MlflowStore, wall: float, peak: float) -> GridCost:
 
 
 def _environment() -> dict[str, str]:
-    """The user's, without settings of ablate and MLflow, and with this very source tree."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
-    root = str(Path(pipeline.__file__).resolve().parent.parent)
-    kept["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [kept.get("PYTHONPATH", "")])])
-    return kept
+    """The user's, without settings of ablate and MLflow."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("ABLATE_", "MLFLOW_"))}
 
 
 def _watch(process: subprocess.Popen[Any]) -> float:

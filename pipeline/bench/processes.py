@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.children import process_context
 from pipeline.errors import AblateError, OutsideError, first_line
 from pipeline.host import process_environment
 
@@ -27,7 +27,7 @@ class FreshProcesses:
     def __init__(self, log: Path, *, preload: bool) -> None:
         self._log = log
         os.environ.update(process_environment())
-        context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
+        context = process_context("forkserver" if preload else "spawn")
         if preload:
             context.set_forkserver_preload(["pipeline.bench.loops.preload"])
         self._pool = ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1)

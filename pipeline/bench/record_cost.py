@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from multiprocessing.connection import Connection
 from statistics import median
 
+from pipeline.children import process_context
 from pipeline.design.records import Progress
 from pipeline.execution.local.child import sender
 
@@ -17,7 +17,7 @@ def record_seconds(records: int) -> float:
     Args:
         records: how many. A burst fits the pipe: a run sends one now and then, and never finds it full.
     """
-    context = multiprocessing.get_context("fork")
+    context = process_context("fork")
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=_drain, args=(reader, writer), daemon=True)
     process.start()

@@ -6,13 +6,13 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import nvml
+from pipeline.children import run_python
 from pipeline.commands.command_options import DoctorOptions
 from pipeline.design import requirements
 from pipeline.errors import AblateError
@@ -91,7 +91,7 @@ def _torch() -> list[Check]:
         "import torch, torchvision, timm; print(torch.__version__, torchvision.__version__, timm.__version__, "
         "torch.version.cuda, torch.cuda.is_available(), sep='|')"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180, check=False)
+    run = run_python(code, timeout=180)
     if run.returncode:
         lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
         return [Check("torch", "fail", lines[-1], "reinstall: pip install -r requirements.lock")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import traceback
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.children import process_context
 from pipeline.commands.command_options import ReportOptions
 from pipeline.commands.output import experiment_of
 from pipeline.errors import AblateError, InputError, OutsideError, first_line
@@ -106,7 +106,7 @@ def _writer(
     It imports statistics and drawing, and reads a local store, while this one imports MLflow and connects, or reads a
     store that is elsewhere: each takes seconds, and neither needs the other.
     """
-    context = multiprocessing.get_context("fork")  # nothing heavy, and no thread, is here yet
+    context = process_context("fork")  # nothing heavy, and no thread, is here yet
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, study, store, request), daemon=True)
     process.start()

@@ -12,6 +12,8 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline.children import output_of
+
 _PACKAGES = ("torch", "torchvision", "timm", "mlflow", "optuna", "scikit-learn", "numpy")
 
 
@@ -30,8 +32,7 @@ def _git() -> dict[str, str]:
         return {}
 
     def git(*words: str) -> str:
-        found = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
-        return found.stdout.strip()
+        return output_of("git", "-C", str(root), *words, timeout=10)
 
     try:
         return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": str(bool(git("status", "--porcelain"))).lower()}

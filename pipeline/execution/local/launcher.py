@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import queue
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
+from pipeline.children import process_context
 from pipeline.design.names import FLOPS_PER_IMAGE
 from pipeline.design.records import Artifact, End, Job, Metrics, Record, parse_record
 from pipeline.design.spec import Device, RunSpec
@@ -88,7 +88,7 @@ class LocalLauncher:
         self._prepared: dict[str, PreparedWorker] = {}
         self._flops: dict[tuple[Any, ...], float] = {}
         os.environ.update({**process_environment(), **_kept("CUBLAS_WORKSPACE_CONFIG")})
-        self._context = multiprocessing.get_context("forkserver")
+        self._context = process_context("forkserver")
         self._context.set_forkserver_preload(["pipeline.execution.local.preload"])
 
     def start(self) -> None:

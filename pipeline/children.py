@@ -1,0 +1,74 @@
+"""How the package starts processes: all of them here, so that none imports from the working folder.
+
+That folder holds a user's own files, and somebody else's where it is shared: a `torch.py` in it is not ours to run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pipeline.import_path import leave_folder, path_environment
+
+
+def process_context(method: Literal["fork", "forkserver", "spawn"]) -> Any:
+    """Multiprocessing's context of a start method, once neither this process nor its children import from the folder.
+
+    A forked process has this one's import path, also one forked from a server: multiprocessing hands it on.
+    """
+    leave_folder()
+    return multiprocessing.get_context(method)
+
+
+def run_python(code: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in an interpreter of its own and takes its output.
+
+    Args:
+        code: the program.
+        timeout: longest time in s.
+    """
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, **path_environment()},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start_module(name: str, *words: str, environment: Mapping[str, str], **settings: Any) -> subprocess.Popen[bytes]:
+    """Starts a module as a program, in an interpreter of its own.
+
+    Args:
+        name: of the module.
+        words: of its command line, which everybody on this machine can read: no secret belongs there.
+        environment: its variables.
+        settings: further ones of `Popen`.
+    """
+    command = [sys.executable, "-P", "-m", name, *words]
+    return subprocess.Popen(command, env={**environment, **path_environment()}, **settings)
+
+
+def output_of(program: str, *words: str, timeout: float) -> str:
+    """Runs another program and returns what it prints.
+
+    Args:
+        program: its name; looked for in the absolute folders of `PATH` alone.
+        words: of its command line.
+        timeout: longest time in s.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it is not there, failed, or took too long.
+    """
+    folders = [part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if part.startswith("/")]
+    found = shutil.which(program, path=os.pathsep.join(folders))
+    if found is None:
+        raise FileNotFoundError(program)
+    run = subprocess.run([found, *words], capture_output=True, text=True, timeout=timeout, check=True)
+    return run.stdout.strip()
