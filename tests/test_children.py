@@ -33,9 +33,8 @@ def starts_of(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             home, _, last = name.rpartition(".")
-            if last in STARTERS.get(home, ()) or (home == "os" and last.startswith(("exec", "spawn"))):
-                found.append(name)
-            elif last in POOLS and "mp_context" not in {word.arg for word in node.keywords}:
+            pool = last in POOLS and "mp_context" not in {word.arg for word in node.keywords}
+            if pool or last in STARTERS.get(home, ()) or (home == "os" and last.startswith(("exec", "spawn"))):
                 found.append(name)
         elif isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable":
             found.append("sys.executable")
@@ -43,9 +42,11 @@ def starts_of(tree: ast.AST) -> list[str]:
 
 
 def test_the_reader_sees_what_starts_a_process() -> None:
-    text = "subprocess.run(a)\nfrom os import fork\nos.execv(a)\nmultiprocessing.get_context()\nsys.executable\nProcessPoolExecutor(1)"
-    assert len(starts_of(ast.parse(text))) == 6
-    assert starts_of(ast.parse("os.getpid()\nProcessPoolExecutor(1, mp_context=context)\nimport os, sys, subprocess")) == []
+    calls = ("subprocess.run(a)", "from os import fork", "os.execv(a)", "multiprocessing.get_context()")
+    found = starts_of(ast.parse("\n".join([*calls, "a = sys.executable", "ProcessPoolExecutor(1)"])))
+    assert len(found) == len(calls) + 2
+    harmless = ("os.getpid()", "ProcessPoolExecutor(1, mp_context=a)", "import os, sys, subprocess")
+    assert starts_of(ast.parse("\n".join(harmless))) == []
 
 
 def test_one_module_starts_processes() -> None:

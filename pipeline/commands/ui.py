@@ -1,15 +1,14 @@
 """`ablate ui`: MLflow's web interface on the store that `ablate` writes, or Optuna's on the storage of the tunings.
 
-A bare `mlflow ui` opens another file.
+A bare `mlflow ui` opens another file. Both are served in this process: they end when it does, however it does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
-import os
 import signal
 import socket
-import subprocess
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 
 def run_ui(options: UiOptions) -> int:
-    """Runs one of the two servers until it is stopped.
+    """Serves one of the two until it is stopped.
 
     Args:
         options: of the command.
@@ -39,7 +38,7 @@ def run_ui(options: UiOptions) -> int:
 
 
 def serve_mlflow(tracking_uri: str | None, host: str, port: int) -> int:
-    """Runs MLflow's server until it is stopped; returns its exit code.
+    """Serves MLflow's interface until it is stopped; returns the exit code.
 
     Args:
         tracking_uri: the tracking store; None for the default.
@@ -57,25 +56,18 @@ def serve_mlflow(tracking_uri: str | None, host: str, port: int) -> int:
     if database is not None and not database.is_file():
         raise InputError(f"--tracking-uri: {database} is not there; allowed: a store with runs (ablate grid makes one)")
     _check_address(host, port, "MLflow")
-    artifacts = (STATE_DIR / "artifacts").resolve().as_uri()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--default-artifact-root",
-        artifacts,
-    ]
-    command += ["--host", host, "--port", str(port), "--workers", "1"]
-    # one worker without job execution: 430 MB and seconds to start, instead of 2.3 GB and 15 processes
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    return _run(command, environment, f"MLflow on http://{host}:{port} (Ctrl-C ends it)")
+    _greet("MLflow", host, port)
+    from pipeline.tracking.mlflow_server import serve_store
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server takes them, and hands them on when it has ended
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    serve_store(uri, (STATE_DIR / "artifacts").resolve().as_uri(), host, port)
+    return 0
 
 
 def serve_optuna(storage: str | None, host: str, port: int) -> int:
-    """Runs optuna-dashboard on the storage of the tunings until it is stopped; returns its exit code.
+    """Serves optuna-dashboard on the storage of the tunings until it is stopped; returns the exit code.
 
     Args:
         storage: URL of Optuna's storage; None for the default.
@@ -95,42 +87,29 @@ def serve_optuna(storage: str | None, host: str, port: int) -> int:
     if find_spec("optuna_dashboard") is None:
         raise OutsideError('ui --optuna: optuna-dashboard is not installed; pip install "ablate[dashboard]"')
     _check_address(host, port, "optuna-dashboard")
-    # the address of the storage may hold a password: not on a command line, which everybody can read
-    start = (
-        "import os; from optuna_dashboard import run_server; "
-        "run_server(os.environ.pop('ABLATE_UI_STORAGE'), host=os.environ.pop('ABLATE_UI_HOST'), "
-        "port=int(os.environ.pop('ABLATE_UI_PORT')))"
-    )
-    environment = {"ABLATE_UI_STORAGE": url, "ABLATE_UI_HOST": host, "ABLATE_UI_PORT": str(port)}
-    command = [sys.executable, "-c", start]
-    return _run(command, environment, f"optuna-dashboard on http://{host}:{port} (Ctrl-C ends it)")
+    _greet("optuna-dashboard", host, port)
+    from pipeline.tuning.dashboard import serve_dashboard
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve_dashboard(url, host, port)
+    return 0
 
 
-def _run(command: list[str], environment: dict[str, str], greeting: str) -> int:
-    print(greeting, flush=True)
-    process = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
-    _forward(process)
-    return 0 if process.wait() in (0, -signal.SIGTERM, -signal.SIGINT) else 3
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _greet(name: str, host: str, port: int) -> None:
+    shown = f"[{host}]" if ":" in host else host
+    print(f"{name} on http://{shown}:{port} (Ctrl-C ends it)", flush=True)
 
 
 def _check_address(host: str, port: int, name: str) -> None:
     if not _loopback(host):
         print(f"warning: {host} can be reached from other machines, and {name} asks for no password", file=sys.stderr)
     _check_free(host, port)
-
-
-def _forward(process: subprocess.Popen[bytes]) -> None:
-    """The server and its workers are a process group of their own; it ends with this process."""
-
-    def stop(number: int, _frame: Any) -> None:
-        try:
-            os.killpg(process.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return
-        del number
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
 
 
 def _loopback(host: str) -> bool:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
+from tests.support.ablate import start_ablate
 from tests.support.commands import assert_refused
+from tests.support.processes import until
+from tests.support.servers import free_port
 
 
 @pytest.mark.parametrize(
@@ -45,11 +53,74 @@ def test_a_port_that_is_taken_is_told_before_a_server_starts(
 def test_an_address_that_others_reach_is_warned_of(
     host: str, ablate: Any, migrated_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrated_store(tmp_path / "mlruns" / "mlflow.db")
-    started: list[list[str]] = []
+    uri = migrated_store(tmp_path / "mlruns" / "mlflow.db")
+    served: list[tuple[Any, ...]] = []
     monkeypatch.setattr("pipeline.commands.ui._check_free", lambda *_arguments: None)
-    monkeypatch.setattr("pipeline.commands.ui._run", lambda command, *_more: started.append(command) or 0)
+    monkeypatch.setattr("pipeline.commands.ui.signal.signal", lambda *_arguments: None)
+    monkeypatch.setattr("pipeline.tracking.mlflow_server.serve_store", lambda *given: served.append(given))
     found = ablate("ui", "--host", host, "--port", "5999")
     assert found.code == 0 and f"warning: {host} can be reached from other machines" in found.line
-    (command,) = started
-    assert command[command.index("--host") + 1] == host and command[command.index("--port") + 1] == "5999"
+    assert served == [(uri, (tmp_path / "mlruns" / "artifacts").as_uri(), host, 5999)]
+
+
+def answer(url: str, **headers: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(url, headers=headers, data=b"{}" if "Origin" in headers else None)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as found:
+            return found.status, found.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(OSError):
+        return answer(url)[0] == 200
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_mlflow_is_served_by_the_command_alone(
+    last: int, migrated_store: Callable[[Path], str], tmp_path: Path
+) -> None:
+    """However it ends, nothing is left on the port; while it runs it takes no file, and no name from elsewhere."""
+    migrated_store(tmp_path / "mlruns" / "mlflow.db")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = start_ablate("ui", "--port", str(port), cwd=tmp_path)
+    try:
+        until(lambda: answers(f"{url}/health"), 60, "the server's start")
+        upload = f"{url}/ajax-api/2.0/mlflow/upload-artifact?run_uuid=1&path=a"
+        assert answer(upload, Origin=url)[0] == 403
+        assert answer(f"{url}/api/2.0/mlflow-artifacts/artifacts?path=a")[0] == 503
+        assert answer(f"{url}/", Host="rebound.example")[0] == 403
+        process.send_signal(last)
+        process.wait(30)
+    finally:
+        process.kill()
+    assert not answers(f"{url}/health")
+    out, err = process.communicate()
+    assert process.returncode == (-signal.SIGKILL if last == signal.SIGKILL else 0), err
+    assert url in out and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_the_dashboard_is_for_this_machines_names_alone(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/mlruns/optuna.db"
+    (tmp_path / "mlruns").mkdir()
+    optuna.create_study(storage=url, study_name="mine")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    process = start_ablate("ui", "--optuna", "--port", str(port), cwd=tmp_path)
+    try:
+        until(lambda: answers(f"{address}/api/studies"), 60, "the server's start")
+        assert answer(f"{address}/api/studies", Host=f"localhost:{port}")[0] == 200
+        assert answer(f"{address}/api/studies", Host="rebound.example")[0] == 403
+        study = {"Content-Type": "application/json", "Origin": "http://rebound.example"}
+        assert answer(f"{address}/api/studies", **study)[0] == 403
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert "Traceback" not in process.communicate()[1]
+    assert optuna.get_all_study_names(url) == ["mine"]
