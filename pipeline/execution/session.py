@@ -219,6 +219,7 @@ def distinct(plan: Plan) -> list[RunSpec]:
             recipe.validation_fraction,
             recipe.max_train_samples,
             recipe.max_test_samples,
+            recipe.batch_size,
             requirements.key(recipe),
         )
         by_need.setdefault(need, spec)

@@ -14,12 +14,13 @@ from pipeline.design.records import Job
 from pipeline.errors import OutsideError
 from pipeline.training import models
 from pipeline.training.data import inputs, store
+from pipeline.training.trainable import Trainable
 
 
 def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
     """Checks, before any run, what only the heavy libraries can tell: device, its abilities, data, models, weights.
 
-    Prepares each data set (first use) and builds each distinct model once.
+    Prepares each data set (first use), builds each distinct model once, and tries whether it can be trained.
 
     Args:
         jobs: all runs of the plan.
@@ -33,7 +34,9 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
     machine = _machine()
     for job in jobs:
         requirements.check_machine(job.spec.recipe, job.spec.device, machine)
-    checked: set[tuple[Any, ...]] = set()
+    built: set[tuple[Any, ...]] = set()
+    samples: dict[tuple[Any, ...], int] = {}
+    trainable = Trainable()
     sources: dict[tuple[str, int], Any] = {}
     for job in jobs:
         spec, recipe = job.spec, job.spec.recipe
@@ -56,13 +59,22 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
             recipe.weights,
             recipe.grad_checkpoint,
         )
-        split = (spec.dataset, spec.seed, recipe.validation_fraction, recipe.max_train_samples, recipe.max_test_samples)
-        if split not in checked:
-            inputs.build_inputs(spec, source, torch.device("cpu")).close()
-            checked.add(split)
-        if model not in checked:
+        part = (
+            spec.dataset,
+            spec.seed,
+            recipe.input_pipeline,
+            recipe.validation_fraction,
+            recipe.max_train_samples,
+            recipe.max_test_samples,
+        )
+        if part not in samples:
+            data = inputs.build_inputs(spec, source, torch.device("cpu"))
+            samples[part] = data.train.num_samples
+            data.close()
+        if model not in built:
             models.build_model(spec.model, recipe, len(source.class_names))
-            checked.add(model)
+            built.add(model)
+        trainable.check(spec, samples[part], len(source.class_names))
 
 
 def _machine() -> requirements.Machine:

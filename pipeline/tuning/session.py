@@ -142,10 +142,12 @@ class Tuning:
             return result
 
     def _distinct(self) -> list[RunSpec]:
-        """One run for each combination of techniques: what the preflight can find wrong depends on those alone."""
+        """What the preflight can find wrong: with a combination of techniques, or with a batch size."""
         setup = self.setup
-        recipes_of = [setup.space.recipe_of(config) for config in setup.space.settings()]
-        return [setup.spec.model_copy(update={"recipe": recipe}) for recipe in [setup.spec.recipe, *recipes_of]]
+        recipe = setup.spec.recipe
+        recipes = [setup.space.recipe_of(config) for config in setup.space.settings()]
+        recipes += [recipe.model_copy(update={"batch_size": int(size)}) for size in setup.space.values("batch_size")]
+        return [setup.spec.model_copy(update={"recipe": found}) for found in [recipe, *recipes]]
 
     def _ledger(self) -> SharedStudy:
         setup, options = self.setup, self.options

@@ -34,6 +34,11 @@ def test_the_preflight_sees_each_thing_once(choice: SelectedPlan) -> None:
     assert specs == distinct(choice.plan), "a seed is nothing that can be wrong"
     larger = runs[0].spec.model_copy(update={"model": "test_vit"})
     assert larger in distinct(replace(choice.plan, runs=(*runs, replace(runs[0], spec=larger))))
+    recipe = runs[0].spec.recipe.model_copy(update={"batch_size": 17})
+    other = runs[0].spec.model_copy(update={"recipe": recipe})
+    assert other in distinct(replace(choice.plan, runs=(*runs, replace(runs[0], spec=other)))), (
+        "its last batch is other"
+    )
 
 
 def test_bad_input_leaves_no_store_behind(

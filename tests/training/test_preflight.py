@@ -22,11 +22,11 @@ def jobs(data_dir: Path, work_dir: Path, *specs: RunSpec) -> list[Job]:
 def test_each_data_set_is_prepared_and_each_model_built_once(
     digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built: list[tuple[str, int]] = []
+    built: list[tuple[str, int, str]] = []
     original = preflight.models.build_model
 
     def build(name: str, recipe: Any, classes: int) -> Any:
-        built.append((name, classes))
+        built.append((name, classes, torch.get_default_device().type))
         return original(name, recipe, classes)
 
     monkeypatch.setattr(preflight.models, "build_model", build)
@@ -40,8 +40,13 @@ def test_each_data_set_is_prepared_and_each_model_built_once(
     ]
     preflight.preflight(jobs(digits_dir, tmp_path, *specs), lines.append)
     assert [line for line in lines if line.startswith("preparing")] == ["preparing digits", "preparing digits100"]
-    assert built[:2] == [("test_resnet", 10), ("test_vit", 10)]
-    assert len(built) <= 3
+    assert built == [
+        ("test_resnet", 10, "cpu"),
+        ("test_resnet", 10, "meta"),
+        ("test_vit", 10, "cpu"),
+        ("test_vit", 10, "meta"),
+        ("test_resnet", 100, "meta"),
+    ], "weights are looked at once, and forward and backward pass tried once for each number of classes"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,8 @@ def test_each_data_set_is_prepared_and_each_model_built_once(
     [
         ({"max_train_samples": 5}, "images are left to train on"),
         ({"weights": "absent.pt"}, r"recipe\.weights"),
+        ({"max_train_samples": 97}, r"recipe\.batch_size: 32 is not allowed.*the last of an epoch of 97 images"),
+        ({"batch_size": 95}, r"recipe\.batch_size: 95 is not allowed.*allowed: another batch_size"),
     ],
 )
 def test_the_first_problem_is_one_line(recipe: dict[str, Any], words: str, digits_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from pipeline.tuning.storage import open_study
 from tests.support.fakes import NullListener
 
 
-def options(folder: Path, **changes: str) -> TuneOptions:
+def options(folder: Path, **changes: Any) -> TuneOptions:
     fixed = {"model": "test_resnet", "dataset": "digits", "study": "quickstart", "device": "cpu"}
     return TuneOptions(**{**fixed, "storage": f"sqlite:///{folder}/optuna.db", **changes})
 
@@ -33,3 +34,11 @@ def test_a_name_of_another_search_is_refused_before_any_trial(tmp_path: Path) ->
     with pytest.raises(InputError, match="--name: 'taken' is not allowed; allowed: another name, or --fresh"):
         Tuning(chosen, prepare_tuning(chosen), NullListener(), tmp_path / "state").run()
     assert study.trials == []
+
+
+def test_the_preflight_sees_every_batch_size(tmp_path: Path) -> None:
+    """The smallest micro-batch of an epoch depends on it, and a model may not be trainable on that."""
+    chosen = options(tmp_path, batch_sizes="16,32", accumulation="1,2", settings=("batch_size=64",))
+    setup = prepare_tuning(chosen)
+    seen = [spec.recipe.batch_size for spec in Tuning(chosen, setup, NullListener(), tmp_path / "state")._distinct()]
+    assert set(seen) == {16, 32, 64} and len(seen) <= 4
