@@ -1,17 +1,17 @@
-"""The training losses of an epoch: kept on the device window by window, read once at its end."""
+"""Losses and weights that must stay finite; an epoch's training losses are kept on the device, read once at its end."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.training.step import Window
 
 
 class DivergedError(Exception):
-    """The loss is no finite number any more."""
+    """A loss or a weight is no finite number any more."""
 
 
 class WindowLosses:
@@ -74,3 +74,39 @@ def mean_loss(losses: Tensor, windows: tuple[Window, ...], updated: list[bool], 
             total += loss * window.total
             weight += window.total
     return total / weight
+
+
+def check_loss(name: str, loss: float, epoch: int) -> None:
+    """Refuses a loss of evaluation that tells that the updates before it have ruined the model.
+
+    Args:
+        name: whose loss it is, for the message.
+        loss: the loss.
+        epoch: the last epoch before it, from 1.
+
+    Raises:
+        DivergedError: it is infinite or no number.
+    """
+    if not math.isfinite(loss):
+        raise DivergedError(f"{name} loss is {loss} after epoch {epoch}")
+
+
+def check_weights(model: nn.Module, epoch: int) -> None:
+    """Refuses a model that its last updates have ruined, which no later loss would show.
+
+    Args:
+        model: the model; its parameters and its statistics of BatchNorm are looked at, not its other buffers, whose
+            infinities may be meant (masks of attention).
+        epoch: the last epoch, from 1.
+
+    Raises:
+        DivergedError: a value is infinite or no number; names the first tensor that has one.
+    """
+    tensors = dict(model.named_parameters())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            tensors |= {f"{name}.{key}": value for key, value in module.named_buffers(recurse=False)}
+    finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors.values()])  # one wait for the device
+    ruined = [name for name, whole in zip(tensors, finite.tolist(), strict=True) if not whole]
+    if ruined:
+        raise DivergedError(f"weights are not finite after epoch {epoch} ({ruined[0]}, {len(ruined)} tensors in all)")

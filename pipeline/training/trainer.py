@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from pipeline.training.data.inputs import EvalInput, Inputs
 from pipeline.training.data_parallel import SINGLE_PROCESS, ProcessGroup, accumulating
 from pipeline.training.device_memory import DeviceMemory
 from pipeline.training.environment import no_algorithm_search
-from pipeline.training.losses import WindowLosses, mean_loss
+from pipeline.training.losses import WindowLosses, check_loss, check_weights, mean_loss
 from pipeline.training.meter import Meter
 from pipeline.training.optimizer import build_optimizer, build_schedule
 from pipeline.training.precision import Precision
@@ -71,7 +72,8 @@ def train(
         A `TrainResult` (the generator's return value); None when the test set has not been read.
 
     Raises:
-        DivergedError: the loss became infinite or no number; says the epoch and the step.
+        DivergedError: a loss or a weight became infinite or no number; says the epoch. What was measured until then
+            has been yielded.
     """
     run = _Run(spec, model, inputs, device, group)
     epochs = run.recipe.epochs
@@ -81,17 +83,20 @@ def train(
     yield from history
     yield Phase(time=time.time(), name="train")
     run.warm_up()
-    for epoch in range(state["epoch"] + 1 if state else 1, epochs + 1):
+    before = epoch = state["epoch"] if state else 0
+    for epoch in range(before + 1, epochs + 1):
         values = yield from run.train_epoch(epoch)
         if group.is_main_process and inputs.validation is not None and run.stop_rule.validates(epoch):
             values |= run.validate(inputs.validation)
         record = Metrics(time=time.time(), step=epoch, values=values)
         history.append(record)
         yield record
+        check_loss("validation", values.get(VAL_LOSS, 0.0), epoch)
         if group.is_main_process and checkpoints and checkpoints.due(epoch, epochs):
             checkpoints.save(epoch, run.state_dict(history))
         if run.stop_rule.stops_after_epoch(values):
             break
+    check_weights(run.model, epoch)
     shared = group.combined(run.meter.summary())
     if not group.is_main_process:
         return None
@@ -99,8 +104,9 @@ def train(
         yield Metrics(time=time.time(), values=run.summary(None) | shared | run.stop_rule.summary(run.meter, values))
         return None
     yield Phase(time=time.time(), name="evaluate")
-    result = run.test()
-    yield Metrics(time=time.time(), values=run.summary(result) | shared)
+    loss, result = run.test()
+    yield Metrics(time=time.time(), values=run.summary(result if math.isfinite(loss) else None) | shared)
+    check_loss("test", loss, epoch)
     return result
 
 
@@ -213,10 +219,10 @@ class _Run:
         scores = epoch_scores(labels, logits.argmax(axis=1))
         return {VAL_LOSS: loss, **{f"{VAL_SCORE}{name}": value for name, value in scores.items()}}
 
-    def test(self) -> TrainResult:
-        """Reads the test set: once, at the end."""
-        _, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(self.inputs.test))
-        return TrainResult(labels, logits)
+    def test(self) -> tuple[float, TrainResult]:
+        """Reads the test set: once, at the end; its mean loss and the outputs."""
+        loss, labels, logits = self.meter.timed_evaluation(lambda: self._evaluate(self.inputs.test))
+        return loss, TrainResult(labels, logits)
 
     def _evaluate(self, data: EvalInput) -> tuple[float, npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Evaluates in fp32, in every cell alike; results stay on the device until the end.

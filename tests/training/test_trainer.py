@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.design import plan
 from pipeline.design import study as studies
 from pipeline.design.records import Metrics
+from pipeline.design.spec import Probe
 from pipeline.training import trainer, warmup
 from pipeline.training.data.inputs import EvalInput
 from pipeline.training.step import plan_windows
@@ -219,3 +222,56 @@ def test_a_rate_that_destroys_the_model_fails_the_run(precision: str, digits_dir
     end = end_of(run_in_process(spec, digits_dir, tmp_path))
     assert end.outcome == "failed" and end.error is not None and "epoch" in end.error
     assert "loss is" in end.error or "skipped" in end.error
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({}, r"validation loss is (nan|inf) after epoch 1"),
+        ({"validation_fraction": 0.0}, r"weights are not finite after epoch 1|test loss is (nan|inf) after epoch 1"),
+        ({"eval_every": 2, "epochs": 1, "accumulation_steps": 2}, r"(nan|inf|not finite).* after epoch 1"),
+    ],
+)
+def test_a_last_update_that_ruins_the_model_fails_the_run(
+    model: str, recipe: dict[str, Any], said: str, digits_dir: Path, tmp_path: Path
+) -> None:
+    """The loss of the only window is finite: it comes before the update."""
+    ruin = {"optimizer": "sgd", "learning_rate": 1e30, "momentum": 0.0, "schedule": "constant", "weight_decay": 0.0}
+    spec = small_spec(model, **{"epochs": 1, "batch_size": 96, **ruin, **recipe})
+    records = run_in_process(spec, digits_dir, tmp_path)
+    end = end_of(records)
+    assert end.outcome == "failed" and re.search(said, str(end.error)), end
+    assert math.isfinite(per_epoch(records)[1]["train/loss"]), "what was measured is kept"
+    assert not [name for name in summary(records) if name.startswith("test/")]
+
+
+def test_a_ruined_trial_fails_though_it_reads_no_evaluation(
+    digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trainer.optimizer_step
+
+    def ruining(learner: Any, *args: Any) -> Tensor:
+        loss = original(learner, *args)
+        next(learner.model.parameters()).data.view(-1)[0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(trainer, "optimizer_step", ruining)
+    trial = small_spec().model_copy(update={"probe": Probe(max_windows=1)})
+    end = end_of(run_in_process(trial, digits_dir, tmp_path))
+    assert end.outcome == "failed" and "weights are not finite after epoch 1 (" in str(end.error)
+
+
+def test_test_outputs_that_are_no_numbers_fail_the_run_and_keep_its_times(
+    digits_dir: Path, tmp_path: Path, wrap_inputs: Any
+) -> None:
+    class Poisoned(Wrapped):
+        def __iter__(self) -> Iterator[Any]:
+            return ((images * float("nan"), labels) for images, labels in self.inner)
+
+    wrap_inputs(lambda data: replace(data, test=Poisoned(data.test)))
+    spec = small_spec(dataset="digits100", max_train_samples=200, max_test_samples=100)
+    records = run_in_process(spec, digits_dir, tmp_path)
+    end = end_of(records)
+    assert (end.outcome, end.error) == ("failed", "test loss is nan after epoch 1")
+    assert summary(records)["time/train_seconds"] > 0 and "val/loss" in per_epoch(records)[1]
