@@ -84,15 +84,25 @@ def model(name: str) -> ModelRow:
     if name in MODELS:
         return MODELS[name]
     if name.startswith("timm:"):
-        architecture, _, tag = name.removeprefix("timm:").partition(".")
+        architecture, dot, tag = name.removeprefix("timm:").partition(".")
+        known = timm_architectures()
+        if architecture not in known and architecture not in MODELS:
+            raise not_allowed("model", name, "timm:NAME with NAME of " + suggest(architecture, list(known), 4))
+        if dot:
+            _check_tag(name, architecture, tag)
         if architecture in MODELS:
             row = MODELS[architecture]
             return ModelRow(architecture, tag or row.pretrained_tag, row.sized, row.cifar_stem, row.neck)
-        known = timm_architectures()
-        if architecture in known:
-            return ModelRow(architecture, tag, sized=None)
-        raise not_allowed("model", name, "timm:NAME with NAME of " + suggest(architecture, list(known), 4))
+        return ModelRow(architecture, tag, sized=None)
     raise not_allowed("model", name, suggest(name, list(MODELS)) + ", timm:NAME")
+
+
+def _check_tag(name: str, architecture: str, tag: str) -> None:
+    # the tags of a few architectures are computed, not written: those the preflight looks up in timm itself
+    tags = timm_tags().get(architecture, ())
+    if not tag or (tags and tag not in tags):
+        bare = f"timm:{architecture}"
+        raise not_allowed("model", name, f"{bare}, {bare}.TAG with TAG of {suggest(tag, list(tags))}" if tags else bare)
 
 
 @lru_cache(maxsize=1)
@@ -102,12 +112,28 @@ def timm_architectures() -> tuple[str, ...]:
     timm registers each with a decorated function, `@register_model def NAME(...)`. Importing it takes seconds
     and torch; reading takes a tenth of one.
     """
+    pattern = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
+    return tuple(sorted(name for source in _timm_sources() for name in pattern.findall(source)))
+
+
+@lru_cache(maxsize=1)
+def timm_tags() -> Mapping[str, tuple[str, ...]]:
+    """Architecture -> the tags of its weights, as far as timm's sources write them, `'NAME.TAG': _cfg(...)`."""
+    pattern = re.compile(r"""^\s*['"](\w+)\.([\w.-]+)['"]\s*:""", re.MULTILINE)
+    found: dict[str, list[str]] = {}
+    for source in _timm_sources():
+        for architecture, tag in pattern.findall(source):
+            found.setdefault(architecture, []).append(tag)
+    return {architecture: tuple(tags) for architecture, tags in found.items()}
+
+
+@lru_cache(maxsize=1)
+def _timm_sources() -> tuple[str, ...]:
     found = find_spec("timm")
     if found is None or not found.submodule_search_locations:
         return ()
-    pattern = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
-    sources = Path(found.submodule_search_locations[0], "models").glob("*.py")
-    return tuple(sorted(name for source in sources for name in pattern.findall(source.read_text(encoding="utf-8"))))
+    files = Path(found.submodule_search_locations[0], "models").glob("*.py")
+    return tuple(file.read_text(encoding="utf-8") for file in files)
 
 
 def dataset(name: str) -> DatasetRow:

@@ -20,6 +20,7 @@ from pipeline.design import catalog, requirements, techniques
 from pipeline.design.spec import Device, Recipe, RunSpec
 from pipeline.design.study import MAX_CELLS, Study
 from pipeline.errors import InputError, not_allowed
+from pipeline.files import reading
 
 Setting = tuple[str, ...]
 
@@ -242,7 +243,7 @@ def _with_weights(recipe: Recipe) -> Recipe:
         return recipe
     path = Path(recipe.weights)
     try:
-        with path.open("rb") as stream:
+        with reading(path) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise not_allowed("recipe.weights", recipe.weights, f"a readable file ({error.strerror})") from None

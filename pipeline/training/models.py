@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from torch import nn
 
 from pipeline.design import catalog
 from pipeline.design.spec import Recipe
-from pipeline.errors import InputError, OutsideError, first_line, not_allowed
+from pipeline.errors import InputError, OutsideError, first_line, not_allowed, suggest
+from pipeline.files import reading
 from pipeline.training import grad_checkpoint
 
 CIFAR_STEM_BELOW = 96
@@ -22,11 +25,12 @@ def build_model(name: str, recipe: Recipe, classes: int) -> nn.Module:
 
     Args:
         name: catalog name or `timm:NAME`.
-        recipe: `image_size`, `patch_size`, `pretrained`, `weights` and `grad_checkpoint` are used.
+        recipe: `image_size`, `patch_size`, `pretrained`, `weights`, its digest and `grad_checkpoint` are used.
         classes: outputs of the classifier.
 
     Raises:
-        InputError: the model cannot take the size or be checkpointed, or the weights file does not fit.
+        InputError: the model cannot take the size or be checkpointed, timm has no such weights, or the weights file
+            does not fit or is not the planned one.
         OutsideError: pretrained weights cannot be fetched.
     """
     row = catalog.model(name)
@@ -35,14 +39,26 @@ def build_model(name: str, recipe: Recipe, classes: int) -> nn.Module:
     )
     if not timm.is_model(row.timm_name):
         raise not_allowed("model", name, "an architecture of the installed timm")
+    _check_known(row, name, architecture, recipe.pretrained)
     model = _create(architecture, row, recipe, classes, name)
     if row.cifar_stem and recipe.image_size < CIFAR_STEM_BELOW:
         _use_cifar_stem(model)
     if recipe.weights is not None:
-        _load_weights(model, Path(recipe.weights))
+        _load_weights(model, Path(recipe.weights), recipe.weights_sha256)
     if recipe.grad_checkpoint:
         grad_checkpoint.switch_on(model, name)
     return model
+
+
+def _check_known(row: catalog.ModelRow, name: str, architecture: str, pretrained: bool) -> None:
+    """Refuses weights that timm does not have, which no network brings; the catalog knows only what is written out."""
+    if row.pretrained_tag:
+        known = timm.list_models(f"{row.timm_name}.*", include_tags=True)
+        if f"{row.timm_name}.{row.pretrained_tag}" not in known:
+            tags = [full.partition(".")[2] for full in known]
+            raise not_allowed("model", name, f"a tag of {suggest(row.pretrained_tag, tags)}" if tags else "no tag")
+    if pretrained and not timm.is_model_pretrained(architecture):
+        raise not_allowed("recipe.pretrained", True, f"false for model {name} (timm has no such weights)")
 
 
 def _create(architecture: str, row: catalog.ModelRow, recipe: Recipe, classes: int, name: str) -> nn.Module:
@@ -84,15 +100,16 @@ def _use_cifar_stem(model: nn.Module) -> None:
     model.maxpool = nn.Identity()
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _load_weights(model: nn.Module, path: Path, digest: str | None) -> None:
     """Loads a local state dict, tensors only; a classifier of another width is left as initialised."""
+    content = _read_weights(path, digest)
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors.torch import load
 
-            state: Any = load_file(path)
+            state: Any = load(content)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # every loader has its own errors; all mean that the file is no weights file
         raise not_allowed("recipe.weights", str(path), f"a state dict of tensors ({first_line(error, 120)})") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -101,13 +118,31 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     if not isinstance(state, dict) or not set(state) & set(own):
         raise not_allowed("recipe.weights", str(path), "a state dict with this model's parameter names")
     head = {f"{prefix}.{kind}" for prefix in classifier_names(model) for kind in ("weight", "bias")}
-    bad = [key for key in own if key not in head and (key not in state or state[key].shape != own[key].shape)]
+    fitting = {key: state[key] for key in own if _fits(state.get(key), own[key])}
+    bad = [key for key in own if key not in head and key not in fitting]
     if bad:
         raise not_allowed(
             "recipe.weights", str(path), f"weights that fit this model (missing or other shape: {bad[0]})"
         )
-    fitting = {key: state[key] for key in own if key in state and state[key].shape == own[key].shape}
     model.load_state_dict({**own, **fitting})
+
+
+def _read_weights(path: Path, digest: str | None) -> bytes:
+    """The file's bytes, read once: what is loaded is what its digest was compared with."""
+    try:
+        with reading(path) as file:
+            content: bytes = file.read()
+    except OSError as error:
+        raise not_allowed("recipe.weights", str(path), f"a state dict of tensors ({error.strerror})") from None
+    found = hashlib.sha256(content).hexdigest()
+    if digest not in (None, found):
+        allowed = f"a file that does not change between plan and run (its SHA-256 was {digest}, and is {found})"
+        raise not_allowed("recipe.weights", str(path), allowed)
+    return content
+
+
+def _fits(value: Any, own: torch.Tensor) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape == own.shape
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:

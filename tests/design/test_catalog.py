@@ -22,7 +22,21 @@ def test_any_architecture_of_timm_is_a_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("resnet5", "resnet50"), ("timm:convnext_ato", "convnext_atto"), ("timm:", "timm:NAME")]
+    ("name", "near"),
+    [
+        ("resnet5", "resnet50"),
+        ("timm:convnext_ato", "convnext_atto"),
+        ("timm:", "timm:NAME"),
+        ("timm:resnet18.nonsense", "timm:resnet18.TAG with TAG of a1_in1k"),
+        ("timm:resnet18.a1_in1", "did you mean a1_in1k"),
+        ("timm:resnet18.", "timm:resnet18, timm:resnet18.TAG"),
+        ("timm:resnet18.a1_in1k.more", "a1_in1k"),
+        ("timm:test_resnet.nonsense", "r160_in1k"),
+        ("timm:qwen3_vit_306m_enc.", "timm:qwen3_vit_306m_enc$"),
+        ("timm:hf-hub:timm/resnet18.a1_in1k", "timm:NAME"),
+        ("hf-hub:timm/resnet18.a1_in1k", "timm:NAME"),
+        ("timm:timm/resnet18", "timm:NAME"),
+    ],
 )
 def test_unknown_models_name_the_nearest(name: str, near: str) -> None:
     with pytest.raises(InputError, match=f"model: '{name}' is not allowed; allowed: .*{near}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -204,6 +205,9 @@ def test_a_weights_file_is_part_of_the_identity(tmp_path: Path, monkeypatch: pyt
     assert digests[0] != digests[1]
     with pytest.raises(InputError, match=r"recipe.weights: .*absent.* not allowed; allowed: a readable file"):
         build_plan(make(), "cpu", {"weights": "absent"})
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InputError, match=r"recipe.weights: .*allowed: a readable file \(not a regular file\)"):
+        build_plan(make(), "cpu", {"weights": str(tmp_path / "fifo")})
     with pytest.raises(InputError, match="no weights file together with pretrained"):
         build_plan(make(), "cpu", {"weights": str(file), "pretrained": True})
 

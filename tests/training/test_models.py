@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -94,6 +95,27 @@ def test_architectures_are_known_without_importing_timm() -> None:
     assert len(catalog.timm_architectures()) > 0.9 * len(timm.list_models())
 
 
+def test_tags_are_known_without_importing_timm() -> None:
+    known = {tuple(name.split(".", 1)) for name in timm.list_models("*.*", include_tags=True)}
+    written = {(name, tag) for name, tags in catalog.timm_tags().items() for tag in tags}
+    registered = {pair for pair in written if pair[0] in catalog.timm_architectures()}
+    assert registered <= known and len(registered) > 0.9 * len(known)
+    assert not {name for name, _ in known - written} & set(catalog.timm_tags()), "all tags of a model, or none"
+
+
+@pytest.mark.parametrize("name", ["timm:qwen3_vit_306m_enc.nonsense", "timm:nf_regnet_b0.nonsense"])
+def test_tags_that_timm_computes_are_looked_up_in_it(name: str) -> None:
+    assert catalog.model(name).pretrained_tag == "nonsense"
+    with pytest.raises(InputError, match=f"^model: '{name}' is not allowed; allowed: "):
+        models.build_model(name, TINY, 10)
+
+
+@pytest.mark.parametrize("name", ["timm:nf_regnet_b0", "timm:convnext_atto_rms", "timm:resnet50_mlp.untrained"])
+def test_weights_that_there_are_none_of_are_wrong_input_and_no_matter_of_the_network(name: str) -> None:
+    with pytest.raises(InputError, match=r"^recipe\.pretrained: True is not allowed; allowed: false for model"):
+        models.build_model(name, Recipe(image_size=32, pretrained=True), 10)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_weights_file_is_loaded(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
@@ -125,6 +147,23 @@ def test_classifier_of_another_width_is_left_as_initialised(tmp_path: Path) -> N
         assert torch.equal(value, reference.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_that_changed_after_the_plan_are_not_loaded(suffix: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / f"weights{suffix}"
+    digests = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = models.build_model("test_resnet", TINY, 10).state_dict()
+        torch.save(state, file) if suffix == ".pt" else save_file(state, file)
+        digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
+    planned, there = ({"weights": str(file), "weights_sha256": digest} for digest in digests)
+    models.build_model("test_resnet", TINY.model_copy(update=there), 10)
+    with pytest.raises(InputError, match=r"^recipe\.weights: .*does not change between plan and run"):
+        models.build_model("test_resnet", TINY.model_copy(update=planned), 10)
+
+
 class Trap:
     """Makes a folder when it is unpickled."""
 
@@ -146,6 +185,11 @@ def _incomplete(file: Path) -> None:
     torch.save(dict(list(state.items())[:3]), file)
 
 
+def _numbers(file: Path) -> None:
+    state = models.build_model("test_resnet", TINY, 10).state_dict()
+    torch.save(dict.fromkeys(state, 3), file)
+
+
 @pytest.mark.parametrize(
     ("write", "allowed"),
     [
@@ -156,6 +200,10 @@ def _incomplete(file: Path) -> None:
         (lambda file: file.write_bytes(b"no weights"), "a state dict of tensors"),
         (lambda file: file.write_bytes(b""), "a state dict of tensors"),
         (lambda file: file.mkdir(), "a state dict of tensors"),
+        (lambda file: os.mkfifo(file), "a state dict of tensors (not a regular file)"),
+        (lambda file: file.symlink_to("/dev/zero"), "a state dict of tensors (not a regular file)"),
+        (lambda file: torch.save({"conv1.weight": 3}, file), "this model's parameter names"),
+        (_numbers, "weights that fit this model"),
     ],
 )
 def test_weights_files_that_are_refused(write: Any, allowed: str, tmp_path: Path) -> None:
