@@ -29,7 +29,10 @@ class OutsideError(AblateError):
 
 def not_allowed(where: str, value: object, allowed: str) -> InputError:
     """Builds the one-line message that the contract asks for: field, bad value, what is allowed."""
-    shown = printable(redacted(repr(value)))
+    try:
+        shown = printable(redacted(repr(value)))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        shown = "a number of thousands of digits"
     if len(shown) > 80:
         shown = shown[:77] + "..."
     return InputError(f"{where}: {shown} is not allowed; allowed: {allowed}")

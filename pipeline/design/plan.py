@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -161,8 +162,8 @@ def build_plan(
     """
     settings, alias = settings_of(study, device)
     blocks = range(study.seeds) if blocks is None else blocks
-    variants = list(itertools.product(*study.variants.values()))
-    total = len(study.models) * len(study.datasets) * len(settings) * len(variants) * len(blocks)
+    variants = math.prod(len(values) for values in study.variants.values())
+    total = len(study.models) * len(study.datasets) * len(settings) * variants * len(blocks)
     if total > MAX_CELLS:
         raise InputError(f"study {study.name}: {total} cells are not allowed; allowed: at most {MAX_CELLS}")
     cells = list(_cells(study, device, settings, extra))
@@ -241,12 +242,12 @@ def _with_weights(recipe: Recipe) -> Recipe:
     """Puts the digest of a weights file into the recipe: a path alone does not identify its content."""
     if recipe.weights is None:
         return recipe
-    path = Path(recipe.weights)
     try:
-        with reading(path) as stream:
+        with reading(Path(recipe.weights)) as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise not_allowed("recipe.weights", recipe.weights, f"a readable file ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        cause = getattr(error, "strerror", None) or error
+        raise not_allowed("recipe.weights", recipe.weights, f"a readable file ({cause})") from None
     if recipe.weights_sha256 not in (None, digest):
         raise not_allowed("recipe.weights_sha256", recipe.weights_sha256, f"that of the file, {digest}")
     return recipe.model_copy(update={"weights_sha256": digest})

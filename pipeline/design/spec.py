@@ -12,16 +12,26 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 RERUNS_FROM = 100
+MAX_BATCH = 2**20
 Device = Literal["cpu", "cuda"]
 # modes of torch.compile that record CUDA graphs of their own
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 # strict: YAML's `true` is not a 1, and 2.5 is no count
 Count = Annotated[int, Field(strict=True, ge=1, le=2**40)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=2**40)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+# each of them costs memory, a process or a thread, or time before anything can end it
+Epochs = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+BatchSize = Annotated[int, Field(strict=True, ge=1, le=MAX_BATCH)]
+Workers = Annotated[int, Field(strict=True, ge=0, le=1024)]
+Threads = Annotated[int, Field(strict=True, ge=1, le=1024)]
+Pixels = Annotated[int, Field(strict=True, ge=1, le=4096)]
+# strict: `true` is not 1.0 and "1_0" no number; a negative zero would be another digest of the same recipe
+Real = Annotated[float, Field(strict=True), AfterValidator(lambda value: value + 0.0)]
+Positive = Annotated[Real, Field(gt=0)]
+Fraction = Annotated[Real, Field(ge=0.0, lt=1.0)]
 SafeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 
 
@@ -91,15 +101,15 @@ class Recipe(Frozen):
     """
 
     # length
-    epochs: Count = 1
+    epochs: Epochs = 1
     max_train_samples: Count | None = None
     max_test_samples: Count | None = None
     # batch
-    batch_size: Count = 128
-    accumulation_steps: Count = 1
+    batch_size: BatchSize = 128
+    accumulation_steps: BatchSize = 1
     # execution
     precision: Literal["fp32", "tf32", "fp16", "bf16"] = "fp32"
-    scaler_init_scale: Annotated[float, Field(gt=0)] = 65536.0
+    scaler_init_scale: Positive = 65536.0
     scaler_growth_interval: Count = 2000
     channels_last: bool = False
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
@@ -107,40 +117,40 @@ class Recipe(Frozen):
     grad_checkpoint: bool = False
     fused_optimizer: bool = False
     deterministic: bool = False
-    num_threads: Count = 1
+    num_threads: Threads = 1
     # input
     input_pipeline: Literal["loader", "gather", "device"] = "gather"
     pin_memory: bool = False
     non_blocking: bool = False
-    num_workers: Natural = 2
-    image_size: Annotated[int, Field(strict=True, ge=8, le=4096)] = 32
+    num_workers: Workers = 2
+    image_size: Annotated[Pixels, Field(ge=8)] = 32
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     augmentation: Literal["none", "crop_flip", "affine_flip"] = "none"
     normalization: Literal["dataset", "imagenet"] = "dataset"
     # optimisation
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Positive = 1e-3
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
     lr_reference_batch: Count = 128
-    backbone_lr_scale: Annotated[float, Field(gt=0)] = 1.0
-    neck_lr_scale: Annotated[float, Field(gt=0)] = 1.0
+    backbone_lr_scale: Positive = 1.0
+    neck_lr_scale: Positive = 1.0
     momentum: Fraction = 0.9
     nesterov: bool = True
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    clip_norm: Positive | None = None
     label_smoothing: Fraction = 0.0
     schedule: Literal["constant", "linear", "cosine", "onecycle", "exponential"] = "constant"
-    schedule_gamma: Annotated[float, Field(gt=0, le=1)] = 0.975
+    schedule_gamma: Annotated[Positive, Field(le=1)] = 0.975
     warmup: Fraction = 0.0
     # model
     pretrained: bool = False
     weights: str | None = None
     weights_sha256: str | None = None
-    patch_size: Count | None = None
+    patch_size: Pixels | None = None
     # evaluation and measurement
-    validation_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
-    eval_every: Count = 1
-    eval_batch_size: Count = 256
+    validation_fraction: Annotated[Real, Field(ge=0, le=0.9)] = 0.1
+    eval_every: Epochs = 1
+    eval_batch_size: BatchSize = 256
     warmup_windows: Natural = 3
 
     @property
@@ -171,11 +181,11 @@ class Probe(Frozen):
     """
 
     read_test: Literal[False] = False
-    interval: Annotated[float, Field(gt=0, lt=1)] | None = None
+    interval: Annotated[Positive, Field(lt=1)] | None = None
     max_windows: Count | None = None
-    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_seconds: Positive | None = None
     max_samples: Count | None = None
-    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
+    target_accuracy: Annotated[Positive, Field(le=1)] | None = None
     validate_epochs: bool = False
 
     @model_validator(mode="after")
@@ -206,13 +216,13 @@ class RunSpec(Frozen):
     model: str
     dataset: str
     techniques: tuple[str, ...] = ()
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     repeat: Natural = 0
     device: Device = "cpu"
     data_digest: str = ""
     recipe: Recipe = Recipe()
     probe: Probe | None = None
-    nproc: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    nproc: Threads = 1
 
     @cached_property
     def digest(self) -> str:

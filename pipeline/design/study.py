@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from pipeline.design import catalog, techniques
+from pipeline.design import catalog, scalars, techniques, yaml_core
 from pipeline.design.spec import Frozen, Recipe, SafeName
-from pipeline.errors import AblateError, InputError, first_line, not_allowed, suggest
+from pipeline.errors import AblateError, InputError, not_allowed, suggest
 
 M = TypeVar("M", bound=BaseModel)
-MAX_STUDY_BYTES = 1_000_000
 MAX_CELLS = 1_000_000
+MAX_NAMES = 2000  # models, data sets, techniques: timm has 1,300 architectures
+MAX_OVERRIDES = 10_000
 Overrides = dict[str, Any]
 
 
@@ -59,25 +60,26 @@ class Study(Frozen):
     """
 
     name: SafeName
-    title: str = ""
-    models: Annotated[dict[str, Overrides], Field(min_length=1)]
-    datasets: Annotated[tuple[str, ...], Field(min_length=1)]
-    techniques: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    seeds: Annotated[int, Field(ge=1, le=100_000)] = 1
-    base_seed: Annotated[int, Field(ge=0, lt=2**30)] = 0
-    order_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    title: Annotated[str, Field(max_length=1000)] = ""
+    models: Annotated[dict[str, Overrides], Field(min_length=1, max_length=MAX_NAMES)]
+    datasets: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_NAMES)]
+    techniques: Annotated[dict[str, tuple[str, ...]], Field(max_length=MAX_NAMES)] = Field(default_factory=dict)
+    # strict: YAML's `true` is not a 1, and "3" is a text
+    seeds: Annotated[int, Field(strict=True, ge=1, le=100_000)] = 1
+    base_seed: Annotated[int, Field(strict=True, ge=0, lt=2**30)] = 0
+    order_seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     sentinels: bool = False
-    variants: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    variants: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(default_factory=dict)
     design: Annotated[str, Field(pattern="^(full|fractional)$")] = "full"
     recipe: Overrides = Field(default_factory=dict)
-    overrides: tuple[Override, ...] = ()
+    overrides: Annotated[tuple[Override, ...], Field(max_length=MAX_OVERRIDES)] = ()
 
     @field_validator("models", mode="before")
     @classmethod
     def _models(cls, value: Any) -> Any:
         """A list of names is a mapping with empty recipes; `NAME:` alone in YAML is null."""
         if isinstance(value, list):
-            return {str(name): {} for name in value}
+            return {name: {} for name in _distinct(value)}
         if isinstance(value, dict):
             return {name: {} if fields is None else fields for name, fields in value.items()}
         return value
@@ -85,8 +87,7 @@ class Study(Frozen):
     @field_validator("datasets")
     @classmethod
     def _unique(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("a list without duplicates")
+        _distinct(value)
         return value
 
     @field_validator("techniques", mode="before")
@@ -94,7 +95,7 @@ class Study(Frozen):
     def _levels(cls, value: Any) -> Any:
         """`[ga, amp]`, `{ga: 4}` and `{ga: [2, 4]}` are all understood."""
         if isinstance(value, list):
-            return {str(name): () for name in value}
+            return dict.fromkeys(_distinct(value), ())
         if isinstance(value, dict):
             return {name: _as_levels(levels) for name, levels in value.items()}
         return value
@@ -120,8 +121,14 @@ class Study(Frozen):
         return validated(Recipe, fields, f"study {self.name}: recipe")
 
 
+def _distinct(names: Sequence[Any]) -> list[str]:
+    if len({*map(str, names)}) != len(names):
+        raise ValueError("a list without duplicates")
+    return [str(name) for name in names]
+
+
 def _as_levels(levels: Any) -> tuple[str, ...]:
-    """YAML reads `on` as true; levels are text, as on the command line."""
+    """Levels are text, as on the command line; a switch may be said to be `true`."""
     listed = levels if isinstance(levels, list | tuple) else [] if levels is None else [levels]
     return tuple("on" if level is True else str(level) for level in listed)
 
@@ -145,49 +152,6 @@ def validated(model: type[M], fields: Any, where: str) -> M:
         raise not_allowed(f"{where}: {place}" if place else where, first["input"], allowed) from None
 
 
-class _StudyLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (no expansion bombs) and without duplicate keys (no silent overwriting)."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("an alias (*name), which study files may not use")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key.value, str) or key.value in seen:
-                line = key.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: a duplicate or compound key")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """Reads one study file safely.
-
-    Raises:
-        InputError: unreadable, too large, not UTF-8, or no plain YAML.
-    """
-    try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_STUDY_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        cause = getattr(error, "strerror", None) or error
-        raise not_allowed("study file", str(path), f"a readable file ({cause})") from None
-    if len(raw) > MAX_STUDY_BYTES:
-        raise InputError(f"study file {path}: too large; allowed: at most {MAX_STUDY_BYTES} bytes")
-    try:
-        return yaml.load(raw.decode("utf-8"), Loader=_StudyLoader)
-    except UnicodeDecodeError:
-        raise InputError(f"study file {path}: not UTF-8; allowed: YAML in UTF-8") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or first_line(error)
-        raise InputError(f"study file {path}: {place}{problem}; allowed: plain YAML") from None
-
-
 def study_folders() -> list[Path]:
     """Folders with study files by name: the working tree's, the source tree's, the installed ones."""
     source = Path(__file__).resolve().parents[2] / "experiments"
@@ -202,7 +166,7 @@ def load_study(name_or_file: str) -> Study:
         InputError: there is none, or it is not valid.
     """
     path = _find(name_or_file)
-    content = _extended(read_yaml(path), path, depth=0)
+    content = _extended(yaml_core.read_file(path), path, depth=0)
     study = validated(Study, {"name": path.stem, **content}, f"study file {path}")
     check_study(study, f"study file {path}")
     return study
@@ -222,7 +186,7 @@ def _extended(content: Any, path: Path, depth: int) -> dict[str, Any]:
     if not isinstance(base, str) or depth > 3:
         raise not_allowed(f"study file {path}: extends", base, "the name of a study, at most four in a chain")
     found = _find(base)
-    below = _extended(read_yaml(found), found, depth + 1)
+    below = _extended(yaml_core.read_file(found), found, depth + 1)
     for own in ("name", "title"):
         below.pop(own, None)
     return {**below, **content}
@@ -260,6 +224,7 @@ def check_study(study: Study, where: str) -> None:
                 raise not_allowed("overrides: dataset", override.dataset, ", ".join(study.datasets))
     except AblateError as error:
         raise type(error)(f"{where}: {error}") from None
+    _check_size(study, where)
     for field, values in study.variants.items():
         if field not in Recipe.model_fields:
             raise not_allowed(f"{where}: variants: field", field, suggest(field, sorted(Recipe.model_fields), 60))
@@ -268,6 +233,18 @@ def check_study(study: Study, where: str) -> None:
     for model in study.models:
         for dataset in study.datasets:
             study.recipe_for(model, dataset)
+
+
+def _check_size(study: Study, where: str) -> None:
+    """Before anything is multiplied out: a short file can name more cells than there are atoms."""
+    pairs = len(study.models) * len(study.datasets)
+    values = [len(listed) for listed in study.variants.values()]
+    cells = pairs * math.prod(values)
+    if cells > MAX_CELLS:
+        raise InputError(f"{where}: more than {MAX_CELLS} cells are not allowed; allowed: at most {MAX_CELLS}")
+    if pairs * len(study.overrides) > MAX_CELLS:
+        allowed = f"at most {MAX_CELLS} of models x data sets x overrides"
+        raise not_allowed(f"{where}: overrides", len(study.overrides), allowed)
 
 
 def replace(study: Study, **changes: Any) -> Study:
@@ -282,7 +259,7 @@ def replace(study: Study, **changes: Any) -> Study:
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
-    """Reads `--set FIELD=VALUE`: values are YAML scalars, fields those of the recipe.
+    """Reads `--set FIELD=VALUE`: a value is what it would be in a study file, fields are those of the recipe.
 
     Raises:
         InputError: no `=`, an unknown field or a value that is not allowed.
@@ -294,14 +271,12 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise not_allowed("--set", setting, "FIELD=VALUE")
         if name not in Recipe.model_fields:
             raise not_allowed("--set: field", name, suggest(name, sorted(Recipe.model_fields), 60))
+        if not text.strip():
+            raise not_allowed(f"--set: {name}", text, "a value; null for none")
         try:
-            value = yaml.load(text, Loader=_StudyLoader)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise not_allowed(f"--set: {name}", text, "a plain value") from None
-        # YAML 1.1 reads 1e-3 as text; only numbers look like that here
-        fields[name] = text if isinstance(value, str) else value
-        # PyYAML turns `off` into False, which is a legal word for the `compile` field
-        if name == "compile" and value is False:
-            fields[name] = "off"
+            # text is no document: a # in the name of a file starts no comment
+            fields[name] = scalars.scalar(text.strip())
+        except ValueError as error:
+            raise not_allowed(f"--set: {name}", text, str(error)) from None
         validated(Recipe, {name: fields[name]}, "--set")
     return fields

@@ -6,6 +6,7 @@ step never see a technique's name: they see a recipe.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -121,10 +122,10 @@ def _split(recipe: Recipe, value: str) -> Changes:
 
 
 def _at_least_two(value: str) -> int:
-    factor = int(value)
-    if factor < 2:
+    # as it is written in names of cells: 04 and 4 would be two cells of one recipe
+    if not re.fullmatch("[1-9][0-9]{0,6}", value) or value == "1":
         raise ValueError("no accumulation")
-    return factor
+    return int(value)
 
 
 def _set(**changes: Any) -> Callable[[Recipe, str], Changes]:

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline.design import plan, study
+from pipeline.design import plan, study, yaml_core
 from pipeline.design.spec import Device, Recipe
 from pipeline.design.study import Study
 from pipeline.errors import AblateError, OutsideError
@@ -56,7 +54,7 @@ def write_study_file(
     temporary = path.with_name(f".{name}.{os.getpid()}.yaml")
     try:
         TUNED_DIR.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(head + yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
+        temporary.write_text(head + yaml_core.dump(content), encoding="utf-8")
         plan.build_plan(study.load_study(str(temporary)), device)
         temporary.replace(path)
     except OSError as error:

@@ -141,7 +141,7 @@ def test_cells_with_equal_recipes_are_refused() -> None:
     with pytest.raises(InputError, match="without duplicates"):
         build_plan(make(techniques={"ga": ["2", "2"]}), "cpu")
     with pytest.raises(InputError, match="not allowed together"):
-        build_plan(make(techniques={"ga": ["2", "02"]}), "cpu")
+        build_plan(make(variants={"batch_size": [64, 64]}), "cpu")
 
 
 def test_fraction_of_six_techniques() -> None:

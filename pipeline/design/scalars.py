@@ -1,0 +1,70 @@
+"""What a written value is: the core schema of YAML 1.2 for settings, plain decimal numbers for options.
+
+YAML 1.1, which PyYAML reads, takes 064 for 52, 1:30 for 90, `yes` and `off` for booleans and 1e3 for a text. A value
+has to be what it looks like. Nothing is imported here but the standard library: `--help` needs this module.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+# YAML 1.2.2, section 10.3.2 "Tag Resolution" of the core schema; [0-9] and no \d, which has the digits of all scripts
+NULL = re.compile(r"null|Null|NULL|~|")
+BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+INT10 = re.compile(r"[-+]?[0-9]+")
+INT8 = re.compile(r"0o[0-7]+")
+INT16 = re.compile(r"0x[0-9a-fA-F]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+INFINITY = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)")
+NAN = re.compile(r"\.nan|\.NaN|\.NAN")
+
+LONGEST_NUMBER = 400  # characters; the largest double has 309 digits, and reading a million of them takes minutes
+
+Scalar = str | int | float | bool | None
+
+
+def scalar(text: str) -> Scalar:
+    """What a plain (unquoted) scalar is in the core schema of YAML 1.2.
+
+    Raises:
+        ValueError: a number that is not finite, or far too long.
+    """
+    if NULL.fullmatch(text):
+        return None
+    if BOOL.fullmatch(text):
+        return text in ("true", "True", "TRUE")
+    if INT10.fullmatch(text) or INT8.fullmatch(text) or INT16.fullmatch(text):
+        return _whole(text)
+    if FLOAT.fullmatch(text) or INFINITY.fullmatch(text) or NAN.fullmatch(text):
+        return finite(text)
+    return text
+
+
+def whole(text: str) -> int:
+    """The whole number that a text is, written in decimal digits.
+
+    Raises:
+        ValueError: it is none, or far too long.
+    """
+    if not INT10.fullmatch(text):
+        raise ValueError("a whole number")
+    return _whole(text)
+
+
+def finite(text: str) -> float:
+    """The finite number that a text is; a negative zero is zero.
+
+    Raises:
+        ValueError: it is none, or beyond what a float holds.
+    """
+    if not FLOAT.fullmatch(text) or len(text) > LONGEST_NUMBER or not math.isfinite(float(text)):
+        raise ValueError("a finite number")
+    return float(text) + 0.0
+
+
+def _whole(text: str) -> int:
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"a number of at most {LONGEST_NUMBER} characters")
+    base = 8 if INT8.fullmatch(text) else 16 if INT16.fullmatch(text) else 10
+    return int(text, base)
