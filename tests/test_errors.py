@@ -16,6 +16,7 @@ def test_each_kind_has_its_exit_code() -> None:
 def test_a_refusal_names_field_value_and_what_is_allowed() -> None:
     error = not_allowed("seeds", 0, "1 to 9")
     assert isinstance(error, InputError) and str(error) == "seeds: 0 is not allowed; allowed: 1 to 9"
+    assert "thousands of digits" in str(not_allowed("seeds", 10**5000, "1 to 9"))
     assert str(not_allowed("name", "x" * 500, "less")) == f"name: '{'x' * 76}... is not allowed; allowed: less"
 
 

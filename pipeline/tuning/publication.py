@@ -69,7 +69,7 @@ def _study_file(setup: Setup, found: TuningResult) -> Path | None:
         setup.space.recipe_of(found.recommended),
         setup.base,
         setup.spec.device,
-        [f"made by `ablate tune`, Optuna study {setup.name}", *text.sentences(found)],
+        text.sentences(found),
     )
 
 

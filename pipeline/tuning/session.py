@@ -13,7 +13,6 @@ import optuna
 
 from pipeline.design.names import (
     COMMAND_TAG,
-    IDENTITY_ATTRIBUTE,
     KIND_TAG,
     STUDY_TAG,
     TECHNIQUES_TAG,
@@ -34,7 +33,7 @@ from pipeline.tracking.locks import exclusive
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.uri import resolve_uri
-from pipeline.tuning import confirmation, plots
+from pipeline.tuning import confirmation, plots, study_file
 from pipeline.tuning import result as outcome
 from pipeline.tuning.heartbeats import working_processes
 from pipeline.tuning.publication import publish
@@ -42,7 +41,7 @@ from pipeline.tuning.result import TuningResult
 from pipeline.tuning.search import Search, TrialTemplate, planned
 from pipeline.tuning.setup import Setup
 from pipeline.tuning.space import Config
-from pipeline.tuning.storage import existing, open_study
+from pipeline.tuning.storage import check_ours, check_same, existing, open_study
 from pipeline.tuning.trials import SharedStudy
 
 
@@ -157,12 +156,12 @@ class Tuning:
         study = open_study(
             setup.storage,
             setup.name,
+            setup.identity,
             setup.objective.directions,
             pruner,
             lock=self._locks / "storage",
             fresh=options.fresh,
         )
-        study.set_user_attr(IDENTITY_ATTRIBUTE, setup.identity)
         lock = self._locks / f"{setup.name}.ask"
         return SharedStudy(
             study, setup.space, budget=options.trials, retries=options.retries, seed=options.seed, lock=lock
@@ -172,17 +171,18 @@ class Tuning:
         """Looks at what there is under the study's name, before anything heavy starts.
 
         Raises:
-            InputError: another search, or one that other processes are at work on.
+            InputError: not ours, another search, or one that other processes are at work on; a study file that is not
+                ours.
         """
         setup, options = self.setup, self.options
+        study_file.check_free(setup.name)
         study = existing(setup.storage, setup.name)
         if study is None:
             return
-        if study.user_attrs.get(IDENTITY_ATTRIBUTE, setup.identity) != setup.identity and not options.fresh:
-            raise InputError(
-                f"--name: {setup.name!r} is not allowed; allowed: another name, or --fresh (the study of this name "
-                "has another model, data set, recipe, objective, space, seed, limit or device)"
-            )
+        if options.fresh:
+            check_ours(study)
+        else:
+            check_same(study, setup.identity)
         others = working_processes(study)
         if others and (options.fresh or not options.join):
             what = "to wait" if options.fresh else "--join to work on it together, or to wait"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,30 @@ from typing import Any
 from pipeline.design import plan, study, yaml_core
 from pipeline.design.spec import Device, Recipe
 from pipeline.design.study import Study
-from pipeline.errors import AblateError, OutsideError
+from pipeline.errors import AblateError, OutsideError, not_allowed
+from pipeline.files import open_own, reading
+from pipeline.shown import printable
 
 TUNED_DIR = Path("experiments", "tuned")
+_MADE = "# made by `ablate tune`, Optuna study "
+
+
+def check_free(name: str) -> None:
+    """Looks at what is in the place of a study file: one that `ablate tune` did not make is left alone.
+
+    Args:
+        name: of the study and its file.
+
+    Raises:
+        InputError: there is something else.
+    """
+    path = TUNED_DIR / f"{name}.yaml"
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if stat.S_ISREG(path.lstat().st_mode):
+            with reading(path) as stream:
+                if stream.read(len(_MADE)) == _MADE.encode():
+                    return
+        raise not_allowed("--name", name, f"another name ({path} is there, and `ablate tune` has not made it)")
 
 
 def write_study_file(
@@ -34,6 +56,7 @@ def write_study_file(
         notes: lines for the head of the file.
 
     Raises:
+        InputError: something that is not ours has its name.
         OutsideError: it cannot be written.
     """
     defaults = Recipe().model_dump(mode="json")
@@ -49,12 +72,15 @@ def write_study_file(
         "base_seed": base.base_seed,
         "recipe": fields,
     }
-    head = "".join(f"# {' '.join(note.split())}\n" for note in notes)
+    check_free(name)
+    head = "".join(f"# {printable(' '.join(note.split()))}\n" for note in notes)
+    text = f"{_MADE}{name}\n{head}{yaml_core.dump(content)}"
     path = TUNED_DIR / f"{name}.yaml"
     temporary = path.with_name(f".{name}.{os.getpid()}.yaml")
     try:
         TUNED_DIR.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(head + yaml_core.dump(content), encoding="utf-8")
+        with os.fdopen(open_own(temporary, os.O_WRONLY | os.O_TRUNC), "wb") as stream:
+            stream.write(text.encode())
         plan.build_plan(study.load_study(str(temporary)), device)
         temporary.replace(path)
     except OSError as error:

@@ -25,7 +25,9 @@ SPACE = make_space(batches=[16, 32, 64, 128], accumulations=[1, 2, 4])
 
 
 def shared(folder: Path) -> optuna.Study:
-    return open_study(f"sqlite:///{folder}/optuna.db", "shared", ["maximize"], None, lock=folder / "storage")
+    return open_study(
+        f"sqlite:///{folder}/optuna.db", "shared", "identity", ["maximize"], None, lock=folder / "storage"
+    )
 
 
 def dead_owner() -> str:

@@ -154,7 +154,7 @@ def test_the_dashboard_shows_the_studies(tmp_path: Path, digits_dir: Path) -> No
     from pipeline.tuning.storage import open_study
 
     url = f"sqlite:///{tmp_path}/mlruns/optuna.db"
-    open_study(url, "shown-in-the-dashboard", ["maximize"], None, lock=tmp_path / "lock").ask()
+    open_study(url, "shown-in-the-dashboard", "identity", ["maximize"], None, lock=tmp_path / "lock").ask()
     port = free_port()
     with started(tmp_path, digits_dir, "ui", "--optuna", "--port", str(port)) as process:
 
