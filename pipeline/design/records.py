@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from pipeline.design.spec import Frozen, Natural, RunSpec
 
 Outcome = Literal["finished", "oom", "failed", "timeout", "interrupted"]
 
 OUTCOMES: tuple[Outcome, ...] = ("finished", "oom", "failed", "timeout", "interrupted")
+
+
+# up to the year 9999, in whole milliseconds: what journal and store can hold
+Time = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)]
 
 
 class Job(Frozen):
@@ -43,7 +47,7 @@ class Phase(Frozen):
     """
 
     type: Literal["phase"] = "phase"
-    time: float
+    time: Time
     name: str
 
 
@@ -63,7 +67,7 @@ class Progress(Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
 
     type: Literal["progress"] = "progress"
-    time: float
+    time: Time
     epoch: int
     epochs: int
     update: int
@@ -84,8 +88,8 @@ class Metrics(Frozen):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="constants")
 
     type: Literal["metrics"] = "metrics"
-    time: float
-    step: int | None = None
+    time: Time
+    step: Natural | None = None
     values: dict[str, float]
 
 
@@ -98,7 +102,7 @@ class Tags(Frozen):
     """
 
     type: Literal["tags"] = "tags"
-    time: float
+    time: Time
     values: dict[str, str]
 
 
@@ -112,7 +116,7 @@ class Artifact(Frozen):
     """
 
     type: Literal["artifact"] = "artifact"
-    time: float
+    time: Time
     path: str
     folder: str = ""
 
@@ -127,7 +131,7 @@ class End(Frozen):
     """
 
     type: Literal["end"] = "end"
-    time: float
+    time: Time
     outcome: Outcome
     error: str | None = None
 
@@ -150,8 +154,11 @@ def parse_record(text: str | bytes) -> Record:
     Raises:
         ValueError: the text is no record.
     """
-    value = json.loads(text)
-    kind = _RECORDS.get(value.get("type", "")) if isinstance(value, dict) else None
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    kind = _RECORDS.get(str(value.get("type"))) if isinstance(value, dict) else None
     if kind is None:
         raise ValueError("not a record")
     return kind.model_validate(value)

@@ -26,7 +26,27 @@ def test_records_keep_what_is_no_finite_number() -> None:
     assert isinstance(back, Metrics) and back.values["a"] != back.values["a"] and back.values["b"] == float("inf")
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"type": "spec"}', '{"type": "end", "time": 1}', "nonsense", "3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "[]",
+            "{}",
+            '{"type": "spec"}',
+            '{"type": "end", "time": 1}',
+            "nonsense",
+            "3",
+            '{"type": {}}',
+            '{"type": []}',
+        ),
+        *(
+            f'{{"type": "metrics", "time": {time}, "values": {{}}}}'
+            for time in ("NaN", "Infinity", "1e400", "1e30", "-1")
+        ),
+        *(f'{{"type": "metrics", "time": 1, "step": {step}, "values": {{}}}}' for step in ("-1", "1e400", str(2**63))),
+        "[" * 100_000,
+    ],
+)
 def test_what_is_no_record_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_record(text)

@@ -240,6 +240,9 @@ class LocalLauncher:
                 record = parse_record(worker.records.recv_bytes())
             except (EOFError, OSError):
                 return None
+            except ValueError:  # nothing further that it says can be trusted; the other runs are not touched
+                stop(worker.process)
+                return End(time=time.time(), outcome="failed", error="the worker sent something that is no record")
             if isinstance(record, End):
                 return record
             if isinstance(record, Metrics) and FLOPS in record.values:

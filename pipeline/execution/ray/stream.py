@@ -85,7 +85,12 @@ class RunStreams:
             if self._cancelled():
                 self._ray.cancel(stream)
             for reference in stream:
-                item = node.parse(self._ray.get(reference))
+                received = self._ray.get(reference)
+                try:
+                    item = node.parse(received)
+                except ValueError:  # nothing further that it says can be trusted; the other runs are not touched
+                    self._ray.cancel(stream)
+                    return _failed("the worker sent something that is no record")
                 if isinstance(item, node.File):
                     keep_file(folder, item)
                 elif isinstance(item, End):

@@ -20,7 +20,7 @@ import pytest
 
 import pipeline
 from pipeline import nvml
-from pipeline.design.records import Artifact, End, Metrics, Phase, Record
+from pipeline.design.records import Artifact, End, Metrics, Phase, Record, parse_record
 from pipeline.design.spec import RunSpec
 from pipeline.errors import InputError, OutsideError
 from pipeline.execution.local import launcher as local
@@ -148,6 +148,16 @@ def test_a_worker_that_exits_is_a_failed_run(make: Any) -> None:
     os.kill(worker_pid(), signal.SIGTERM)
     end = end_of(list(records))
     assert (end.outcome, end.error) == ("failed", "worker ended with signal SIGTERM")
+
+
+def test_a_worker_that_sends_no_record_is_a_failed_run(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = make()
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "parse_record", lambda _text: parse_record('{"type": "metrics", "time": NaN}'))
+        end = end_of(list(launcher.launch(long_spec())))
+    assert (end.outcome, end.error) == ("failed", "the worker sent something that is no record")
+    assert multiprocessing.active_children() == []
+    assert end_of(launcher.launch(small_spec())).outcome == "finished", "the next run is not touched"
 
 
 def test_a_run_that_raises_has_its_log(make: Any) -> None:

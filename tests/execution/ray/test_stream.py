@@ -74,6 +74,13 @@ def test_records_pass_and_files_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "a.png").read_bytes() == b"x"
 
 
+def test_something_that_is_no_record_fails_the_run_alone(tmp_path: Path) -> None:
+    records, end = followed(
+        tmp_path, [PHASE.model_dump_json(), '{"type": "metrics", "time": NaN}', END.model_dump_json()]
+    )
+    assert (records, end.outcome, end.error) == ([PHASE], "failed", "the worker sent something that is no record")
+
+
 @pytest.mark.parametrize(
     ("error", "cancelled", "outcome", "told"),
     [
