@@ -50,6 +50,8 @@ def prepare_data(options: DataOptions) -> int:
             )
         train, test = len(source.train_labels), len(source.test_labels)
         print(f"{name}: {train} training and {test} test images, {len(source.class_names)} classes")
+        if source.listing is not None and source.listing.passed_over:
+            print(f"{name}: {source.listing.passed_over}")
     return 0
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.files import reading
 from pipeline.paths import write_atomically
 
 # a file that changed this recently may change again without another time stamp (two seconds is FAT's resolution)
@@ -29,7 +30,7 @@ def digests(root: Path, names: Sequence[str]) -> list[str]:
     """
 
     def digest(name: str) -> str:
-        with (root / name).open("rb") as file:
+        with reading(root / name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     # reading and hashing release the interpreter lock
@@ -40,8 +41,9 @@ def digests(root: Path, names: Sequence[str]) -> list[str]:
 def recall(cache: Path, key: str) -> str | None:
     """Returns the digest remembered for `key`; None when there is none that is whole."""
     try:
-        found = json.loads((cache / f"{key}.json").read_bytes())
-    except (OSError, ValueError):
+        with reading(cache / f"{key}.json") as file:
+            found = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
         return None
     value = found.get("digest") if isinstance(found, dict) and found.get("key") == key else None
     return value if isinstance(value, str) and len(value) == 32 else None

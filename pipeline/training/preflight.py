@@ -50,6 +50,9 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
                 check=True,
                 report=lambda message, done, total: emit(f"{message} {done}/{total}"),
             )
+            listing = sources[prepared].listing
+            if listing is not None and listing.passed_over:
+                emit(f"{spec.dataset}: {listing.passed_over}")
         source = sources[prepared]
         model = (
             spec.model,

@@ -69,7 +69,7 @@ def _rank(body: Callable[[], None], classify: Classify, folder: str) -> None:
         body()
     except BaseException as error:
         outcome, message = classify(error)
-        content = json.dumps({"time": time.time(), "outcome": outcome, "message": message})
+        content = json.dumps({"time": time.monotonic(), "outcome": outcome, "message": message})
         Path(folder, f"rank{os.environ['RANK']}.json").write_text(content)
         raise
 

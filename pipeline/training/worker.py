@@ -40,10 +40,10 @@ def run_job(job: Job, emit: Emit, began: float | None = None, start_signal: Call
     Args:
         job: the run and its folders on this host.
         emit: takes each record.
-        began: `time.time()` at launch, s, for the set-up time; default now.
+        began: `time.monotonic()` of this machine at launch, s, for the set-up time; default now.
         start_signal: returns when training may start (the run before this one may still be ending); default at once.
     """
-    began = time.time() if began is None else began
+    began = time.monotonic() if began is None else began
     if job.spec.nproc > 1:
         if start_signal is not None:
             start_signal()
@@ -135,18 +135,18 @@ def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: 
     device = environment.open_device(spec, group.rank)
     data = inputs.build_inputs(spec, source, device)
     try:
-        emit(Tags(time=time.time(), values=_facts(spec, model, device)))
+        emit(Tags(time=time.time(), values=_facts(spec, source, model, device)))
         environment.seed_all(spec.seed if group.is_main_process else derive(spec.seed, group.rank) % 2**31)
         checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
         waiting()
-        setup = time.time() - began - waiting.seconds
+        setup = time.monotonic() - began - waiting.seconds
         result = _drain(train(spec, model, data, device, checkpoints, group), emit)
         emit(Phase(time=time.time(), name="done"))
         if result is not None:
             matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
             draw_confusion(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
             emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
-        values = {SETUP_SECONDS: setup, TOTAL_SECONDS: time.time() - began - waiting.seconds}
+        values = {SETUP_SECONDS: setup, TOTAL_SECONDS: time.monotonic() - began - waiting.seconds}
         if flops is not None and math.isfinite(flops) and flops > 0:
             values[FLOPS_PER_IMAGE] = flops
         emit(Metrics(time=time.time(), values=values))
@@ -172,18 +172,24 @@ class _Waiting:
 
     def __call__(self) -> None:
         if self._start_signal is not None:
-            began = time.time()
+            began = time.monotonic()
             self._start_signal()
-            self.seconds, self._start_signal = time.time() - began, None
+            self.seconds, self._start_signal = time.monotonic() - began, None
 
 
-def _facts(spec: RunSpec, model: torch.nn.Module, device: torch.device) -> dict[str, str]:
+def _facts(
+    spec: RunSpec, source: store.ImageStore | store.FolderSource, model: torch.nn.Module, device: torch.device
+) -> dict[str, str]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {
+    facts = {
         **environment.run_provenance(spec, device),
         BATCHNORM_TAG: str(models.has_batchnorm(model)).lower(),
         PARAMETERS_TAG: str(parameters),
     }
+    if source.listing is not None and source.listing.passed_over:
+        facts["env.passed_over"] = source.listing.passed_over
+        print(f"{spec.dataset}: {source.listing.passed_over}")  # into the run's log
+    return facts
 
 
 def _drain(records: Any, emit: Emit) -> TrainResult | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support.ablate import ablate_in_process
 from tests.support.commands import assert_refused
+from tests.support.data import write_folder
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,14 @@ def test_a_data_set_is_prepared_and_then_verified(tmp_path: Path) -> None:
 
 def test_a_slip_in_the_last_name_prepares_nothing(ablate: Any, tmp_path: Path) -> None:
     assert_refused(ablate("data", "prepare", "digits", "digit", "--data-dir", "here"), ("'digit'",), tmp_path)
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", endings=(".tif", ".gif", ".ppm"))
+    (root / "train" / "cat" / "notes.txt").write_text("x")
+    os.mkfifo(root / "train" / "cat" / "fifo.png")
+    prepared = ablate_in_process("data", "prepare", f"imagefolder:{root}", "--data-dir", "here", cwd=tmp_path)
+    assert (prepared.code, prepared.err) == (0, "")
+    lines = prepared.out.splitlines()
+    assert lines[0].endswith(": 12 training and 6 test images, 2 classes")
+    assert lines[1:] == [f"imagefolder:{root}: 2 passed over: 1 .txt, 1 no regular file"]

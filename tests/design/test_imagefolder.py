@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.design import file_digests
-from pipeline.design.imagefolder import scan_folder
+from pipeline.design.imagefolder import ENDINGS, scan_folder
 from pipeline.errors import InputError
 from pipeline.paths import default_data_dir
 from tests.support.data import write_folder
@@ -41,10 +42,55 @@ def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
     (root / "train" / "cat" / ".hidden.jpg").write_text("x")
     (root / "train" / ".cache").mkdir()
     (root / "train" / "README").write_text("x")
-    assert scan_folder(root, "dataset") == before
+    after = scan_folder(root, "dataset")
+    assert after == before and after.digest == before.digest and before.passed_over == ""
+    assert after.passed_over == "4 passed over: 2 hidden, 1 .txt, 1 without ending"
 
 
-@pytest.mark.parametrize("ending", ["JPG", "Jpeg", "png", "BMP", "webp"])
+def test_torchvision_takes_no_file_that_is_passed_over() -> None:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(IMG_EXTENSIONS) <= set(ENDINGS)
+
+
+def test_many_kinds_of_other_files_are_one_short_line(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    for number in range(20):
+        (root / "test" / "dog" / f"a.e{number}\x1b").write_text("x")
+    said = scan_folder(root, "dataset").passed_over
+    assert said.startswith("20 passed over: 1 .e") and said.endswith(", ..") and said.isprintable() and len(said) < 120
+
+
+def test_what_is_no_file_is_passed_over_and_never_opened(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    before = scan_folder(root, "dataset")
+    os.mkfifo(root / "train" / "cat" / "fifo.png")
+    os.mkfifo(root / "train" / "fifo")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(root / "test" / "dog" / "socket.jpg"))
+    (root / "train" / "cat" / "link.png").symlink_to(root / "train" / "cat" / "fifo.png")
+    after = scan_folder(root, "dataset")
+    assert after == before and after.digest == before.digest
+    assert after.passed_over == "4 passed over: 4 no regular file"
+
+
+def test_a_file_that_turns_into_a_fifo_is_one_line(tmp_path: Path) -> None:
+    listing = scan_folder(write_folder(tmp_path / "set"), "dataset")
+    image = tmp_path / "set" / listing.train.names[0]
+    image.unlink()
+    os.mkfifo(image)
+    with pytest.raises(InputError, match=r"dataset: .*not a regular file.*allowed: files that can be read"):
+        listing.digest  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/set", "a\0b", "x" * 5000])
+def test_a_name_that_no_folder_can_have_is_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=r"^dataset: .*allowed: a folder with train/CLASS") as caught:
+        scan_folder(Path(name), "dataset")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["JPG", "Jpeg", "png", "BMP", "webp", "tif", "TIFF", "ppm", "pgm", "jfif", "gif"])
 def test_endings_in_any_case(ending: str, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set")
     (root / "train" / "cat" / f"zzz.{ending}").write_bytes(b"listed, not decoded")

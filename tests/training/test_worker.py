@@ -18,6 +18,7 @@ from pipeline.design.records import Artifact, Job, Phase, Tags
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import environment, models, worker
 from pipeline.training.data.inputs import Inputs, TrainInput
+from tests.support.data import write_folder
 from tests.support.training import Wrapped, end_of, per_epoch, run_in_process, small_spec, summary
 
 
@@ -94,6 +95,32 @@ def test_paired_cells_start_alike_and_see_the_same_data(watched: Any) -> None:
     replicate = watched(other)
     assert replicate.samples != base.samples, "another block has another order"
     assert any(not torch.equal(value, base.weights[name]) for name, value in replicate.weights.items())
+
+
+def test_a_clock_that_is_set_back_makes_no_time_negative(
+    digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By three days, again with each look at it."""
+    now = [time.time()]
+
+    def back() -> float:
+        now[0] -= 3 * 86400
+        return now[0]
+
+    monkeypatch.setattr(time, "time", back)
+    records = run_in_process(small_spec(), digits_dir, tmp_path)
+    times = {name: value for name, value in summary(records).items() if name.startswith(("time/", "throughput/"))}
+    assert times["time/total_seconds"] >= times["time/setup_seconds"] > 0 and min(times.values()) >= 0, times
+
+
+def test_what_a_folder_has_beside_images_is_part_of_the_provenance(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    (root / "train" / "cat" / "notes.txt").write_text("x")
+    spec = small_spec(dataset=f"imagefolder:{root}", batch_size=4, max_train_samples=8, max_test_samples=6)
+    records = run_in_process(spec, tmp_path / "data", tmp_path / "work")
+    assert end_of(records).outcome == "finished"
+    tags = {name: value for record in records if isinstance(record, Tags) for name, value in record.values.items()}
+    assert tags["env.passed_over"] == "1 passed over: 1 .txt"
 
 
 def test_records_of_a_run(digits_dir: Path, tmp_path: Path) -> None:

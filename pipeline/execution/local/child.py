@@ -26,7 +26,7 @@ def run_child(
 
     Args:
         payload: the job, as JSON.
-        began: `time.time()` when the parent launched it, in s.
+        began: `time.monotonic()` when the parent launched it, in s.
         start_signal: training starts when a message comes from here.
         records: where records go, each as one JSON message.
         lifeline: never written to; its end-of-file means that the parent is dead.

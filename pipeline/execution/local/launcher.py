@@ -208,7 +208,7 @@ class LocalLauncher:
         log = folder / "log.txt"
         log.unlink(missing_ok=True)
         kills = oom_kills()
-        worker = Child(self._context, child.run_child, (job.model_dump_json(), time.time()), log, waits=True)
+        worker = Child(self._context, child.run_child, (job.model_dump_json(), time.monotonic()), log, waits=True)
         self._running.add(worker.pid)
         return PreparedWorker(job.gpu, worker, kills, _present(job.gpu))
 

@@ -130,10 +130,12 @@ def build_inputs(spec: RunSpec, source: ImageStore | FolderSource, device: torch
         device: where the model trains.
 
     Raises:
-        InputError: too few images for the split, or a pipeline that this data set does not allow.
+        InputError: too few images or classes to split, learn from or score, or a pipeline that this data set does not
+            allow.
     """
     recipe = spec.recipe
     labels = source.train_labels
+    _check_classes(source)
     train, validation = split.train_validation(labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples)
     test = split.subset(source.test_labels, recipe.max_test_samples, _TEST_SEED)
     return Inputs(
@@ -143,6 +145,19 @@ def build_inputs(spec: RunSpec, source: ImageStore | FolderSource, device: torch
         _evaluation(recipe, source, "train", validation, device) if len(validation) else None,
         _evaluation(recipe, source, "test", test, device),
     )
+
+
+def _check_classes(source: ImageStore | FolderSource) -> None:
+    """Refuses what cannot be learned or scored: macro F1 and recall are means over all classes."""
+    names = source.class_names
+    if len(names) < 2:
+        raise InputError(f"dataset: {source.name!r} has {len(names)} class; allowed: two classes or more")
+    for part, labels in (("training", source.train_labels), ("test", source.test_labels)):
+        if len(missing := np.setdiff1d(np.arange(len(names)), labels)):
+            raise InputError(
+                f"dataset: {source.name!r} has no {part} images of class {names[missing[0]]!r} "
+                f"({len(missing)} of {len(names)} classes); allowed: images of every class in each part"
+            )
 
 
 def _train(spec: RunSpec, source: ImageStore | FolderSource, rows: split.Indices, device: torch.device) -> TrainInput:

@@ -59,7 +59,7 @@ from pipeline.execution.local import child
 from pipeline.execution.local.process import Child
 
 if __name__ == "__main__":
-    worker = Child(multiprocessing.get_context("forkserver"), child.run_child, (sys.argv[1], time.time()),
+    worker = Child(multiprocessing.get_context("forkserver"), child.run_child, (sys.argv[1], time.monotonic()),
                    Path(sys.argv[2]), waits=True)
     print(worker.pid, flush=True)
     time.sleep(600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.training.data import imagefolder
 from pipeline.training.data.inputs import build_inputs
 from pipeline.training.data.split import epoch_order
 from pipeline.training.data.store import FolderSource, ImageStore, prepare_dataset
-from tests.support.data import PIPELINES, spec, whole, write_folder
+from tests.support.data import PIPELINES, open_store, spec, whole, write_folder
 
 CPU = torch.device("cpu")
 
@@ -158,3 +159,19 @@ def test_large_folder_trains_and_evaluates_from_files(
     for pipeline in ("gather", "device"):
         with pytest.raises(InputError, match=f"input_pipeline: '{pipeline}'.*allowed: loader"):
             building(spec(name, input_pipeline=pipeline), source)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (("train/dog", "test/dog"), "has 1 class; allowed: two classes or more"),
+        (("test/dog",), r"has no test images of class 'dog' .1 of 2 classes.; allowed: images of every class"),
+    ],
+)
+def test_what_cannot_be_learned_or_scored_is_refused(missing: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    for folder in missing:
+        shutil.rmtree(root / folder)
+    name = f"imagefolder:{root}"
+    with pytest.raises(InputError, match=f"^dataset: '{name}' {said}"):
+        build_inputs(spec(name), open_store(name, tmp_path / "data"), CPU)
