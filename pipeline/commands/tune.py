@@ -41,12 +41,14 @@ def run_tune(options: TuneOptions) -> int:
         tuning, status = _tune(options, setup, out)
     except KeyboardInterrupt:  # before the first trial
         return interrupted()
-    code = _exit_code(tuning, status)
-    if status.outcome is not None and status.document is not None:
+    if status.outcome is not None and status.document is not None:  # before anything that failed after it is told
         if options.as_json:
-            print(json.dumps(status.document, indent=1))
+            print(json.dumps(status.document, indent=1), flush=True)
         else:
             _show(tuning, status)
+    code = _exit_code(tuning, status)
+    if status.problems:
+        raise OutsideError(f"the result above could not be kept everywhere: {'; '.join(status.problems)}")
     return code
 
 
@@ -113,6 +115,8 @@ def _tuned_recipe(options: TuneOptions, out: TextIO) -> dict[str, Any] | None:
         if status.interrupted:
             raise KeyboardInterrupt
         _exit_code(tuning, status)
+        for problem in status.problems:
+            print(f"not kept: {problem}", file=out, flush=True)
         document = status.document
     if document is None:
         raise OutsideError(f"tuning of {cell} came to no result; see ablate tune")

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from pipeline.analysis.report import drawing
 from pipeline.tuning.objective import Objective
 
 FEWEST_TRIALS = 4
@@ -49,9 +50,10 @@ def draw_plots(study: optuna.Study, objective: Objective, folder: Path) -> list[
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < FEWEST_TRIALS:
         return []
+    drawing.load_matplotlib()
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # Optuna draws with pyplot, which would look for a screen
     import matplotlib.pyplot as plt
     from optuna.visualization import matplotlib as shown
 
@@ -74,7 +76,7 @@ def draw_plots(study: optuna.Study, objective: Objective, folder: Path) -> list[
     for name, plot in plots.items():
         path = folder / f"{name}.png"
         # Optuna calls its matplotlib plots experimental, and leaves its style switched on
-        with warnings.catch_warnings(), matplotlib.rc_context():
+        with warnings.catch_warnings(), drawing.own_style():
             warnings.simplefilter("ignore")
             plot()
             plt.gcf().set_size_inches(max(4.0 * len(parameters), 7.0) if name == "slice" else 7.0, 4.8)

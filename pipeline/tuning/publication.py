@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from pipeline.design.names import (
     TUNE_SECONDS,
     TUNE_TRIALS,
 )
+from pipeline.errors import AblateError, first_line
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.parent_run import ParentRun
 from pipeline.tuning import plots, result, study_file, text
@@ -25,10 +29,23 @@ from pipeline.tuning.result import TuningResult
 from pipeline.tuning.setup import Setup
 
 
+@dataclass
+class Published:
+    """A result and where it could not be put.
+
+    Attributes:
+        document: what `ablate tune --json` prints.
+        problems: a line for each place that has not got it.
+    """
+
+    document: dict[str, Any]
+    problems: list[str] = field(default_factory=list)
+
+
 def publish(
     setup: Setup, found: TuningResult, study: optuna.Study, parent: ParentRun, state_dir: Path, seconds: float
-) -> dict[str, Any]:
-    """Writes the result of a tuning to all its places.
+) -> Published:
+    """Writes the result of a tuning to all its places; hours of work are not lost where one of them fails.
 
     Args:
         setup: what was tuned.
@@ -38,31 +55,48 @@ def publish(
         state_dir: `mlruns`; plots are drawn into its folder `tuning`.
         seconds: wall-clock time of the call, s.
 
-    Returns:
-        The document that `ablate tune --json` prints.
-
-    Raises:
-        OutsideError: the study file cannot be written.
     """
-    file = _study_file(setup, found)
+    problems: list[str] = []
+    files: list[Path] = []
+    with noting(problems, "study file"):
+        files += _study_file(setup, found)
     document = result.document(
         found,
-        str(file) if file else None,
+        str(files[0]) if files else None,
         {"name": setup.name, "storage": without_credentials(setup.storage), "parent": parent.key},
     )
-    study.set_user_attr(RESULT_ATTRIBUTE, document)
-    drawn = plots.draw_plots(study, setup.objective, state_dir / "tuning" / setup.name)
-    for path in [*drawn, *([file] if file else [])]:
-        parent.log_artifact(path, "tuning")
-    tags = {"mlflow.note.content": text.tuning_markdown(found), "tune.verdict": found.verdict}
-    parent.log_values(numbers(found, seconds), tags)
-    return document
+    with noting(problems, "Optuna storage"):
+        study.set_user_attr(RESULT_ATTRIBUTE, document)
+    with noting(problems, "plots"):
+        files += plots.draw_plots(study, setup.objective, state_dir / "tuning" / setup.name)
+    with noting(problems, "parent run"):
+        for path in files:
+            parent.log_artifact(path, "tuning")
+        tags = {"mlflow.note.content": text.tuning_markdown(found), "tune.verdict": found.verdict}
+        parent.log_values(numbers(found, seconds), tags)
+    return Published(document, problems)
 
 
-def _study_file(setup: Setup, found: TuningResult) -> Path | None:
+@contextmanager
+def noting(problems: list[str], what: str) -> Iterator[None]:
+    """Makes a line of whatever goes wrong in the block: Optuna, SQLAlchemy and Matplotlib have errors of their own.
+
+    Args:
+        problems: takes the line.
+        what: the block is about.
+    """
+    try:
+        yield
+    except AblateError as error:  # names itself what it is about
+        problems.append(str(error))
+    except Exception as error:
+        problems.append(f"{what}: {type(error).__name__}: {first_line(error)}")
+
+
+def _study_file(setup: Setup, found: TuningResult) -> list[Path]:
     if found.best is None:
-        return None
-    return study_file.write_study_file(
+        return []
+    made = study_file.write_study_file(
         setup.name,
         setup.spec.model,
         setup.spec.dataset,
@@ -71,6 +105,7 @@ def _study_file(setup: Setup, found: TuningResult) -> Path | None:
         setup.spec.device,
         text.sentences(found),
     )
+    return [made]
 
 
 def numbers(found: TuningResult, seconds: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.design.options import TuneOptions
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import Outcome as RunOutcome
 from pipeline.design.spec import RunSpec, content_digest
-from pipeline.errors import AblateError, InputError, OutsideError
+from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.execution import interrupt, launcher_factory
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.interference import InterferenceCheck
@@ -36,7 +36,7 @@ from pipeline.tracking.uri import resolve_uri
 from pipeline.tuning import confirmation, plots, study_file
 from pipeline.tuning import result as outcome
 from pipeline.tuning.heartbeats import working_processes
-from pipeline.tuning.publication import publish
+from pipeline.tuning.publication import noting, publish
 from pipeline.tuning.result import TuningResult
 from pipeline.tuning.search import Search, TrialTemplate, planned
 from pipeline.tuning.setup import Setup
@@ -47,10 +47,20 @@ from pipeline.tuning.trials import SharedStudy
 
 @dataclass
 class CallStatus:
-    """How a call ended."""
+    """How a call ended.
+
+    Attributes:
+        outcome: the conclusions; None where it did not come to any.
+        document: the same for `--json`.
+        problems: a line for each place in which the result could not be kept.
+        interrupted: whether it was interrupted.
+        broken: what stopped it from outside, in one line.
+        delivered: whether the tracking store has everything.
+    """
 
     outcome: TuningResult | None = None
     document: dict[str, Any] | None = None
+    problems: list[str] = field(default_factory=list)
     interrupted: bool = False
     broken: str | None = None
     delivered: bool = True
@@ -137,7 +147,10 @@ class Tuning:
                 result.broken = f"journal: {error.strerror or error}"
             except AblateError as error:
                 result.broken = str(error)
-            self._close(result)
+            except Exception as error:  # Optuna's, SQLAlchemy's and each driver's own: the storage went away
+                result.broken = f"tuning: {type(error).__name__}: {first_line(error)}"
+            finally:  # whatever it is: no row stays open
+                self._close(result)
             return result
 
     def _distinct(self) -> list[RunSpec]:
@@ -227,14 +240,18 @@ class Tuning:
         values = self._confirmed(task, shared, chosen, result)
         if self._stopped or result.broken:
             return
-        shares = plots.importances(shared.study, setup.objective)
+        shares: dict[str, float] = {}
+        with noting(result.problems, "importances"):
+            shares = plots.importances(shared.study, setup.objective)
         spec = setup.spec
         result.outcome = outcome.conclude(
             spec.model, spec.dataset, setup.objective, setup.space, findings, chosen, values, shares
         )
-        result.document = publish(
+        published = publish(
             setup, result.outcome, shared.study, self.recorder.parent, self._state_dir, time.time() - began
         )
+        result.document = published.document
+        result.problems += published.problems
 
     def _confirmed(
         self, task: TrialTemplate, shared: SharedStudy, chosen: Sequence[confirmation.Measurement], result: CallStatus
@@ -282,8 +299,8 @@ class Tuning:
         ended: RunOutcome = "failed" if result.broken or not result.outcome else "finished"
         try:
             self.recorder.close_parent("interrupted" if result.interrupted else ended)
-        except OSError as error:
-            result.broken = result.broken or f"journal: {error.strerror or error}"
+        except (OSError, AblateError) as error:
+            result.broken = result.broken or f"journal: {getattr(error, 'strerror', None) or error}"
             result.delivered = False
             self.recorder.emergency_close()
         else:

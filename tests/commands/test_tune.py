@@ -34,9 +34,10 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory, digits_dir: Path) -> tuple[Path, dict[str, Any]]:
-    """A finished tuning: its folder and its document."""
+    """A finished tuning, started from a notebook: its folder and its document."""
     folder = tmp_path_factory.mktemp("tuned")
-    return folder, run_ablate(*SMALL, "--json", cwd=folder, data_dir=digits_dir).json()
+    notebook = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    return folder, run_ablate(*SMALL, "--json", cwd=folder, data_dir=digits_dir, env=notebook).json()
 
 
 def runs_of(folder: Path) -> list[Any]:
@@ -92,6 +93,25 @@ def test_the_same_call_again_runs_nothing_and_says_the_same(
     again = run_ablate(*SMALL, "--json", cwd=folder, data_dir=digits_dir)
     assert {k: v for k, v in again.json().items() if k != "parent"} == {k: v for k, v in found.items() if k != "parent"}
     assert len(runs_of(folder)) == before and "started" not in again.err
+
+
+@pytest.mark.slow
+def test_what_fails_after_the_search_is_told_under_the_result(
+    tuned: tuple[Path, dict[str, Any]], digits_dir: Path
+) -> None:
+    folder, found = tuned
+    plots = folder / "mlruns" / "tuning" / found["name"]
+    plots.rename(plots.with_name("aside"))
+    plots.write_text("a file where the plots go")
+    try:
+        done = run_ablate(*SMALL, cwd=folder, data_dir=digits_dir)
+    finally:
+        plots.unlink()
+        plots.with_name("aside").rename(plots)
+    assert done.code == 3 and "could not be kept everywhere: plots: FileExistsError" in done.line
+    assert "the recommended recipe as a study" in done.out
+    parents = [run for run in runs_of(folder) if run.data.tags["ablate.kind"] == "tune"]
+    assert {run.info.status for run in parents} == {"FINISHED"}
 
 
 def test_the_study_file_is_a_study(tuned: tuple[Path, dict[str, Any]], digits_dir: Path) -> None:

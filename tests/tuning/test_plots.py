@@ -49,7 +49,8 @@ def test_few_trials_or_equal_values_have_no_importances(tmp_path: Path) -> None:
     ("name", "files"),
     [("throughput", ["history", "slice", "contour"]), ("pareto", ["history", "slice", "contour", "pareto"])],
 )
-def test_plots_are_drawn(name: str, files: list[str], tmp_path: Path) -> None:
+def test_plots_are_drawn(name: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     made = draw_plots(searched(6, name), OBJECTIVES[name], tmp_path / "new")
     assert [path.stem for path in made] == files
     assert matplotlib.rcParams["axes.grid"] is False, "Optuna's style ends with its plots"

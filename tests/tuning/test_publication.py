@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def concluded(setup: Setup, searched: int) -> TuningResult:
 def test_every_place_has_the_result(setup: Setup, tmp_path: Path) -> None:
     study, parent = optuna.create_study(direction="maximize"), Parent()
     fixed: Any = parent
-    document = publish(setup, concluded(setup, 3), study, fixed, tmp_path / "mlruns", 12.5)
+    published = publish(setup, concluded(setup, 3), study, fixed, tmp_path / "mlruns", 12.5)
+    document = published.document
+    assert published.problems == []
     assert study.user_attrs[RESULT_ATTRIBUTE] == document and document["verdict"] == "better"
     assert "secret" not in str(document)
     assert parent.files == ["tuning/x.yaml"], "there are no plots of a study with so few trials"
@@ -80,5 +83,29 @@ def test_what_is_not_known_is_absent(setup: Setup, tmp_path: Path) -> None:
         "tune/importance.batch_size",
     }
     fixed: Any = Parent()
-    document = publish(setup, nothing, optuna.create_study(), fixed, tmp_path / "mlruns", 1.0)
+    document = publish(setup, nothing, optuna.create_study(), fixed, tmp_path / "mlruns", 1.0).document
     assert document["best"] is None and fixed.files == []
+
+
+def test_no_place_that_fails_loses_the_answer(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class AwayError(Exception):
+        """An error of a library."""
+
+    def away(*_: Any) -> None:
+        raise AwayError("the database\nis away")
+
+    study, fixed = optuna.create_study(direction="maximize"), Parent()
+    parent: Any = fixed
+    monkeypatch.setattr(study, "set_user_attr", away)
+    monkeypatch.setattr("pipeline.tuning.plots.draw_plots", away)
+    monkeypatch.setattr(fixed, "log_values", full)
+    (tmp_path / "experiments").write_text("a file where the folder of study files goes")
+    published = publish(setup, concluded(setup, 3), study, parent, tmp_path / "mlruns", 12.5)
+    assert published.document["verdict"] == "better" and published.document["study_file"] is None
+    assert [problem.partition(":")[0].split(" ")[0] for problem in published.problems] == [
+        *("study", "Optuna", "plots", "parent"),
+    ]
+    assert all("\n" not in problem for problem in published.problems)

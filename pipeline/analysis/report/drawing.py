@@ -8,12 +8,16 @@ give equal bytes.
 from __future__ import annotations
 
 import io
+import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import OutsideError, first_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,13 +60,26 @@ class Drawing:
 
 
 def load_matplotlib() -> None:
-    """Imports what drawing needs, which takes seconds: for a process that has nothing else to do meanwhile."""
-    from matplotlib.backends import backend_svg  # noqa: F401
+    """Imports what drawing needs, which takes seconds; whatever the environment says, nothing here asks for a window.
+
+    Raises:
+        OutsideError: Matplotlib cannot be imported.
+    """
+    # it refuses to be imported with a backend that it does not know, such as the one that a notebook hands down
+    os.environ.pop("MPLBACKEND", None)
+    logging.getLogger("matplotlib").setLevel(
+        logging.ERROR
+    )  # a home that cannot be written, a wrong line of a matplotlibrc
+    try:
+        from matplotlib.backends import backend_agg, backend_svg  # noqa: F401
+    except Exception as error:  # it reads a matplotlibrc of the working folder, which may hold anything
+        raise OutsideError(f"Matplotlib cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
 
 
 @contextmanager
 def own_style() -> Iterator[None]:
     """Draws with Matplotlib's defaults: neither a user's matplotlibrc nor another library's style is in a report."""
+    load_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context():
@@ -106,6 +123,7 @@ def figure(
     Returns:
         The figure and its axes, flattened row by row.
     """
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(width, height))

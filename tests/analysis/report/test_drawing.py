@@ -1,6 +1,9 @@
 """Figures as inline SVG."""
 
+import os
 import re
+import subprocess
+import sys
 
 from pipeline.analysis.report import drawing
 
@@ -44,3 +47,21 @@ def test_equal_figures_are_equal_and_two_keys_share_no_id():
 def test_the_width_of_labels_is_that_of_the_longest():
     assert drawing.text_width([]) == 0
     assert drawing.text_width(["a", "abcd"]) == drawing.text_width(["abcd"]) == 4 * drawing.text_width(["a"])
+
+
+def test_no_environment_changes_or_prevents_a_figure(tmp_path):
+    script = (
+        "from pipeline.analysis.report import drawing\n"
+        "with drawing.own_style():\n"
+        "    fig, (ax,) = drawing.figure(3, 2)\n"
+        "    ax.plot([0, 1], [0, 1])\n"
+        "    print(drawing.render(fig, 'k', 'title', 'alt')[:4])\n"
+    )
+    (tmp_path / "matplotlibrc").write_text("backend: nonsense\nfont.size: large\nno such key: 3\n")
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": "/proc/x"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "<svg\n", "")
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "OutsideError: Matplotlib cannot be loaded (UnicodeDecodeError" in done.stderr.splitlines()[-1]
