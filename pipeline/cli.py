@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import sys
 import typing
 from collections.abc import Callable
@@ -16,11 +15,15 @@ from typing import Any
 
 import click
 
-from pipeline import __version__
-from pipeline.commands import command_options
+from pipeline import __version__, streams
+from pipeline.commands import calls, command_options
 from pipeline.design import options as run_options
 from pipeline.errors import AblateError
 from pipeline.import_path import leave_folder
+
+
+class _InterruptedError(Exception):
+    """A signal ended the command."""
 
 
 class _Option(click.Option):
@@ -85,7 +88,7 @@ def _type(declared: run_options.Option, kind: Any) -> click.ParamType[Any]:
 
 
 def _command(
-    model: type, group: click.Group, name: str | None = None
+    model: type, group: click.Group, name: str | None = None, *, works: bool = False
 ) -> Callable[[Callable[[Any], int]], click.Command]:
     """Makes a command of a function that takes the options and returns the exit code.
 
@@ -93,13 +96,22 @@ def _command(
         model: the options class.
         group: what the command belongs to.
         name: of the command; None for the function's.
+        works: whether it does more than print: its work goes on when nobody reads any more.
     """
     kinds = typing.get_type_hints(model)
     defaults = {field.name: field.default for field in dataclasses.fields(model)}
 
     def decorate(function: Callable[[Any], int]) -> click.Command:
         def call(**values: Any) -> None:
-            code = function(model(**values))
+            options = model(**values)
+            shown = click.get_current_context().find_object(streams.Streams)
+            if shown is not None:
+                shown.works = works and not getattr(options, "dry_run", False)
+                shown.document = getattr(options, "as_json", False)
+            try:
+                code = function(options)
+            except KeyboardInterrupt:  # Click would put an empty line before ours
+                raise _InterruptedError from None
             if code:
                 raise click.exceptions.Exit(code)
 
@@ -125,7 +137,7 @@ def data() -> None:
     """Prepare or verify data sets."""
 
 
-@_command(run_options.GridOptions, cli)
+@_command(run_options.GridOptions, cli, works=True)
 def grid(options: run_options.GridOptions) -> int:
     """Run a designed experiment: every combination of techniques, blocked, shuffled, tracked in MLflow."""
     from pipeline.commands.grid import run_grid
@@ -133,7 +145,7 @@ def grid(options: run_options.GridOptions) -> int:
     return run_grid(options)
 
 
-@_command(run_options.RunOptions, cli)
+@_command(run_options.RunOptions, cli, works=True)
 def run(options: run_options.RunOptions) -> int:
     """Run one cell."""
     from pipeline.commands.grid import run_grid
@@ -141,7 +153,7 @@ def run(options: run_options.RunOptions) -> int:
     return run_grid(options)
 
 
-@_command(run_options.TuneOptions, cli)
+@_command(run_options.TuneOptions, cli, works=True)
 def tune(options: run_options.TuneOptions) -> int:
     """Find the best accumulation factor and batch size, and confirm it against the baseline in fresh blocks."""
     from pipeline.commands.tune import run_tune
@@ -165,7 +177,7 @@ def doctor(options: command_options.DoctorOptions) -> int:
     return run_doctor(options)
 
 
-@_command(command_options.BenchArguments, cli)
+@_command(command_options.BenchArguments, cli, works=True)
 def bench(options: command_options.BenchArguments) -> int:
     """Measure ablate's own loop, input and overhead beside a bare loop, Accelerate, Lightning and timm."""
     from pipeline.commands.bench import run_bench
@@ -197,7 +209,7 @@ def techniques(options: run_options.JsonOptions) -> int:
     return list_techniques(options)
 
 
-@_command(command_options.SyncOptions, cli)
+@_command(command_options.SyncOptions, cli, works=True)
 def sync(options: command_options.SyncOptions) -> int:
     """Deliver journals that are not wholly in the tracking store; harmless to repeat."""
     from pipeline.commands.sync import sync_journals
@@ -205,7 +217,7 @@ def sync(options: command_options.SyncOptions) -> int:
     return sync_journals(options)
 
 
-@_command(command_options.UiOptions, cli)
+@_command(command_options.UiOptions, cli, works=True)
 def ui(options: command_options.UiOptions) -> int:
     """Open MLflow's web interface on the tracking store, or Optuna's on the tunings."""
     from pipeline.commands.ui import run_ui
@@ -213,7 +225,7 @@ def ui(options: command_options.UiOptions) -> int:
     return run_ui(options)
 
 
-@_command(command_options.DataOptions, data, "prepare")
+@_command(command_options.DataOptions, data, "prepare", works=True)
 def data_prepare(options: command_options.DataOptions) -> int:
     """Download or build data sets."""
     from pipeline.commands.data import prepare_data
@@ -234,24 +246,24 @@ def main(arguments: list[str] | None = None) -> None:
     # The imports, and the runs that are read, are a million objects that nearly all stay: with the interpreter's 700,
     # going through them again and again is a quarter of a short command's time.
     gc.set_threshold(50_000, 20, 20)
+    with streams.guarded() as shown, calls.stoppable():
+        code = shown.settled(_ended(arguments, shown))
+    sys.exit(code)
+
+
+def _ended(arguments: list[str] | None, shown: streams.Streams) -> int:
+    """Runs a command; returns its exit code, or that of its failure, which is told."""
     try:
-        code = cli.main(args=arguments, prog_name="ablate", standalone_mode=False)
-        sys.stdout.flush()  # here, so that a full disk or a closed pipe is told as below
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left running", 130)
+        code = cli.main(args=arguments, prog_name="ablate", standalone_mode=False, obj=shown)
+    except (_InterruptedError, click.exceptions.Abort, KeyboardInterrupt):
+        return calls.interrupted()
     except click.ClickException as error:
-        _fail(_usage(error), 2)
+        return _failed(_usage(error), 2)
     except AblateError as error:
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
+        return _failed(str(error), error.exit_code)
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}", 3)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+        return _failed(f"{error.filename or 'system'}: {error.strerror or error}", 3)
+    return code if isinstance(code, int) else 0
 
 
 def program() -> None:
@@ -273,10 +285,10 @@ def _usage(error: click.ClickException) -> str:
     return f"{text} (see: {context.command_path} --help)" if context is not None else text
 
 
-def _fail(text: str, code: int) -> None:
+def _failed(text: str, code: int) -> int:
     line = " ".join(text.split())
     print(f"ablate: {line}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -10,6 +10,22 @@ from pathlib import Path
 
 from pipeline.import_path import path_environment
 
+# What ends a process unless it is handled, and can be: of people, terminals, batch systems and limits.
+ENDING_SIGNALS = tuple(
+    signal.Signals[name]
+    for name in (
+        *("SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGTERM"),
+        *("SIGXCPU", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPWR"),
+    )
+    if name in signal.Signals.__members__
+)
+
+
+def leave_signals_to_parent() -> None:
+    """Ignores what would end this process: a terminal or a batch system tells a whole group, and the parent decides."""
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
 
 def process_environment() -> dict[str, str]:
     """Environment of worker processes, set before torch is imported.

@@ -20,7 +20,10 @@ def printable(text: object) -> str:
     Args:
         text: anything; `str` is applied. Line breaks and tabs are escaped too.
     """
-    return "".join(character if _harmless(character) else _escape(character) for character in str(text))
+    whole = str(text)
+    if whole.isprintable():  # nearly all text: documents have millions of characters
+        return whole
+    return "".join(character if _harmless(character) else _escape(character) for character in whole)
 
 
 def printable_lines(text: object) -> str:

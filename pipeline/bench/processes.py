@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pipeline.children import process_context
 from pipeline.errors import AblateError, OutsideError, first_line
-from pipeline.host import process_environment
+from pipeline.host import leave_signals_to_parent, process_environment
 
 
 class FreshProcesses:
@@ -63,7 +63,8 @@ class FreshProcesses:
 
 
 def _logged(log: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """In the process: libraries chat into the log."""
+    """In the process: libraries chat into the log, and the parent says when it is to end."""
+    leave_signals_to_parent()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)

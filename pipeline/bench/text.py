@@ -89,10 +89,11 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def show_bench(document: Mapping[str, Any]) -> None:
     """Prints the results as tables."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if Console().is_terminal else 120)
+    from pipeline.console import make_console
+
+    console = make_console(width=120)
     table = Table(title="ablate against the others (above 1: ablate is faster)", title_justify="left")
     for number, name in enumerate(("name", "of", "ratio", "95 % interval", "meaning")):
         table.add_column(name, justify="right" if number in (2, 3) else "left")
@@ -106,4 +107,4 @@ def show_bench(document: Mapping[str, Any]) -> None:
             table.add_row(*cost)
         console.print(table)
     for line in document["absent"]:
-        console.print(line, markup=False, highlight=False)
+        print(line)

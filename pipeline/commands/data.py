@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,15 @@ def prepare_data(options: DataOptions) -> int:
         InputError: no such data set; nothing has been prepared then.
         OutsideError: a download or the disk failed.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     _check_names(options.names)
+    from pipeline.console import make_console
     from pipeline.training.data import store
 
-    console = Console(stderr=True)
+    console = make_console(sys.stderr)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),

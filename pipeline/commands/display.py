@@ -12,6 +12,8 @@ from pipeline.design.names import EPOCH_RATE, TRAIN_LOSS
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import End, Metrics, Progress
 from pipeline.execution import summary
+from pipeline.shown import printable
+from pipeline.streams import Screen, Sink
 
 PREPARING_SECONDS = 10.0
 
@@ -30,12 +32,12 @@ class PlainDisplay:
         self._before = 0
         self._began = time.monotonic()
         self._quiet_until = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler prints too
 
     def line(self, text: str) -> None:
         """Prints a line at once."""
         with self._lock:
-            print(text, file=self._stream, flush=True)
+            print(printable(text), file=self._stream, flush=True)
 
     def preparing(self, text: str) -> None:
         """Says how far preparation is, now and then."""
@@ -95,22 +97,33 @@ class PlainDisplay:
 
 
 class LiveDisplay(PlainDisplay):
-    """Overall progress with ETA and the running cells, redrawn in place; ended runs scroll above."""
+    """Overall progress with ETA and the running cells, redrawn in place; ended runs scroll above.
 
-    def __init__(self) -> None:
-        from rich.console import Console
+    Args:
+        stream: where to draw; None for standard output.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        from rich.file_proxy import FileProxy
         from rich.live import Live
 
-        super().__init__()
-        self._console = Console()
+        from pipeline.console import make_console
+
+        super().__init__(stream)
+        self._console = make_console(stream)
         self._running: dict[str, str] = {}
         self._note = "starting"
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
         self._live.start()
+        # what others print meanwhile comes above the display, through Rich, which would obey control sequences in it
+        if isinstance(sys.stdout, FileProxy):
+            sys.stdout = Screen(Sink(sys.stdout, 1))
+        if isinstance(sys.stderr, FileProxy):
+            sys.stderr = Screen(Sink(sys.stderr, 2))
 
     def line(self, text: str) -> None:
         """Prints above the display."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), soft_wrap=True)
 
     def _render(self) -> Any:
         from rich.console import Group
@@ -159,11 +172,11 @@ class LiveDisplay(PlainDisplay):
 
 def print_tables(found: Mapping[tuple[str, str], Sequence[summary.CellRow]], stream: TextIO | None = None) -> None:
     """Prints one table per (model, data set)."""
-    from rich.console import Console
     from rich.table import Table
 
-    terminal = (stream or sys.stdout).isatty()
-    console = Console(file=stream or sys.stdout, width=None if terminal else 110)
+    from pipeline.console import make_console
+
+    console = make_console(stream)
     for (model, dataset), rows in found.items():
         table = Table(title=f"{model} on {dataset}", title_justify="left")
         for number, heading in enumerate(summary.HEADINGS):

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.commands import grid_text
-from pipeline.commands.output import exit_code, interrupted, shown_on, stream_for_progress
+from pipeline.commands.calls import interrupted
+from pipeline.commands.output import exit_code, shown_on, stream_for_progress
 from pipeline.design.names import DIGEST_TAG
 from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
+from pipeline.commands.calls import interrupted
 from pipeline.commands.display import LiveDisplay, PlainDisplay
 from pipeline.errors import OutsideError
 from pipeline.execution import device, interrupt
@@ -44,8 +45,8 @@ def shown_on(out: TextIO) -> Iterator[PlainDisplay]:
     Args:
         out: standard output or standard error.
     """
-    live = out.isatty() and os.environ.get("TERM") != "dumb"
-    display = LiveDisplay() if live else PlainDisplay(out)
+    live = out.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+    display = LiveDisplay(out) if live else PlainDisplay(out)
     try:
         yield display
     finally:
@@ -59,12 +60,6 @@ def not_stored(problems: Sequence[str]) -> list[str]:
         problems: what it said.
     """
     return [f"not stored: {problem}" for problem in problems[:5]]
-
-
-def interrupted() -> int:
-    """Says how to go on, and returns the exit code of an interrupted call."""
-    print(f"ablate: interrupted; go on with: {interrupt.resume_command()}", file=sys.stderr)
-    return 130
 
 
 def exit_code(*, broken: str | None, was_interrupted: bool, delivered: bool, cause: str | None, complete: bool) -> int:

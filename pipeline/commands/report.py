@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import host
 from pipeline.children import process_context
 from pipeline.commands.command_options import ReportOptions
 from pipeline.commands.output import experiment_of
@@ -108,7 +109,7 @@ def _writer(
     """
     context = process_context("fork")  # nothing heavy, and no thread, is here yet
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, study, store, request), daemon=True)
+    process = context.Process(target=_serve, args=(os.getpid(), theirs, study, store, request), daemon=True)
     process.start()
     theirs.close()
 
@@ -134,9 +135,17 @@ def _writer(
 
 
 def _serve(
-    connection: Connection, study: str, store: mlflow_sqlite.SqliteReader | None, request: ReportRequest
+    parent_pid: int,
+    connection: Connection,
+    study: str,
+    store: mlflow_sqlite.SqliteReader | None,
+    request: ReportRequest,
 ) -> None:
     """Makes one report, or sends back what went wrong."""
+    host.leave_signals_to_parent()
+    host.die_with_parent()
+    if os.getppid() != parent_pid:
+        return
     from pipeline.analysis.report import drawing, files  # noqa: F401
 
     drawing.load_matplotlib()

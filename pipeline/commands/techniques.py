@@ -90,12 +90,13 @@ def list_techniques(options: JsonOptions) -> int:
 
 
 def _draw() -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from pipeline.console import make_console
 
     shown = [column for column in TECHNIQUE_COLUMNS if column not in ("owns", "what it does")]
     table = Table(*shown, "what it does", show_lines=True)
     for technique in TECHNIQUES.values():
         table.add_row(*(Text(", ".join(TECHNIQUE_COLUMNS[column](technique))) for column in [*shown, "what it does"]))
-    Console().print(table)
+    make_console().print(table)

@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pipeline.commands.output import exit_code, interrupted, not_stored, shown_on, stream_for_progress
+from pipeline.commands.calls import interrupted
+from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress
 from pipeline.design.names import IDENTITY_ATTRIBUTE, RESULT_ATTRIBUTE
 from pipeline.design.options import GridOptions, TuneOptions
 from pipeline.design.selection import select_plan

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.commands.command_options import UiOptions
 from pipeline.errors import InputError, OutsideError
+from pipeline.execution import interrupt
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
@@ -59,9 +60,10 @@ def serve_mlflow(tracking_uri: str | None, host: str, port: int) -> int:
     _greet("MLflow", host, port)
     from pipeline.tracking.mlflow_server import serve_store
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # the server takes them, and hands them on when it has ended
-        signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
+    for number in interrupt.taken():
+        # the server takes these two, and hands them on when it has ended
+        theirs = number in (signal.SIGINT, signal.SIGTERM)
+        signal.signal(number, _nothing if theirs else _terminate)
     serve_store(uri, (STATE_DIR / "artifacts").resolve().as_uri(), host, port)
     return 0
 
@@ -90,11 +92,19 @@ def serve_optuna(storage: str | None, host: str, port: int) -> int:
     _greet("optuna-dashboard", host, port)
     from pipeline.tuning.dashboard import serve_dashboard
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in interrupt.taken():
         signal.signal(number, _interrupt)
     with contextlib.suppress(KeyboardInterrupt):
         serve_dashboard(url, host, port)
     return 0
+
+
+def _nothing(_number: int, _frame: Any) -> None:
+    pass
+
+
+def _terminate(_number: int, _frame: Any) -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _interrupt(_number: int, _frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Signals: the first one closes what runs, the second one leaves at once; the command line that goes on later."""
+"""Signals: the first one closes what runs, who insists leaves at once; the command line that goes on later."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pipeline.execution.launcher import Launcher
-from pipeline.execution.listener import Listener
+from pipeline.host import ENDING_SIGNALS
 from pipeline.shown import redacted
+
+if TYPE_CHECKING:
+    from pipeline.execution.launcher import Launcher
+    from pipeline.execution.listener import Listener
+
+# Somebody who sends a second one of these does not want to wait. Others come in numbers by themselves: a terminal that
+# closes sends SIGHUP and its shell another one, a batch system SIGUSR1 before its SIGTERM, SIGXCPU comes every second.
+_INSISTING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+INTERRUPTED = 130
 
 
 class Stoppable(Protocol):
@@ -26,38 +34,73 @@ class Stoppable(Protocol):
 
 @contextmanager
 def interruptible(launcher: Launcher, listener: Listener, controller: Callable[[], Stoppable | None]) -> Iterator[None]:
-    """At the first SIGINT or SIGTERM running cells are cancelled and all rows closed; the second one leaves at once.
+    """At the first signal that would end the process running cells are cancelled and all rows closed.
 
-    Outside the main thread, where Python sets no handlers, signals stay as they are.
+    A second SIGINT, SIGTERM or SIGQUIT leaves at once.
 
     Args:
         launcher: its workers are killed before leaving at once.
         listener: is told.
         controller: what to stop; None while nothing runs yet (then KeyboardInterrupt is raised).
     """
-    seen = 0
 
-    def handle(_number: int, _frame: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > 1:
-            launcher.kill()
-            os._exit(130)
+    def close() -> None:
         running = controller()
         if running is None:
             raise KeyboardInterrupt
         running.stop()
         listener.note("interrupted: closing the running cells (once more to leave at once)")
 
+    with _handled(close, launcher.kill):
+        yield
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Every signal that would end the process raises KeyboardInterrupt; who insists leaves at once."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with _handled(stop, lambda: None):
+        yield
+
+
+@contextmanager
+def _handled(first: Callable[[], None], insisting: Callable[[], None]) -> Iterator[None]:
+    """Handles signals; outside the main thread, where Python sets no handlers, they stay as they are.
+
+    Args:
+        first: called at the first one.
+        insisting: called before leaving at once.
+    """
+    seen, insisted = 0, 0
+
+    def handle(number: int, _frame: Any) -> None:
+        nonlocal seen, insisted
+        seen += 1
+        insisted += number in _INSISTING
+        if insisted > 1:
+            insisting()
+            os._exit(INTERRUPTED)
+        if seen == 1:
+            first()
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in taken()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, cast(Any, handler))
+
+
+def taken() -> list[signal.Signals]:
+    """The signals to handle: not those that whoever started this process had it ignore, as `nohup` does with SIGHUP."""
+    always = (signal.SIGINT, signal.SIGTERM)  # a script's shell has all that it starts in the background ignore SIGINT
+    return [each for each in ENDING_SIGNALS if each in always or signal.getsignal(each) != signal.SIG_IGN]
 
 
 def resume_command(arguments: Sequence[str] | None = None) -> str:

@@ -131,12 +131,11 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def show_tuning(outcome: TuningResult) -> None:
     """Prints tables and sentences."""
-    import sys
-
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    from pipeline.console import make_console
+
+    console = make_console(width=120)
     tables = [(f"{outcome.model} on {outcome.dataset}: {outcome.objective.name}", headings(outcome), rows(outcome))]
     if outcome.ga:
         tables.append(("gradient accumulation by micro-batch", GA_HEADINGS, ga_rows(outcome)))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution.interrupt import interruptible
+from pipeline.execution.interrupt import interruptible, raised
+from pipeline.host import ENDING_SIGNALS
 from tests.support.launchers import FakeLauncher, ListenerLog
 
 
@@ -38,6 +39,35 @@ def test_the_first_signal_stops_and_the_second_kills_and_leaves(
         os.kill(os.getpid(), number)
         assert (launcher.calls, left) == (["kill"], [130])
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [each for each in ENDING_SIGNALS if each not in (signal.SIGINT, signal.SIGTERM)])
+def test_every_signal_that_would_end_the_process_closes_what_runs(number: signal.Signals, tmp_path: Path) -> None:
+    running, listener = Stopped(), ListenerLog()
+    with interruptible(FakeLauncher(tmp_path), listener, lambda: running):
+        os.kill(os.getpid(), number)
+    assert running.times == 1 and len(listener.notes) == 1
+
+
+def test_signals_that_come_in_numbers_do_not_insist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    running = Stopped()
+    with interruptible(FakeLauncher(tmp_path), ListenerLog(), lambda: running):
+        for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+    assert (running.times, left) == (1, [])
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        running = Stopped()
+        with raised(), interruptible(FakeLauncher(tmp_path), ListenerLog(), lambda: running):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert running.times == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_before_anything_runs_a_signal_is_an_interrupt(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def _enter(lifeline: Connection, log_path: str) -> None:
     # stopped. A stopped one would else keep the server alive, and both for ever.
     _leave_server()
     host.die_with_parent()  # the fork server, which ends with the parent
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server ignores it
     os.setsid()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)

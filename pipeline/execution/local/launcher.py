@@ -220,6 +220,8 @@ class LocalLauncher:
             if end is None:
                 worker.wait()
                 end = _dead(worker, oom_kills() > prepared.kills)
+                if self._cancelled:  # a batch system ends parent and workers together
+                    end = End(time=end.time, outcome="interrupted", error="cancelled")
         if end.outcome != "finished":
             yield Artifact(time=time.time(), path="log.txt")
         yield end

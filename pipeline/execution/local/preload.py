@@ -5,8 +5,11 @@ import gc
 import os
 import sys
 
+from pipeline.host import leave_signals_to_parent
+
 _SERVES = any("multiprocessing.forkserver" in word for word in sys.orig_argv)
 if _SERVES:
+    leave_signals_to_parent()  # runs end with their server: a signal to the whole group would make failures of them
     gc.disable()  # a million objects that all stay: going through them again and again is a fifth of the imports
 
 import PIL.PngImagePlugin  # noqa: E402, F401

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,7 @@ def connect(address: str) -> Any:
     options: dict[str, Any] = {"num_gpus": _own_gpus()} if address == "local" else {}
     if address == "local":
         options["include_dashboard"] = False
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
@@ -76,6 +79,10 @@ def connect(address: str) -> Any:
         )
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise OutsideError(f"Ray at {address}: {first_line(error)}") from None
+    finally:
+        # Ray ends the process at SIGTERM; here that closes what runs
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
     _silence(ray)
     return ray
 

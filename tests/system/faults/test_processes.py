@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.ablate import ended
+from tests.support.ablate import command_line, ended, environment
 from tests.support.processes import (
     STUDY,
     Workspace,
@@ -169,7 +172,7 @@ def zombie(pid: int) -> bool:
         return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_closes_the_rows_and_says_how_to_go_on(workspace: Workspace, number: int) -> None:
     process = workspace.grid(*LONG, "--fresh", "--jobs", "2")
     lines_of(process, "^started")
@@ -185,6 +188,46 @@ def test_a_signal_closes_the_rows_and_says_how_to_go_on(workspace: Workspace, nu
     assert rows
     assert {(row.status, row.outcome) for row in rows} == {("KILLED", "interrupted")}
     assert {(row.status, row.outcome) for row in workspace.rows("grid")} == {("KILLED", "interrupted")}
+
+
+def test_a_signal_to_all_processes_interrupts_and_fails_nothing(workspace: Workspace) -> None:
+    process = workspace.grid("--techniques", "none", *LONG)
+    lines_of(process, "^started")
+    (worker,) = until(lambda: workers(workspace.folder), 30, "a worker")
+    for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):  # as batch systems and shells do
+        os.kill(worker, number)
+        os.killpg(process.pid, number)
+    assert ended(process, 30).code == 130
+    assert [(row.status, row.outcome) for row in workspace.rows()] == [("KILLED", "interrupted")]
+
+
+def test_a_terminal_that_closes_interrupts(workspace: Workspace) -> None:
+    terminal, own = pty.openpty()
+    words = command_line("grid", "--study", "small.yaml", "--device", "cpu", "--techniques", "none", *LONG)
+    script = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *words],
+        cwd=workspace.folder, env=environment(TERM="xterm"), stdin=own, stdout=own, stderr=own, start_new_session=True,
+    )  # fmt: skip
+    os.close(own)
+    screen = b""
+    while b"starting" not in screen or not workers(workspace.folder):
+        screen += os.read(terminal, 65536)
+    until(lambda: any(row.status == "RUNNING" for row in workspace.rows()), 20, "an open row")
+    os.close(terminal)
+    assert process.wait(30) == 130
+    assert [(row.status, row.outcome) for row in workspace.rows()] == [("KILLED", "interrupted")]
+
+
+def test_what_nobody_reads_any_more_is_run_all_the_same(workspace: Workspace) -> None:
+    process = workspace.grid("--techniques", "ga")
+    lines_of(process, "^started")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    call = ended(process, 60)
+    assert (call.code, call.lines) == (0, ["ablate: standard output: its reader has ended; the work goes on, unseen"])
+    assert_once(workspace.rows(), 2)
 
 
 def test_a_signal_before_the_first_run_says_how_to_go_on(workspace: Workspace) -> None:
