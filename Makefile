@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # tests that time something against something carry the marker `quiet` and run one after the other
 PARALLEL := -n 2 --dist loadscope
 
-.PHONY: grid test slow gpu lint types lock clean
+.PHONY: grid test slow gpu lint types lock audit clean
 
 # uv does not read pip's configuration: who has set a mirror of PyPI there has it for uv too
 INDEX = $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/^\(:env:\|global\|install\)\.index-url='\(.*\)'/\2/p" | head -n 1)
@@ -52,10 +52,22 @@ lint: $(VENV)/.ready
 types: $(VENV)/.ready
 	$(BIN)/mypy
 
-# renews the lock, versions only where setup.cfg demands it; OPTIONS=--upgrade renews them all
+# renews both locks, versions only where setup.cfg demands it; OPTIONS=--upgrade renews them all. The image's is the part
+# of the other that runs the program.
+COMPILE = echo "torch>=2.14" | $(BIN)/uv pip compile setup.cfg --extra setup --extra ray --extra dashboard --extra postgres -c - \
+	--universal --python-version 3.11 --no-header --generate-hashes
 lock: $(VENV)/.ready
-	echo "torch>=2.14" | $(BIN)/uv pip compile setup.cfg --extra test --extra dev --extra ray --extra dashboard --extra postgres -c - --universal \
-		--python-version 3.11 --no-header --generate-hashes $(OPTIONS) -o requirements.lock
+	$(COMPILE) --extra test --extra dev $(OPTIONS) -o requirements.lock
+	$(COMPILE) -c requirements.lock -o docker/requirements.lock
+
+# known vulnerabilities of what the lock pins, from PyPI's own database. Many mirrors of PyPI have none: then nothing is
+# checked, and one line says so.
+ADVISORIES = https://pypi.org/pypi/pip/25.0/json
+HAS_ADVISORIES = import json, urllib.request as r; json.load(r.urlopen('$(ADVISORIES)', timeout=20))['vulnerabilities']
+audit: $(VENV)/.ready
+	@if $(BIN)/python -c "$(HAS_ADVISORIES)" 2>/dev/null; then \
+		$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock; \
+	else echo "audit: nothing was checked, the database of vulnerabilities ($(ADVISORIES)) cannot be reached"; fi
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

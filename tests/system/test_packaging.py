@@ -90,9 +90,9 @@ def test_every_run_line_is_a_command_that_is_run_here(tmp_path: Path) -> None:
             Path(place, "file").touch()
 
 
-def locked() -> dict[str, list[Requirement]]:
-    """What the lock pins, under canonical names; for some, the version depends on Python's."""
-    text = (ROOT / "requirements.lock").read_text()
+def locked(lock: Path = ROOT / "requirements.lock") -> dict[str, list[Requirement]]:
+    """What a lock pins, under canonical names; for some, the version depends on Python's."""
+    text = lock.read_text()
     entries = [line for line in text.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#")]
     found = defaultdict(list)
     for entry in entries:
@@ -129,6 +129,45 @@ def test_the_lock_has_one_hashed_version_of_everything(python: str, machine: str
         assert pins.get(canonicalize_name(requirement.name)), f"{requirement} is not in the lock"
         (version,) = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement}: the lock has {version}"
+
+
+def pins_of(lock: Path) -> set[str]:
+    """Each pin of a lock with its hashes, without its marker: other extras bring a package under other conditions."""
+    joined = "\n".join(line for line in lock.read_text().splitlines() if not line.lstrip().startswith("#"))
+    entries = [entry.split() for entry in joined.replace("\\\n", " ").splitlines()]
+    return {" ".join([words[0], *(word for word in words if word.startswith("--hash"))]) for words in entries}
+
+
+def test_the_image_has_the_versions_of_the_lock_and_no_tool_of_the_tests() -> None:
+    lock = ROOT / "docker" / "requirements.lock"
+    assert pins_of(lock) < pins_of(ROOT / "requirements.lock")
+    held, declarations = set(locked(lock)), declared()
+    of_image = [declarations.pop(extra) for extra in ("", "setup", "ray", "dashboard", "postgres")]
+    assert {canonicalize_name(one.name) for requirements in of_image for one in requirements} <= held
+    tools = {canonicalize_name(one.name) for requirements in declarations.values() for one in requirements}
+    assert {"pytest", "mypy", "hypothesis"} <= tools and not tools & held
+    assert (
+        "docker/requirements.lock ./"
+        in dict(instructions(DOCKERFILE.read_text()[: DOCKERFILE.read_text().index("RUN")]))["COPY"]
+    )
+    renewed = checked("make", "-n", "-C", str(ROOT), "lock").stdout
+    assert "-c requirements.lock -o docker/requirements.lock" in renewed and renewed.count("--generate-hashes") == 2
+
+
+@pytest.mark.parametrize("answer", ["nothing", "{}", '{"vulnerabilities": []}'])
+def test_an_audit_says_when_nothing_was_checked(answer: str, tmp_path: Path) -> None:
+    folder = checkout(tmp_path / "clone")
+    assert made(folder) == 0
+    (folder / ".venv" / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / ".venv" / "bin" / "uv").write_text('#!/bin/sh\necho uv "$@"\n')
+    (folder / "answer").write_text(answer)
+    words = ["make", "-s", "-C", str(folder), "audit", f"ADVISORIES={(folder / 'answer').as_uri()}"]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1, done.stderr
+    if "vulnerabilities" in answer:
+        assert done.stdout.startswith("uv tool run pip-audit==") and "-r requirements.lock" in done.stdout
+    else:
+        assert done.stdout.startswith("audit: nothing was checked")
 
 
 def test_nothing_is_installed_without_its_hash(tmp_path: Path) -> None:
@@ -235,7 +274,7 @@ def test_the_image_holds_no_secret_and_runs_as_nobody_special() -> None:
     found = instructions(DOCKERFILE.read_text())
     final = [word for word, _ in found].index("FROM", 3)
     last = dict(found[final:])
-    assert last["USER"] == "10001:10001" and last["ENTRYPOINT"] == '["ablate"]' and "ablate" in last["HEALTHCHECK"]
+    assert last["USER"] == "10001:10001" and last["ENTRYPOINT"] == '["ablate"]'
     bases = [rest for word, rest in found if word == "ARG"]
     assert bases == ["BASE=python:3.11.13-slim-bookworm"]
     copied = {name for word, rest in found if word == "COPY" and "--from" not in rest for name in rest.split()[:-1]}
@@ -243,6 +282,35 @@ def test_the_image_holds_no_secret_and_runs_as_nobody_special() -> None:
     assert "*" in allowed and copied == {line[1:] for line in allowed if line.startswith("!")}
     assert all((ROOT / name).exists() for name in copied)
     assert not [rest for word, rest in found if word in ("ARG", "ENV") and ("PASSWORD" in rest or "SECRET" in rest)]
+
+
+def test_no_check_of_health_disturbs_a_measurement() -> None:
+    """Each is run here, in vain: what it costs is its start. `ablate doctor` took 7 s, `ray health-check` 2 s."""
+    last = dict(instructions(DOCKERFILE.read_text()))["HEALTHCHECK"]
+    services = compose()["services"]
+    checks = {name: one["healthcheck"] for name, one in services.items() if "healthcheck" in one}
+    assert checks.keys() == {"postgres", "mlflow", "ray-head", "ray-worker"}
+    commands = {name: one["test"][1:] for name, one in checks.items()} | {
+        "image": yaml.safe_load(last.partition("CMD ")[2])
+    }
+    assert all(one["interval"] == "2m" and one["start_interval"] == "2s" for one in checks.values())
+    for name, words in commands.items():
+        if name == "postgres":
+            assert words[0] == "pg_isready"
+            continue
+        here = [sys.executable if word == "python" else word.replace("ray-head", "127.0.0.1") for word in words]
+        before = os.times()
+        done = subprocess.run(here, capture_output=True, text=True, timeout=30, check=False)
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        assert used < 0.5, f"{name}: {used:.2f} s"
+        assert name == "image" or (done.returncode == 1 and "refused" in done.stderr), done.stderr
+
+
+def test_every_service_gives_up_what_it_does_not_need() -> None:
+    for name, service in compose()["services"].items():
+        assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"], name
+        assert name == "postgres" or "cap_add" not in service
 
 
 def test_only_the_tracking_port_is_published_and_secrets_are_files() -> None:
