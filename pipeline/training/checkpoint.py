@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
+from pipeline.errors import first_line
+from pipeline.files import reading
 from pipeline.paths import write_atomically
 
+T = TypeVar("T")
 CHECKPOINT_VERSION = 3
 CHECKPOINT_MAGIC = "ablate-checkpoint"
 
@@ -56,11 +60,47 @@ class Checkpoints:
         """
         if self._every <= 0 or not self._path.is_file():
             return None
-        content = _unframed(self._path.read_bytes())
+        with reading(self._path) as file:
+            content = _unframed(file.read())
         if content is None or content.get("digest") != self._digest:
             return None
-        _restore_rng(content["rng"])
+        before = _rng_state()
+        try:
+            _restore_rng(content["rng"])
+        except Exception as error:  # well framed and foreign: whatever its content makes torch and numpy raise
+            _restore_rng(before)
+            self._pass_over(error)
+            return None
         return content
+
+    def resume(self, start: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], T]) -> T | None:
+        """Restores a run from its checkpoint; a file with foreign content leaves the run as it was.
+
+        Args:
+            start: the run's state as it is, kept on the host for that case.
+            restore: puts a state, that of the checkpoint or the one before, into the run.
+
+        Returns:
+            What `restore` has returned for the checkpoint; None when there is none of use.
+        """
+        random_state = _rng_state()
+        state = self.load()
+        if state is None:
+            return None
+        kept = io.BytesIO()
+        torch.save(start(), kept)
+        try:
+            return restore(state)
+        except Exception as error:  # see `load`
+            kept.seek(0)
+            restore(torch.load(kept, map_location="cpu", weights_only=True))
+            _restore_rng(random_state)
+            self._pass_over(error)
+            return None
+
+    def _pass_over(self, error: Exception) -> None:
+        """Says in the run's log that the file is not used."""
+        print(f"{self._path}: no checkpoint of this run, not used ({type(error).__name__}: {first_line(error)})")
 
     def discard(self) -> None:
         """Removes the file of a finished run."""

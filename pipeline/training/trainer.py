@@ -78,12 +78,12 @@ def train(
     run = _Run(spec, model, inputs, device, group)
     epochs = run.recipe.epochs
     values: dict[str, float] = {}
-    state = checkpoints.load() if checkpoints else None
-    history: list[Metrics] = run.restore(state) if state else []
+    resumed = checkpoints.resume(lambda: run.state_dict([]) | {"epoch": 0}, run.restore) if checkpoints else None
+    before, history = resumed or (0, [])
     yield from history
     yield Phase(time=time.time(), name="train")
     run.warm_up()
-    before = epoch = state["epoch"] if state else 0
+    epoch = before
     for epoch in range(before + 1, epochs + 1):
         values = yield from run.train_epoch(epoch)
         if group.is_main_process and inputs.validation is not None and run.stop_rule.validates(epoch):
@@ -259,12 +259,16 @@ class _Run:
             "history": [record.model_dump_json() for record in history],
         }
 
-    def restore(self, state: dict[str, Any]) -> list[Metrics]:
-        """Continues from a checkpoint; returns the records of the epochs before it."""
+    def restore(self, state: dict[str, Any]) -> tuple[int, list[Metrics]]:
+        """Continues from a checkpoint; returns the epoch that it was made after and the records until then."""
+        epoch = int(state["epoch"])
+        if not 0 <= epoch < self.recipe.epochs:
+            raise ValueError(f"epoch {epoch} of {self.recipe.epochs}")
+        history = [Metrics.model_validate_json(text) for text in state["history"]]
         self.model.load_state_dict(state["model"])
         self.learner.optimizer.load_state_dict(state["optimizer"])
         self.learner.schedule.load_state_dict(state["schedule"])
         self.precision.load_state_dict(state["precision"])
         self.meter.load_state_dict(state["meter"])
         self.updates = int(state["updates"])
-        return [Metrics.model_validate_json(text) for text in state["history"]]
+        return epoch, history

@@ -162,7 +162,35 @@ def _a_list(file: Path, _spec: RunSpec) -> None:
     _framed(file, _saved([1, 2]))
 
 
-@pytest.mark.parametrize("damage", [_torn, _empty, _flipped, _foreign, _old_version, _with_code, _a_list])
+def _with(**other: Any) -> Any:
+    """A change of the content: of this run by its digest, framed as this program does, and yet not of it."""
+
+    def damage(file: Path, _spec: RunSpec) -> None:
+        content = torch.load(io.BytesIO(_payload(file)), weights_only=True)
+        _framed(file, _saved({name: value for name, value in {**content, **other}.items() if value is not None}))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(_torn, _empty, _flipped, _foreign, _old_version, _with_code, _a_list),
+        _with(model={}),
+        _with(model=None, optimizer=None),
+        _with(rng={}),
+        _with(rng=None),
+        _with(rng={"torch": torch.zeros(3), "cuda": [], "numpy": 1, "python": 2}),
+        _with(optimizer={"state": {}, "param_groups": []}),
+        _with(epoch=2),
+        _with(epoch="x"),
+        _with(epoch=None),
+        _with(history=["{}"]),
+        _with(history=3),
+        _with(meter={}),
+        _with(updates="x"),
+    ],
+)
 def test_a_file_of_no_use_is_passed_over(damage: Any, digits_dir: Path, tmp_path: Path) -> None:
     spec = small_spec(epochs=2, max_train_samples=32)
     whole = run_in_process(spec, digits_dir, tmp_path / "whole")

@@ -8,8 +8,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.files import PRIVATE, open_own, reading
 from pipeline.paths import write_atomically
 
 ReportProgress = Callable[[str, int, int], None]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+LOCK_SECONDS = 3600.0  # the longest that another process is waited for
 _CHUNK = 1 << 20
 
 
@@ -40,19 +43,51 @@ class Built:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, report: ReportProgress | None = None) -> Iterator[None]:
     """Holds `FOLDER.lock`, so that processes build one store one after another, not side by side.
 
-    The kernel drops the lock when its holder dies; what that one left unfinished is then removed. On a file
-    system without locks both build and both succeed: the rename decides.
+    The kernel drops the lock when its holder dies; what that one left unfinished is then removed. Where there is no
+    lock to be had (the file system has none, the file is another user's, or somebody has held it for `LOCK_SECONDS`)
+    both build and both succeed: the rename decides.
+
+    Args:
+        folder: the store.
+        report: told that another process is waited for.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in folder.parent.glob(f".{folder.name}-*"):
-                shutil.rmtree(left, ignore_errors=True)
+    path = folder.parent / f"{folder.name}.lock"
+    with ExitStack() as held:
+        try:
+            lock = open_own(path, os.O_WRONLY | os.O_APPEND, mode=PRIVATE)
+        except PermissionError:
+            if not path.exists():
+                raise
+        else:
+            held.callback(os.close, lock)
+            if _held(lock, folder.name, report):
+                for left in folder.parent.glob(f".{folder.name}-*"):
+                    shutil.rmtree(left, ignore_errors=True)
         yield
+
+
+def _held(lock: int, name: str, report: ReportProgress | None) -> bool:
+    """Waits for a lock; whether it is ours now."""
+    deadline = None
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if deadline is None:
+                deadline = time.monotonic() + LOCK_SECONDS
+                if report is not None:
+                    report(f"waiting for another process that prepares {name}", 0, 1)
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.1)
+        except OSError:
+            return False
+        else:
+            return True
 
 
 def build_arrays(folder: Path, builder: Callable[[Path], Built]) -> None:
@@ -72,8 +107,7 @@ def build_arrays(folder: Path, builder: Callable[[Path], Built]) -> None:
     try:
         built = builder(work)
         sums = [built.files[name]["sha256"] for name in sorted(built.files)]
-        digest = hashlib.sha256("".join(sums).encode()).hexdigest()[:32]
-        meta = {**asdict(built), "digest": digest}
+        meta = {**asdict(built), "digest": _digest(sums)}
         write_atomically(work / "meta.json", json.dumps(meta, indent=1), durable=True)  # the arrays' names as well
         _move(work, folder)
         _sync_folder(folder.parent)
@@ -166,14 +200,27 @@ def write_arrays(work: Path, class_names: tuple[str, ...], values: dict[str, npt
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
-    """Reads a store's meta.json; None when there is no store or the file is damaged."""
+    """Reads a store's meta.json; None when there is no store or the file is not what `build_arrays` writes."""
     try:
-        meta = json.loads((folder / "meta.json").read_bytes())
-    except (OSError, ValueError):
+        with reading(folder / "meta.json") as file:
+            meta = json.loads(file.read())
+        sums = [meta["files"][name]["sha256"] for name in sorted(meta["files"])]
+        whole = (
+            set(meta) == {"class_names", "files", "native", "digest"}
+            and isinstance(meta["class_names"], list)
+            and all(isinstance(name, str) for name in meta["class_names"])
+            and isinstance(meta["native"], bool)
+            and set(meta["files"]) in (set(), set(NAMES))
+            and meta["digest"] == _digest(sums)
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    if not isinstance(meta, dict) or not {"class_names", "files", "native", "digest"} <= meta.keys():
-        return None
-    return meta
+    return meta if whole else None
+
+
+def _digest(sums: Sequence[str]) -> str:
+    """Identity of a store: digest over its files' SHA-256, in the order of their names."""
+    return hashlib.sha256("".join(sums).encode()).hexdigest()[:32]
 
 
 def open_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -189,7 +236,7 @@ def open_arrays(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     try:
         for name in NAMES if meta["files"] else ():
             entry, path = meta["files"][name], folder / f"{name}.npy"
-            if path.stat().st_size != entry["bytes"]:
+            if not path.is_file() or path.stat().st_size != entry["bytes"]:
                 return None
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             if list(array.shape) != entry["shape"] or array.dtype.name != entry["dtype"]:
@@ -223,7 +270,7 @@ def verify_arrays(folder: Path) -> list[str]:
 def file_digest(path: Path, algorithm: str) -> str:
     """Hex digest of a file's content; MD5 serves to recognise known files, not as protection."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file:
+    with reading(path) as file:
         while block := file.read(_CHUNK):
             digest.update(block)
     return digest.hexdigest()

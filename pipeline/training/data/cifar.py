@@ -23,6 +23,7 @@ from torchvision.datasets.utils import check_integrity
 
 from pipeline.design import catalog
 from pipeline.errors import InputError, OutsideError
+from pipeline.files import reading
 from pipeline.training.data.array_files import Built, ReportProgress, file_digest, write_arrays
 
 _SETS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -74,7 +75,10 @@ def verify_archive(dataset: str, data_dir: Path) -> list[str]:
 
 
 def _check_archive(kind: type[CIFAR10], archive: Path) -> None:
-    found = file_digest(archive, "md5")
+    try:
+        found = file_digest(archive, "md5")
+    except OSError as error:
+        raise InputError(f"dataset: {str(archive)!r} cannot be read ({_cause(error)})") from None
     if found != kind.tgz_md5:
         raise InputError(
             f"dataset: {str(archive)!r} has MD5 {found}; allowed: {kind.tgz_md5} (delete the file to have it "
@@ -146,7 +150,7 @@ def _read_archive(dataset: str, archive: Path, work: Path) -> tuple[tuple[str, .
     kind = _SETS[dataset]
     with TemporaryDirectory(dir=work) as folder:
         try:
-            with tarfile.open(archive) as tar:
+            with reading(archive) as file, tarfile.open(fileobj=file) as tar:
                 tar.extractall(folder, filter=_plain_member)
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
             raise InputError(f"dataset: {str(archive)!r} is no readable archive ({_cause(error)})") from None

@@ -7,6 +7,7 @@ epoch, its index), so neither the number of workers nor the batch size changes i
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.design.spec import Recipe
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OutsideError
 from pipeline.host import die_with_parent
 from pipeline.training.data.batch import HostBatch, check_sizes
 from pipeline.training.data.decode import decode
@@ -28,6 +29,9 @@ from pipeline.training.data.transforms import memory_format, per_sample
 
 _SAMPLE = 5  # stream of random numbers, see `split`
 _Batch = tuple[int, list[int]]
+SHARED_MEMORY = "/dev/shm"
+# a batch for which there is no room: a write that fails, or one to a map that is not backed, which kills the worker
+_SHARED_MEMORY = ("</torch_", "Bus error", "shared memory")
 
 
 class Samples(Dataset[tuple[torch.Tensor, int]]):
@@ -239,8 +243,24 @@ class _Start:
 
 
 def _plain_errors(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Iterates over a loader; bad input found in a worker comes as its one line, without its traceback."""
+    """Iterates over a loader; what failed in a worker comes as its one line, without its traceback."""
     try:
         yield from loader
     except InputError as error:
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("pipeline.errors.InputError: ")) from None
+        raise InputError(_last_line(error).removeprefix("pipeline.errors.InputError: ")) from None
+    except (RuntimeError, OSError) as error:
+        cause = _last_line(error)
+        if loader.num_workers and any(sign in cause for sign in _SHARED_MEMORY):
+            room = shutil.disk_usage(SHARED_MEMORY).total / 2**20 if Path(SHARED_MEMORY).is_dir() else 0.0
+            raise OutsideError(
+                f"{SHARED_MEMORY} ({room:.1f} MiB) is too small for the batches of {loader.num_workers} loader "
+                f"workers ({cause[:160]}); give it more (docker run --shm-size=2g), or --set num_workers=0, "
+                "or --set input_pipeline=gather"
+            ) from None
+        if str(error).startswith("Caught "):  # the first line names the worker, the last one what went wrong
+            raise RuntimeError(f"loader worker: {cause}") from error
+        raise
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

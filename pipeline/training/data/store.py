@@ -117,7 +117,7 @@ def prepare_dataset(
             _drop_damaged([place], place, tell)
         store = _open(dataset, place, None)
         if store is None:
-            with array_files.locked(place):
+            with array_files.locked(place, tell):
                 # another process may have built it while this one waited
                 store = _open(dataset, place, None)
                 if store is None:
@@ -168,7 +168,7 @@ def _prepare_folder(
     lock = stores / f"imagefolder-{listing.digest}"
     if check:
         _drop_damaged([*places.values()], lock, report)
-    with _lock_unless_ready(dataset, [*places.values()], listing, lock) as found:
+    with _lock_unless_ready(dataset, [*places.values()], listing, lock, report) as found:
         if found is not None:
             return found
         for form in imagefolder.forms(listing, image_size):
@@ -188,7 +188,7 @@ def _drop_damaged(places: list[Path], lock: Path, report: ReportProgress) -> Non
     for place in places:
         if array_files.read_meta(place) is None or not array_files.verify_arrays(place):
             continue
-        with array_files.locked(lock):
+        with array_files.locked(lock, report):
             # another process may have replaced it while this one waited
             if array_files.verify_arrays(place):
                 report("checksum of a prepared data set is wrong, building it anew", 0, 1)
@@ -197,13 +197,13 @@ def _drop_damaged(places: list[Path], lock: Path, report: ReportProgress) -> Non
 
 @contextmanager
 def _lock_unless_ready(
-    dataset: str, places: list[Path], listing: FolderListing, lock: Path
+    dataset: str, places: list[Path], listing: FolderListing, lock: Path, report: ReportProgress
 ) -> Iterator[ImageStore | FolderSource | None]:
     found = _open_any(dataset, places, listing)
     if found is not None:
         yield found
         return
-    with array_files.locked(lock):
+    with array_files.locked(lock, report):
         yield _open_any(dataset, places, listing)
 
 
