@@ -111,3 +111,26 @@ def test_store_is_readable_by_the_group(tmp_path: Path) -> None:
         os.umask(old)
     assert _place(tmp_path).stat().st_mode & 0o777 == 0o755
     assert json.loads((_place(tmp_path) / "meta.json").read_text())["files"].keys() == set(array_files.NAMES)
+
+
+def test_a_held_lock_is_waited_for_with_a_word_and_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array_files, "LOCK_SECONDS", 0.3)
+    said: list[str] = []
+    with array_files.locked(tmp_path / "store"):
+        assert (tmp_path / "store.lock").stat().st_mode & 0o777 == 0o600
+        (tmp_path / ".store-work").mkdir()
+        with array_files.locked(tmp_path / "store", lambda text, *_: said.append(text)):
+            assert said == ["waiting for another process that prepares store"]
+        assert (tmp_path / ".store-work").is_dir(), "the holder's work"
+    with array_files.locked(tmp_path / "store", lambda text, *_: said.append(text)):
+        assert len(said) == 1 and not (tmp_path / ".store-work").exists()
+
+
+@pytest.mark.parametrize("make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("elsewhere")])
+def test_a_lock_that_is_no_file_of_ours_is_told(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "store.lock")
+    with pytest.raises(OSError, match=r"regular|symbolic|device"), array_files.locked(tmp_path / "store"):
+        pytest.fail("taken")
+    assert not (tmp_path / "elsewhere").exists()

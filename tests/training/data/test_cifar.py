@@ -278,3 +278,12 @@ def test_offline_says_cause_and_place(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_download_off_needs_the_archive(tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match=r"downloading is off.*cifar-100-python.tar.gz"):
         prepare_dataset("cifar100", tmp_path, image_size=32, download=False)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_an_archive_that_is_no_file_is_one_line_at_once(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / CIFAR10.filename)
+    with pytest.raises(InputError, match=rf"^dataset: .*{CIFAR10.filename}' cannot be read \(") as caught:
+        prepare_dataset("cifar10", tmp_path, image_size=32)
+    assert "\n" not in str(caught.value)
+    assert any("cannot be read" in line for line in verify_dataset("cifar10", tmp_path))

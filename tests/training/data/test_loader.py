@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OutsideError
+from pipeline.training.data import loader
 from pipeline.training.data.inputs import build_inputs
 from pipeline.training.data.store import ImageStore, prepare_dataset
 from tests.support.data import spec, whole, write_folder
@@ -122,3 +123,47 @@ def test_loader_decodes_files_and_gather_does_not(data_dir: Path, tmp_path: Path
         Image.new("RGB", (32, 32)).save(path)
     assert not torch.equal(whole(runs["loader"])[0], before["loader"])
     assert torch.equal(whole(runs["gather"])[0], before["gather"])
+
+
+class Failing:
+    """A loader of two workers whose first batch fails."""
+
+    num_workers = 2
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __iter__(self) -> Any:
+        raise self.error
+
+
+CAUGHT = "Caught {} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ..\n{}\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        CAUGHT.format(
+            "RuntimeError",
+            "RuntimeError: unable to write to file </torch_7_1_0>: No space left on device (28)",
+        ),
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "unable to mmap 196608 bytes from file </torch_7_1_0>: Cannot allocate memory (12)",
+    ],
+)
+def test_too_little_shared_memory_is_named_with_its_remedy(said: str) -> None:
+    with pytest.raises(OutsideError, match=r"^/dev/shm \(.* MiB\) is too small .*--shm-size.*num_workers=0") as caught:
+        next(loader._plain_errors(Failing(RuntimeError(said))))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_failed_in_a_worker_comes_first() -> None:
+    error = MemoryError(CAUGHT.format("MemoryError", "MemoryError"))
+    with pytest.raises(MemoryError):
+        next(loader._plain_errors(Failing(error)))
+    failed = RuntimeError(CAUGHT.format("RuntimeError", "RuntimeError: the cause"))
+    with pytest.raises(RuntimeError, match=r"^loader worker: RuntimeError: the cause$"):
+        next(loader._plain_errors(Failing(failed)))
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        next(loader._plain_errors(Failing(RuntimeError("something else"))))

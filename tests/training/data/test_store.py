@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from pipeline.design.imagefolder import scan_folder
 from pipeline.design.records import End, Job
 from pipeline.errors import InputError, OutsideError
 from pipeline.training import worker
-from pipeline.training.data import digits
+from pipeline.training.data import array_files, digits
 from pipeline.training.data.store import ImageStore, prepare_dataset, verify_dataset
 from tests.support.data import open_store, spec, write_folder
 
@@ -53,6 +55,22 @@ def _other_shape(place: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"(1347, 8, 8, 3)", b"(1347, 4, 16,3)"))
 
 
+def _as_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _meta(**other: Any) -> Any:
+    """A change of meta.json that is still JSON."""
+
+    def damage(place: Path) -> None:
+        file = place / "meta.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **other}))
+
+    return damage
+
+
+@pytest.mark.parametrize("check", [False, True])
 @pytest.mark.parametrize(
     "damage",
     [
@@ -63,14 +81,29 @@ def _other_shape(place: Path) -> None:
         lambda place: (place / "meta.json").unlink(),
         lambda place: (place / "meta.json").write_text('{"files": '),
         lambda place: (place / "meta.json").write_text("[]"),
+        lambda place: (place / "meta.json").write_text("[" * 100_000),
+        lambda place: (place / "meta.json").write_bytes(b"\xff\xfe"),
+        lambda place: _as_fifo(place / "meta.json"),
+        lambda place: _as_fifo(place / "train_images.npy"),
+        _meta(class_names=5),
+        _meta(class_names=[1, 2]),
+        _meta(native="x"),
+        _meta(digest="0" * 32),
+        _meta(digest=None),
+        _meta(files=[]),
+        _meta(files=None),
+        _meta(files={name: {} for name in array_files.NAMES}),
+        _meta(files=dict.fromkeys(array_files.NAMES, 1)),
+        _meta(files={"train_images": {"sha256": "0"}}),
+        _meta(files={name: {"sha256": 1} for name in array_files.NAMES}),
+        _meta(more=1),
     ],
-    ids=["short", "long", "shape", "missing", "no meta", "torn meta", "other meta"],
 )
-def test_damaged_store_is_reported_and_rebuilt(damage: Any, tmp_path: Path) -> None:
+def test_damaged_store_is_reported_and_rebuilt(damage: Any, check: bool, tmp_path: Path) -> None:
     digest = open_store("digits", tmp_path).digest
     damage(_place(tmp_path))
     assert verify_dataset("digits", tmp_path)
-    store = open_store("digits", tmp_path)
+    store = open_store("digits", tmp_path, check=check)
     assert store.digest == digest and store.train_images.shape == (1347, 8, 8, 3)
     assert verify_dataset("digits", tmp_path) == []
 
