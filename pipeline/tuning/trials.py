@@ -32,6 +32,7 @@ from pipeline.design.names import (
 from pipeline.tracking.liveness import Liveness, owner
 from pipeline.tracking.locks import exclusive
 from pipeline.tuning.heartbeats import beat_now, newest_beats
+from pipeline.tuning.reading import legible, trials_of
 from pipeline.tuning.sampler import DistinctSampler, distributions
 from pipeline.tuning.space import Config, Space
 
@@ -77,7 +78,7 @@ class SharedStudy:
         """The next trial of this process; None when the study has as many as it may, or no configuration is left."""
         with exclusive(self._lock, TRIALS_LOCK_PATIENCE):
             for _ in range(20):  # a withdrawn trial makes room at once; others may be asking from other hosts
-                waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+                waiting = self._trials(TrialState.WAITING)
                 if not waiting and (len(self._counted()) >= self.budget or not self.sampler.free()):
                     return None
                 trial = self.study.ask(self._distributions)
@@ -179,7 +180,7 @@ class SharedStudy:
 
     def beat(self) -> None:
         """Shows that this process lives, in each of its running trials."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        for trial in self._trials(TrialState.RUNNING):
             if trial.number in self._mine:
                 with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                     self._set(trial, HEARTBEAT_ATTRIBUTE, beat_now())
@@ -192,7 +193,7 @@ class SharedStudy:
         with exclusive(self._lock, TRIALS_LOCK_PATIENCE) as got:
             if not got:
                 return 0
-            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            running = self._trials(TrialState.RUNNING)
             self._liveness.observe(newest_beats(running))
             dead = [trial for trial in running if self._dead(trial)]
             for trial in dead:
@@ -233,16 +234,17 @@ class SharedStudy:
             config = self._config(trial)
             if config is None or (trial.state == TrialState.FAIL and not trial.user_attrs.get(FINAL_ATTRIBUTE)):
                 continue
-            complete = trial.state == TrialState.COMPLETE
-            feasible = all(value <= 0 for value in trial.constraints.values())
-            outcome = str(trial.user_attrs.get(OUTCOME_TAG, "failed"))
-            values = dict(trial.user_attrs.get(VALUES_ATTRIBUTE, {}))
-            objectives = tuple(trial.values) if complete else None
-            found.append(TrialResult(trial.number, config, outcome, feasible, objectives, values))
+            with legible(self.study):
+                complete = trial.state == TrialState.COMPLETE
+                feasible = all(value <= 0 for value in trial.constraints.values())
+                outcome = str(trial.user_attrs.get(OUTCOME_TAG, "failed"))
+                values = dict(trial.user_attrs.get(VALUES_ATTRIBUTE, {}))
+                objectives = tuple(trial.values) if complete else None
+                found.append(TrialResult(trial.number, config, outcome, feasible, objectives, values))
         return found
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=states or None)
+        return trials_of(self.study, *states)
 
     def _counted(self) -> list[FrozenTrial]:
         """Trials that use the budget up: all but withdrawn ones and failures that were or will be tried again."""
@@ -250,8 +252,9 @@ class SharedStudy:
 
     def _config(self, trial: FrozenTrial) -> Config | None:
         """A trial's configuration; a waiting one has it in its queue entry. None: it died before it had one."""
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        return self.space.config(params) if params.keys() >= self._distributions.keys() else None
+        with legible(self.study):
+            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            return self.space.config(params) if params.keys() >= self._distributions.keys() else None
 
     def _claimed(self) -> set[Config]:
         return {config for trial in self._counted() if (config := self._config(trial)) is not None}

@@ -1,0 +1,44 @@
+"""Trials of a storage into which any program may have written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from pipeline.errors import OutsideError, first_line
+
+
+@contextlib.contextmanager
+def legible(study: optuna.Study) -> Iterator[None]:
+    """Within it, rows that make no sense are told as what they are: Optuna raises every kind of error of them.
+
+    Args:
+        study: whose trials are looked at.
+
+    Raises:
+        OutsideError: they cannot be read.
+    """
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        raise OutsideError(
+            f"Optuna study {study.study_name}: its trials cannot be read ({first_line(error, 120)}); "
+            "mend the storage, or take another --name"
+        ) from None
+
+
+def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """Trials in some states, or all; not to be changed.
+
+    Args:
+        study: of Optuna.
+        states: none for all.
+
+    Raises:
+        OutsideError: they cannot be read.
+    """
+    with legible(study):
+        return study.get_trials(deepcopy=False, states=states or None)
