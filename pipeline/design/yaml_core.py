@@ -55,19 +55,23 @@ class CoreLoader(yaml.SafeLoader):
         for key, value in node.value:
             if key.tag != f"{_PREFIX}str" or not isinstance(key, yaml.ScalarNode):
                 raise _problem(key, "a key that is no text (a number, null, a boolean, a list)")
-            if key.value in found:
-                raise _problem(key, f"a duplicate key {key.value[:40]!r}")
-            found[key.value] = self.construct_object(value, deep=True)
+            name = self._text(key)
+            if name in found:
+                raise _problem(key, f"a duplicate key {name[:40]!r}")
+            found[name] = self.construct_object(value, deep=True)
         return found
 
     def _sequence(self, node: Any) -> list[Any]:
         return list(self.construct_sequence(node, deep=True))
 
     def _text(self, node: Any) -> str:
-        text = str(self.construct_scalar(node))
-        # no file can have such a name, and no stream can show it
-        if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-            raise _problem(node, "a text with a NUL or half a surrogate pair")
+        try:
+            # JSON, which is YAML, writes what is above U+FFFF as a surrogate pair; PyYAML leaves that in two halves
+            text = str(self.construct_scalar(node)).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise _problem(node, "a text with half a surrogate pair") from None
+        if "\0" in text:  # no file can have such a name
+            raise _problem(node, "a text with a NUL")
         return text
 
     def _scalar(self, node: Any) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.design import yaml_core
 from pipeline.errors import InputError
@@ -34,6 +37,7 @@ def test_scalars_are_those_of_the_core_schema() -> None:
         ("!!map 5", "not a mapping"),
         ('a: "x\\0y"', "NUL"),
         ('a: "\\ud800"', "surrogate"),
+        ('"\\ud800": 1', "surrogate"),
         ("[" * 5000, "nested too deeply"),
         ("a: 1\n---\nb: 2", "another document"),
     ],
@@ -45,6 +49,13 @@ def test_what_could_mean_something_else_is_refused_in_one_line(tmp_path: Path, t
         yaml_core.read_file(file)
     message = str(caught.value)
     assert problem in message and "s.yaml" in message and "; allowed: " in message and "\n" not in message
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_json_is_read_as_json(content: dict[str, str]) -> None:
+    """What is above U+FFFF is a surrogate pair in JSON, which programs write study files in."""
+    content = {key.replace("\0", ""): text.replace("\0", "") for key, text in content.items()}
+    assert yaml_core.load(json.dumps(content)) == content
 
 
 def test_a_merge_key_is_a_key_like_any_other() -> None:
