@@ -45,7 +45,13 @@ class StatusOptions(StoreOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class SyncOptions(StoreOptions):
-    """`ablate sync`."""
+    """`ablate sync`.
+
+    Attributes:
+        all: whether journals that are delivered are compared with the store, too.
+    """
+
+    all: bool = option(False, "Journals that are delivered, too: an older state of the store was restored.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,13 @@ from pipeline import host
 from pipeline.children import process_context
 from pipeline.commands.command_options import ReportOptions
 from pipeline.commands.output import experiment_of
+from pipeline.design.names import KEY_TAG
 from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_sqlite
-from pipeline.tracking.mlflow_store import artifact_writer
+from pipeline.tracking.mlflow_artifacts import artifact_writer
 from pipeline.tracking.study_data import client_of, read_study_data
+from pipeline.tracking.trusted import is_key
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def run_report(options: ReportOptions) -> int:
     local = mlflow_sqlite.open_reader(sqlite_file(uri), study)
     with _writer(study, local, request) as ask:
         if local:
-            put = artifact_writer()
+            put = artifact_writer(uri, STATE_DIR / "artifacts")
             paths, lines, parent = ask(None)
         else:
             store = client_of(uri, study, STATE_DIR)
@@ -82,7 +84,9 @@ def run_report(options: ReportOptions) -> int:
         print("\n".join(lines))
         print(f"written: {os.path.relpath(folder / 'report.html')} and {len(paths) - 1} more files")
     try:
-        for path in paths if parent else ():
+        # a row that another program has made stays as it is
+        ours = parent and is_key((local or store).tags_of(parent).get(KEY_TAG))
+        for path in paths if ours else ():
             if local:
                 put(local.artifact_uri(parent), path, "report")
             else:

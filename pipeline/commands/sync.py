@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeline.commands.command_options import SyncOptions
+from pipeline.errors import OutsideError
 from pipeline.paths import STATE_DIR
 
 
@@ -18,15 +19,18 @@ def sync_journals(options: SyncOptions) -> int:
         The exit code.
 
     Raises:
-        OutsideError: the store is still away.
+        OutsideError: the store is still away, or not everything could be delivered.
     """
     from pipeline.tracking.sync import deliver_journals
 
-    journals, entries, problems = deliver_journals(options.tracking_uri, STATE_DIR)
+    done = deliver_journals(options.tracking_uri, STATE_DIR, everything=options.all)
     if options.as_json:
-        print(json.dumps({"journals": journals, "entries": entries, "problems": problems}))
-        return 0
-    print(f"{journals} journal(s) delivered, {entries} entries")
-    for problem in problems:
-        print(f"not stored: {problem}")
+        print(json.dumps({"journals": done.journals, "entries": done.entries, "problems": done.problems}))
+    else:
+        print(f"{done.journals} journal(s) delivered, {done.entries} entries")
+        for problem in done.problems:
+            print(f"not stored: {problem}")
+    if done.problems:
+        more = f" (and {len(done.problems) - 1} more)" if len(done.problems) > 1 else ""
+        raise OutsideError(f"not everything was delivered: {done.problems[0]}{more}")
     return 0

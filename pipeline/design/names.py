@@ -22,6 +22,8 @@ TAINTED_TAG = "ablate.tainted"
 MOVED_TAG = "ablate.moved"
 BATCHNORM_TAG = "ablate.batchnorm"
 PARAMETERS_TAG = "ablate.parameters"
+# Tag of an experiment: which store it is, see `tracking.mlflow_connection`
+STORE_TAG = "ablate.store"
 # Tags of a parent run
 COMMAND_TAG = "ablate.command"
 STUDY_TAG = "ablate.study"

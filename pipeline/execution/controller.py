@@ -26,6 +26,7 @@ from pipeline.execution.pool import RunPool
 from pipeline.execution.target import timed_to_target
 from pipeline.paths import write_atomically
 from pipeline.tracking.recorder import OpenRun, Recorder
+from pipeline.tracking.trusted import plan_file
 
 DELIVERY_PATIENCE = 20.0  # s, for what is not yet in the store when a call ends
 
@@ -108,7 +109,8 @@ class Controller:
         """Writes the list of cells, so that `ablate status` knows what is pending."""
         folder = self._state_dir / "plans"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.recorder.parent.key}.json"
+        path = plan_file(self._state_dir, self.recorder.parent.key)
+        assert path is not None  # `ParentRun.join` takes no other key
         cells = [{"digest": run.spec.digest, "name": run.spec.name, "block": run.block} for run in self.plan.cells]
         content = {"study": self.plan.study.name, "techniques": list(self.plan.study.techniques), "cells": cells}
         write_atomically(path, json.dumps({**content, "alias": list(self.plan.alias)}))
@@ -269,6 +271,8 @@ class Controller:
             self.recorder.emergency_close()
         else:
             grid.delivered = self.recorder.drain(DELIVERY_PATIENCE)
+            for line in self.recorder.notices():
+                self.listener.note(line)
 
     def results(self) -> list[summary.CellResult]:
         """Returns all cells with outcome and values (see `values`)."""

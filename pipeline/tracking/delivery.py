@@ -15,21 +15,50 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import first_line
+from pipeline.errors import OutsideError, first_line
+from pipeline.files import reading
 from pipeline.paths import write_atomically
 from pipeline.tracking import journal
-from pipeline.tracking.entries import Entry, note_row, orphan_entries
+from pipeline.tracking.entries import Entry, Refused
+from pipeline.tracking.mlflow_errors import StoreChangedError
+from pipeline.tracking.refused import keep_refused, remove_refused
 
 BATCH = 500
 HEARTBEAT_SECONDS = 10.0
+MOST_CHANGES = 3  # of the store within a call that are taken at once
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # s, after the store was found away
 
 
 class EntrySink(Protocol):
     """What delivery needs of a store."""
 
-    def apply(self, entries: list[Entry]) -> None:
-        """Applies entries; raises when the store is away."""
+    @property
+    def token(self) -> str:
+        """What tells this store from another one at its address; raises when the store is away."""
+        ...
+
+    def apply(self, entries: list[Entry], *, again: bool = False, rest: bool = False) -> list[Refused]:
+        """Applies entries, and returns what is refused for good.
+
+        Raises when the store is away, and `StoreChangedError` when it is another one.
+
+        Args:
+            entries: What is to happen.
+            again: They may have been delivered before.
+            rest: What is before them in the journal was delivered by another process.
+        """
+        ...
+
+    def has(self, key: str) -> bool:
+        """Whether the store has, or had, the row of this key; raises when it is away."""
+        ...
+
+    def check(self) -> None:
+        """Raises `StoreChangedError` when the store is another one by now, and others when it is away."""
+        ...
+
+    def open_again(self) -> None:
+        """Opens what is at the store's address now; raises when it is away."""
         ...
 
 
@@ -40,16 +69,27 @@ def delivered_path(path: Path) -> Path:
 
 def delivered_offset(path: Path) -> int:
     """Offset up to which a journal is in the store; 0 when unknown (entries may be applied again safely)."""
+    return _delivered(path)[0]
+
+
+def delivered_to(path: Path) -> str:
+    """Token of the store that a journal was delivered to; empty when unknown, as of earlier versions."""
+    return _delivered(path)[1]
+
+
+def _delivered(path: Path) -> tuple[int, str]:
     try:
-        return int(json.loads(delivered_path(path).read_text())["offset"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        with reading(delivered_path(path)) as stream:
+            found = json.loads(stream.read(4096))
+        return int(found["offset"]), str(found.get("store", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return 0, ""
 
 
-def save_offset(path: Path, offset: int) -> None:
-    """Remembers the offset; losing it only costs a replay."""
+def save_offset(path: Path, offset: int, token: str = "") -> None:
+    """Remembers offset and store; losing them only costs a replay."""
     with contextlib.suppress(OSError):
-        write_atomically(delivered_path(path), json.dumps({"offset": offset}))
+        write_atomically(delivered_path(path), json.dumps({"offset": offset, "store": token}))
 
 
 class Delivery:
@@ -62,6 +102,7 @@ class Delivery:
 
     Attributes:
         error: Why it does not get on at the moment; None while it does.
+        changes: How often another store was found at the address; everything was then delivered anew.
     """
 
     def __init__(self, path: Path, store: EntrySink, heartbeat: Callable[[], None] | None = None) -> None:
@@ -71,7 +112,11 @@ class Delivery:
         self._offset = delivered_offset(path)
         self._target = 0
         self._changed = threading.Condition()
-        self._stopping = False
+        self._stopping = self._closing = self._start_over = False
+        self._safe = self._offset  # delivered, and the store was asked after it
+        self._checked = True
+        self._token = ""
+        self.changes = 0
         self._next_beat = 0.0
         self.error: str | None = None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
@@ -106,27 +151,42 @@ class Delivery:
         """Delivers what is left, for at most `timeout` s, and ends the thread.
 
         Returns:
-            Whether everything is in the store.
+            Whether everything is in the store, which was asked again at the end.
         """
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._closing, self._checked = True, not self._thread.is_alive()
+            self._changed.notify_all()
         complete = self.wait(self._target, timeout)
         with self._changed:
+            while complete and not (self._checked and self._offset >= self._target):
+                left = deadline - time.monotonic()
+                if left <= 0 or (self.error is not None and timeout < LONGEST_PAUSE * 2):
+                    complete = False
+                    break
+                self._changed.wait(min(left, 0.5))
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(1.0)
-        save_offset(self._path, self._offset)
+        if self._token:
+            save_offset(self._path, self._offset, self._token)
         return complete
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
         while True:
             with self._changed:
-                while self._offset >= self._target and not self._stopping and time.monotonic() < self._next_beat:
+                while not self._due():
                     self._changed.wait(max(self._next_beat - time.monotonic(), 0.01))
                 if self._stopping:
                     return
             try:
+                if self._start_over:
+                    self._begin_again()
                 self._deliver()
                 self._beat()
+            except StoreChangedError as change:
+                self._note_change(str(change))
             except Exception as error:  # the store is away: MLflow, drivers and sockets each have their own errors
                 self.error = first_line(error)
                 with self._changed:
@@ -137,6 +197,30 @@ class Delivery:
             else:
                 self.error = None
                 pause = FIRST_PAUSE
+
+    def _due(self) -> bool:
+        """Whether there is something to do."""
+        behind = self._offset < self._target or self._start_over
+        unchecked = self._closing and not self._checked
+        return behind or unchecked or self._stopping or time.monotonic() >= self._next_beat
+
+    def _note_change(self, what: str) -> None:
+        """The store is another one: what was delivered to the former counts no more."""
+        with self._changed:
+            self._offset = self._safe = 0
+            self._checked = False
+            self._start_over = True
+        self.changes += 1
+        self.error = what
+        if self.changes > MOST_CHANGES:  # somebody plays with it: not faster than it can be watched
+            with self._changed:
+                self._changed.wait(LONGEST_PAUSE)
+
+    def _begin_again(self) -> None:
+        self._store.open_again()
+        self._token = ""
+        remove_refused(self._path)
+        self._start_over = False
 
     def _deliver(self) -> None:
         entries: list[Entry] = []
@@ -150,52 +234,39 @@ class Delivery:
             if len(entries) >= BATCH:
                 break
         if entries:
-            self._store.apply(entries)
+            if not self._token:
+                self._token = self._store.token
+            keep_refused(self._path, self._store.apply(entries, again=self.changes > 0))
             with self._changed:
                 self._offset = end
+                self._checked = False
                 self._changed.notify_all()
-            save_offset(self._path, end)
+            save_offset(self._path, end, self._token)
         elif self._offset < target:
             with self._changed:
                 self._offset = target  # damaged on the disk: nothing more can come from it
 
+    def _check(self) -> None:
+        """Asks whether the store is still the same, and gives sensible answers; if not, takes back what it got."""
+        try:
+            self._store.check()
+        except OutsideError:  # it says yes to everything: nobody knows what it has got
+            with self._changed:
+                self._offset = self._safe
+            if self._token:
+                save_offset(self._path, self._safe, self._token)
+            raise
+        with self._changed:
+            self._safe = self._offset
+            self._checked = True
+            self._changed.notify_all()
+
     def _beat(self) -> None:
         now = time.monotonic()
+        if now >= self._next_beat or (self._closing and not self._checked and self._offset >= self._target):
+            self._check()
         if now >= self._next_beat:
             self._next_beat = now + HEARTBEAT_SECONDS
             if self._heartbeat is not None and self._offset >= self._target:
                 # only with everything delivered: a fresh heartbeat tells others that they see all claims
                 self._heartbeat()
-
-
-def replay(path: Path, store: EntrySink) -> int:
-    """Applies everything of a dead controller's journal that is not delivered yet (`ablate sync`).
-
-    Rows that it had left open are closed as interrupted, where nobody has done so yet.
-
-    Returns:
-        How many entries were applied; 0 when the journal's writer lives or another process replays it.
-
-    Raises:
-        Exception: As the store does when it is away; what was applied before is remembered.
-    """
-    with journal.abandoned(path) as free:
-        if not free or delivered_offset(path) >= journal.valid_end(path):
-            return 0
-        count = 0
-        start = delivered_offset(path)
-        rows: dict[str, bool] = {}
-        entries: list[Entry] = []
-        for entry, end in journal.read_entries(path):
-            note_row(entry, rows)
-            if end <= start:
-                continue
-            entries.append(entry)
-            if len(entries) >= BATCH:
-                store.apply(entries)
-                save_offset(path, end)
-                count += len(entries)
-                entries = []
-        store.apply([*entries, *orphan_entries(rows)])
-        save_offset(path, journal.valid_end(path))
-        return count + len(entries)

@@ -26,6 +26,7 @@ from pipeline.design.plan import Plan, PlannedRun
 from pipeline.tracking.provenance import host_provenance
 
 Entry = dict[str, Any]
+Refused = tuple[Entry, str]  # what a store refuses for good, and what it said
 
 STATUS: dict[str, str] = {
     "finished": FINISHED_STATE,
@@ -169,12 +170,20 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def well_formed(entry: Entry) -> bool:
-    """Whether an entry has the fields of its kind; kinds of later versions have none that this one could check."""
+    """Whether an entry has the fields of its kind, with values that a store has room for.
+
+    Kinds of later versions have none that this one could check.
+    """
     fields = _FIELDS.get(str(entry.get("kind")))
     if fields is None or not all(isinstance(entry.get(name), kind) for name, kind in fields.items()):
         return False
+    if entry["kind"] == "close" and entry["status"] not in STATUS.values():
+        return False
     numbers = entry["values"].values() if entry["kind"] == "metrics" else ()
-    return isinstance(entry.get("step", 0), int) and all(isinstance(number, int | float) for number in numbers)
+    whole = (entry.get("step") or 0, entry.get("time", 0))
+    # databases have 64 bits for an integer, and an exponent of 1,023 for a float
+    fits = all(isinstance(number, int) and abs(number) < 2**63 for number in whole)
+    return fits and all(isinstance(n, float) or (isinstance(n, int) and abs(n) < 2**1023) for n in numbers)
 
 
 def note_row(entry: Entry, rows: dict[str, bool]) -> None:

@@ -1,12 +1,13 @@
 """The journal: every record is appended here before it goes to the tracking store, and the store is made from it.
 
 A file is a sequence of lines, each a JSON object: the CRC-32 of what follows it in the line, then the entry's fields,
-as in `{"crc":"1c291ca3","kind":"close",...}`. A torn or damaged line ends the readable part; everything before it comes
+as in `{"crc":"1c291ca3","kind":"close",...}`. Damaged lines are passed over; everything before and behind them comes
 back. One process writes a file; any may read it while it grows. Numbers that are none stand as `NaN` and `Infinity`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.files import reading
 from pipeline.tracking.binary_journal import BINARY_MAGIC, read_frames
 from pipeline.tracking.entries import Entry
 
@@ -133,7 +135,7 @@ def _parsed(line: bytes) -> Entry | None:
 
 
 def read_entries(path: Path, start: int = 0) -> Iterator[tuple[Entry, int]]:
-    """Reads intact entries up to the first damage; a missing or foreign file has none.
+    """Reads intact entries; a missing or foreign file has none. Damage that nothing intact follows is not passed.
 
     Args:
         path: The journal, of this version or an earlier one.
@@ -152,9 +154,26 @@ def read_entries(path: Path, start: int = 0) -> Iterator[tuple[Entry, int]]:
             return
         offset = max(start, 0)
         stream.seek(offset)
-        while (entry := _parsed(line := stream.readline(MAX_LINE))) is not None:
+        while line := stream.readline(MAX_LINE):
             offset += len(line)
-            yield entry, offset
+            entry = _parsed(line)
+            if entry is not None:
+                yield entry, offset
+
+
+def damage(path: Path) -> list[int]:
+    """Offsets in bytes of the lines that cannot be read, also of one that was never finished; not of old journals."""
+    found: list[int] = []
+    offset = 0
+    with contextlib.suppress(OSError), reading(path) as stream:
+        if stream.read(len(BINARY_MAGIC)) == BINARY_MAGIC:
+            return []
+        stream.seek(0)
+        while line := stream.readline(MAX_LINE):
+            if _parsed(line) is None:
+                found.append(offset)
+            offset += len(line)
+    return found
 
 
 def valid_end(path: Path) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import first_line
-from pipeline.tracking.mlflow_connection import is_permanent
+from pipeline.tracking.mlflow_errors import is_missing, is_permanent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,14 +17,27 @@ METRICS, PARAMS, TAGS = 800, 100, 100
 PARAM_CHARACTERS, TAG_CHARACTERS = 6000, 8000
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """What the store refused for good.
+
+    Attributes:
+        values: Metrics, params and tags, as they were to be logged.
+        why: What it said, in one line.
+    """
+
+    values: dict[str, Any]
+    why: str
+
+
 def log_in_batches(
     client: MlflowClient,
     run_id: str,
     metrics: Sequence[tuple[str, float, int, int]] = (),
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Logs to a run, in few calls; values that are too long are cut.
+) -> list[Refusal]:
+    """Logs to a run, in few calls; values that are too long are cut, and characters that are none escaped.
 
     Args:
         client: MLflow's client.
@@ -33,40 +47,55 @@ def log_in_batches(
         tags: Values by name.
 
     Returns:
-        What the store refused for good, one line each.
+        What the store refused for good.
 
     Raises:
         Exception: What MLflow raises when the store is away.
     """
     from mlflow.entities import Metric, Param, RunTag
 
-    values = [Metric(name, value, time, step) for name, value, time, step in metrics]
-    named = [Param(str(name), str(value)[:PARAM_CHARACTERS]) for name, value in (params or {}).items()]
-    marks = [RunTag(str(name), str(value)[:TAG_CHARACTERS]) for name, value in (tags or {}).items()]
-    problems: list[str] = []
+    values = [Metric(encodable(name), value, time, step) for name, value, time, step in metrics]
+    named = [Param(encodable(name), encodable(value)[:PARAM_CHARACTERS]) for name, value in (params or {}).items()]
+    marks = [RunTag(encodable(name), encodable(value)[:TAG_CHARACTERS]) for name, value in (tags or {}).items()]
+    refused: list[Refusal] = []
     while values or named or marks:
-        problems += _log(client, run_id, (values[:METRICS], named[:PARAMS], marks[:TAGS]))
+        refused += _log(client, run_id, (values[:METRICS], named[:PARAMS], marks[:TAGS]))
         values, named, marks = values[METRICS:], named[PARAMS:], marks[TAGS:]
-    return problems
+    return refused
 
 
-def _log(client: MlflowClient, run_id: str, batch: tuple[list[Any], list[Any], list[Any]]) -> list[str]:
+def encodable(text: object) -> str:
+    """Text that every database takes: half of a surrogate pair and NUL are escaped."""
+    return str(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def _log(client: MlflowClient, run_id: str, batch: tuple[list[Any], list[Any], list[Any]]) -> list[Refusal]:
     """Logs a batch; if the store refuses it for good, all of it but what is refused alone."""
     try:
         client.log_batch(run_id, *batch, synchronous=True)
     except Exception as error:
-        if not is_permanent(error):
+        if not is_permanent(error) or is_missing(error):
             raise
         if sum(map(len, batch)) == 1 or client.get_run(run_id).info.lifecycle_stage != "active":
-            return [first_line(error)]
+            return [_refusal(batch, error)]
     else:
         return []
-    problems: list[str] = []
+    refused: list[Refusal] = []
     for kind, items in enumerate(batch):
         half = (len(items) + 1) // 2
         for some in (items[:half], items[half:]):
             if some:
                 part: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
                 part[kind].extend(some)
-                problems += _log(client, run_id, part)
-    return problems
+                refused += _log(client, run_id, part)
+    return refused
+
+
+def _refusal(batch: tuple[list[Any], list[Any], list[Any]], error: Exception) -> Refusal:
+    metrics, params, tags = batch
+    values: dict[str, Any] = {
+        "metrics": [[point.key, point.value, point.timestamp, point.step] for point in metrics],
+        "params": {param.key: param.value for param in params},
+        "tags": {tag.key: tag.value for tag in tags},
+    }
+    return Refusal({name: part for name, part in values.items() if part}, first_line(error))

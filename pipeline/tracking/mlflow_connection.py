@@ -6,31 +6,21 @@ import contextlib
 import logging
 import os
 import tempfile
+import uuid
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.design.names import KEY_TAG, STORE_TAG
 from pipeline.errors import InputError, OutsideError, first_line
 from pipeline.tracking import mlflow_database
 from pipeline.tracking.credentials import without_credentials
+from pipeline.tracking.mlflow_errors import StoreChangedError
 from pipeline.tracking.sqlite_files import is_filled, use_wal
 from pipeline.tracking.uri import sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
-
-
-class UndeliverableError(Exception):
-    """The store refuses an entry for good; trying again cannot help."""
-
-
-def is_permanent(error: Exception) -> bool:
-    """Whether a store that raised this refuses for good."""
-    from mlflow.exceptions import MlflowException
-
-    return isinstance(error, MlflowException) and error.error_code in _PERMANENT
 
 
 class MlflowConnection:
@@ -43,14 +33,17 @@ class MlflowConnection:
 
     Attributes:
         experiment_id: MLflow's; empty until the experiment is there.
+        token: What tells this store from another one at its address; empty until the store is open for writing.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         self.uri = uri
         self.experiment = experiment
         self.experiment_id = ""
+        self.token = ""
         self._artifacts = artifacts
         self._database = sqlite_file(uri)
+        self._file: tuple[int, int] | None = None
         self._aside: tempfile.TemporaryDirectory[str] | None = None
 
     def load_library(self) -> None:
@@ -93,6 +86,47 @@ class MlflowConnection:
         except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
             raise OutsideError(f"tracking store {without_credentials(self.uri)}: {first_line(error)}") from error
 
+    def check_file(self) -> None:
+        """Sees whether the database is still the file that was opened; others may have deleted or replaced it.
+
+        Raises:
+            StoreChangedError: It is not.
+        """
+        if self._database is not None and self._file is not None and _identity(self._database) != self._file:
+            raise StoreChangedError(f"{self._database} was deleted or replaced")
+
+    def check(self) -> None:
+        """Sees whether the store is still the one that was opened, and answers with sense.
+
+        Raises:
+            StoreChangedError: It is another one.
+            OutsideError: Its answer is none of MLflow's.
+            Exception: As MLflow does when the store is away.
+        """
+        self.check_file()
+        try:
+            experiment = self.client.get_experiment(self.experiment_id)
+        except Exception as error:
+            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                raise StoreChangedError(f"experiment {self.experiment!r} is not there any more") from None
+            raise
+        if str(experiment.experiment_id) != self.experiment_id:
+            raise OutsideError(self._senseless())
+        if (experiment.name, experiment.tags.get(STORE_TAG, "")) != (self.experiment, self.token):
+            raise StoreChangedError("it is not the store that was opened")
+
+    def open_again(self) -> None:
+        """Opens the store that is at the address now, as `connect` does."""
+        store = getattr(getattr(self.client, "_tracking_client", None), "store", None)
+        engine = getattr(store, "engine", None)
+        if engine is not None:  # its connections go on writing to the file that is gone
+            engine.dispose()
+        self.experiment_id = self.token = ""
+        self.connect()
+
+    def _senseless(self) -> str:
+        return f"tracking store {without_credentials(self.uri)}: answers, but not as MLflow does; is it another server?"
+
     def _open(self, create: bool) -> MlflowClient:
         set_environment()
         from mlflow import MlflowClient
@@ -106,6 +140,9 @@ class MlflowConnection:
             database.parent.mkdir(parents=True, exist_ok=True)
         with mlflow_database.initialising(database):
             if database is not None and not is_filled(database):
+                if not database.exists():  # of a file that is gone: SQLite would play it into the new one
+                    for suffix in ("-wal", "-shm"):
+                        database.with_name(database.name + suffix).unlink(missing_ok=True)
                 ready = Path(self._aside.name, "mlflow.db") if self._aside else None
                 mlflow_database.make_tables(database, self.uri, ready)
             if self._aside is not None:  # now, not at the end: a killed process would leave it behind
@@ -114,28 +151,62 @@ class MlflowConnection:
             client = MlflowClient(tracking_uri=self.uri)
             self._find_experiment(client, create)
             if database is not None:
-                use_wal(database)
+                self._file = _identity(database)
+                if create:
+                    use_wal(database)
         return client
 
     def _find_experiment(self, client: MlflowClient, create: bool) -> None:
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is None and create:
             location = self._artifacts.resolve().as_uri() if self._database is not None else None
-            self.experiment_id = _create_experiment(client, self.experiment, location)
-        elif experiment is not None:
+            created = _create_experiment(client, self.experiment, location)
+            experiment = client.get_experiment(created) if created else None
+            if experiment is None or str(experiment.experiment_id) != created:
+                raise OutsideError(self._senseless())
+        if experiment is not None:
+            if experiment.name != self.experiment or not experiment.experiment_id:
+                raise OutsideError(self._senseless())
             if experiment.lifecycle_stage != "active":
                 raise OutsideError(
                     f"tracking store: experiment {self.experiment!r} is deleted; restore it, remove it for good "
                     "with `mlflow gc`, or set MLFLOW_EXPERIMENT_NAME"
                 )
-            self.experiment_id = str(experiment.experiment_id)
+            found = str(experiment.experiment_id)
+            token = experiment.tags.get(STORE_TAG, "")
+            if create and not token:
+                token = self._mark(client, found)
+            self.experiment_id, self.token = found, token
+
+    def _mark(self, client: MlflowClient, experiment_id: str) -> str:
+        """Gives an experiment of an earlier version, or an empty one, its token; one with others' runs is left alone.
+
+        Raises:
+            InputError: Another program's runs are in it, and none of ours.
+        """
+        runs = client.search_runs([experiment_id], max_results=1)
+        if runs and not client.search_runs([experiment_id], f"tags.`{KEY_TAG}` LIKE '%'", max_results=1):
+            raise InputError(
+                f"tracking store {without_credentials(self.uri)}: experiment {self.experiment!r} holds runs of another "
+                "program; allowed: a study of another name, or another experiment in MLFLOW_EXPERIMENT_NAME"
+            )
+        client.set_experiment_tag(experiment_id, STORE_TAG, uuid.uuid4().hex)
+        return str(client.get_experiment(experiment_id).tags.get(STORE_TAG, ""))  # of two at once, the later one's
+
+
+def _identity(database: Path) -> tuple[int, int] | None:
+    try:
+        found = database.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, location, tags={STORE_TAG: uuid.uuid4().hex}))
     except MlflowException as error:
         experiment = client.get_experiment_by_name(name)  # another controller was faster
         if experiment is None:

@@ -6,14 +6,17 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import DIGEST_TAG, KEY_TAG, OUTCOME_TAG, RUNNING_STATE, TAINTED_TAG
+from pipeline.design.names import DIGEST_TAG, KEY_TAG, OUTCOME_TAG, RUNNING_STATE, STORE_TAG, TAINTED_TAG
+from pipeline.errors import OutsideError
 from pipeline.tracking.attempts import Attempt, attempt_of
-from pipeline.tracking.mlflow_batches import log_in_batches
-from pipeline.tracking.mlflow_connection import MlflowConnection, UndeliverableError, set_environment
+from pipeline.tracking.mlflow_artifacts import allow
+from pipeline.tracking.mlflow_batches import Refusal, log_in_batches
+from pipeline.tracking.mlflow_connection import MlflowConnection
+from pipeline.tracking.mlflow_errors import UndeliverableError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +40,9 @@ class MlflowStore:
         self.experiment = experiment
         self.connection = MlflowConnection(uri, experiment, artifacts)
         self.problems: list[str] = []
+        self._artifacts = artifacts
         self._ids: dict[str, str] = {}
+        self._places: dict[str, str] = {}  # MLflow's id of a run -> where its artifacts are
 
     def load_library(self) -> None:
         """Imports MLflow and makes the tables of a new store, which takes seconds, while something else goes on."""
@@ -54,6 +59,52 @@ class MlflowStore:
             OutsideError: The store cannot be reached or opened.
         """
         self.connection.connect(create)
+
+    @property
+    def token(self) -> str:
+        """What tells this store from another one at its address; opens it if need be."""
+        return self.connection.token if self.connection.client else ""
+
+    def check(self, *, file_only: bool = False) -> None:
+        """Sees whether the store is still the one that was opened.
+
+        Args:
+            file_only: Whether to ask the file system alone, which costs nothing.
+
+        Raises:
+            StoreChangedError: It is not.
+            Exception: As MLflow does when the store is away.
+        """
+        if file_only:
+            self.connection.check_file()
+        else:
+            self.connection.check()
+
+    def prove(self) -> None:
+        """Writes something that changes nothing: what a store does with it shows whether it takes anything.
+
+        Raises:
+            Exception: As MLflow does when the store is away.
+        """
+        self.connection.client.set_experiment_tag(self.connection.experiment_id, STORE_TAG, self.token)
+
+    def open_again(self) -> None:
+        """Opens what is at the address now; what was known of the former store is forgotten."""
+        self._ids.clear()
+        self._places.clear()
+        self.connection.open_again()
+
+    def forget(self, key: str) -> bool:
+        """Forgets a run that the store has no more; returns whether it was known."""
+        return self._ids.pop(key, None) is not None
+
+    def is_deleted(self, key: str) -> bool:
+        """Whether somebody has deleted the run with this key."""
+        from mlflow.entities import ViewType
+
+        client = self.connection.client
+        where = f"tags.`{KEY_TAG}` = '{_quoted(key)}'"
+        return bool(client.search_runs([self.connection.experiment_id], where, ViewType.DELETED_ONLY, max_results=1))
 
     def run_id(self, key: str) -> str | None:
         """MLflow's id of the run with this key, deleted ones not counted."""
@@ -77,7 +128,7 @@ class MlflowStore:
         """
         run_id = self.run_id(key)
         if run_id is None:
-            raise UndeliverableError(f"no run with key {key} in the store")
+            raise UndeliverableError(f"no run with key {key[:40]} in the store")
         return run_id
 
     def create_run(self, key: str, tags: dict[str, str], *, name: str, start_time: int) -> str:
@@ -94,9 +145,11 @@ class MlflowStore:
         """
         tags = {**tags, KEY_TAG: key, "mlflow.source.name": "ablate", "mlflow.source.type": "LOCAL"}
         client = self.connection.client
-        client.create_run(self.connection.experiment_id, start_time, tags, name)
+        made = client.create_run(self.connection.experiment_id, start_time, tags, name)
         # MLflow's client makes a second run where the answer to its first request got lost
         ids = self._ids_of(key)
+        if not ids or not made.info.run_id:
+            raise OutsideError("the store says that it has made a run, and has none")
         for extra in ids[1:]:
             client.delete_run(extra)
         self._ids[key] = ids[0]
@@ -113,8 +166,8 @@ class MlflowStore:
         metrics: Sequence[tuple[str, float, int, int]] = (),
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Logs to a run; what the store refuses for good is added to `problems`.
+    ) -> list[Refusal]:
+        """Logs to a run; what the store refuses for good is returned, and added to `problems`.
 
         Args:
             run_id: MLflow's id.
@@ -122,10 +175,19 @@ class MlflowStore:
             params: Values by name.
             tags: Values by name.
         """
-        self.problems += log_in_batches(self.connection.client, run_id, metrics, params, tags)
+        refused = log_in_batches(self.connection.client, run_id, metrics, params, tags)
+        self.problems += [refusal.why for refusal in refused]
+        return refused
 
     def log_artifact(self, run_id: str, path: Path, folder: str = "") -> None:
-        """Logs a file to a run (MLflow's id), into a folder of its artifacts."""
+        """Logs a file to a run (MLflow's id), into a folder of its artifacts.
+
+        Raises:
+            UndeliverableError: The row sends it to where nothing of ours may go.
+        """
+        if run_id not in self._places:
+            self._places[run_id] = str(self.connection.client.get_run(run_id).info.artifact_uri)
+        allow(self._places[run_id], self.uri, self._artifacts)
         self.connection.client.log_artifact(run_id, str(path), folder or None)
 
     def reopen(self, run_id: str) -> None:
@@ -141,10 +203,18 @@ class MlflowStore:
             time_ms: When, in ms since the epoch.
         """
         self.connection.client.set_terminated(run_id, status, time_ms)
+        info = self.connection.client.get_run(run_id).info
+        if (info.run_id, info.status) != (run_id, status):
+            raise OutsideError("the store says that it has ended a run, and has not")
 
     def is_open(self, run_id: str) -> bool:
         """Whether a run (MLflow's id) goes on."""
         return str(self.connection.client.get_run(run_id).info.status) == RUNNING_STATE
+
+    def ended_at(self, run_id: str) -> int | None:
+        """When a run (MLflow's id) ended, in ms since the epoch; None while it goes on."""
+        info = self.connection.client.get_run(run_id).info
+        return None if str(info.status) == RUNNING_STATE else int(info.end_time or 0)
 
     def known_id(self, key: str) -> str | None:
         """MLflow's id of a run that this process has seen; asks nobody."""
@@ -226,22 +296,6 @@ class MlflowStore:
     def tags_of(self, run_id: str) -> dict[str, str]:
         """Tags of a run by MLflow's id."""
         return dict(self.connection.client.get_run(run_id).data.tags)
-
-
-def artifact_writer() -> Callable[[str, Path, str], None]:
-    """Imports what writes artifacts, which takes seconds.
-
-    Returns:
-        A function that puts a file into a folder of a run's artifacts, given their URI.
-    """
-    set_environment()
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    def write(uri: str, path: Path, folder: str) -> None:
-        repository: Any = get_artifact_repository(uri)
-        repository.log_artifact(str(path), folder)
-
-    return write
 
 
 def _attempt(run: Any) -> Attempt:

@@ -41,6 +41,11 @@ class Outbox:
         """Why delivery does not get on at the moment."""
         return self._delivery.error
 
+    @property
+    def changes(self) -> int:
+        """How often another store was found at the address."""
+        return self._delivery.changes
+
     def append(self, *entries: Entry) -> int:
         """Appends a group of entries, and has it delivered.
 

@@ -29,6 +29,7 @@ from pipeline.tracking.liveness import ENDED
 from pipeline.tracking.locks import exclusive
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.trusted import is_key
 
 JOIN_PATIENCE = 60.0  # s
 LEAVE_PATIENCE = 8.0  # s
@@ -97,7 +98,7 @@ class ParentRun:
         key = self._open(name, {**tags, CLAIM_TAG: "pending"})
 
         def others() -> list[tuple[str, str]]:
-            parents = [a for a in self._known.attempts() if a.key != key and a.kind in PARENTS]
+            parents = [a for a in self._known.attempts() if a.key != key and a.kind in PARENTS and is_key(a.key)]
             rivals = [a for a in parents if a.command == tags[COMMAND_TAG] and self._known.is_alive(a)]
             return [(a.key, a.claim or "held") for a in rivals]
 
@@ -170,6 +171,7 @@ class ParentRun:
 
 
 def _youngest(attempts: Iterable[Attempt], command: str) -> Attempt | None:
-    """The youngest parent run of a command; not those that nobody has settled on."""
-    parents = [a for a in attempts if a.kind in PARENTS and a.command == command and a.claim != "pending"]
+    """The youngest parent run of a command; not those that nobody has settled on, nor one that we have not made."""
+    ours = [a for a in attempts if a.kind in PARENTS and is_key(a.key)]
+    parents = [a for a in ours if a.command == command and a.claim != "pending"]
     return max(parents, key=lambda attempt: (attempt.start_time, attempt.key), default=None)

@@ -13,11 +13,10 @@ from pipeline.design.names import CLAIM_TAG, ERROR_TAG, FINAL_OUTCOMES, HEARTBEA
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import Artifact, End, Metrics, Outcome, Record, Tags
 from pipeline.errors import OutsideError
-from pipeline.tracking import journal
+from pipeline.shown import redacted
 from pipeline.tracking.attempts import Attempt
 from pipeline.tracking.claims import LocalClaims, settle_claim
 from pipeline.tracking.credentials import without_credentials
-from pipeline.tracking.delivery import replay
 from pipeline.tracking.entries import (
     artifact_entry,
     close_entry,
@@ -35,6 +34,8 @@ from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.mlflow_writer import MlflowWriter
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.parent_run import ParentRun
+from pipeline.tracking.refused import refused_path
+from pipeline.tracking.replay import earlier_journals, is_left, replay
 
 STORE_PATIENCE = 8.0  # s
 
@@ -73,12 +74,14 @@ class Recorder:
 
     def __init__(self, store: MlflowStore, state_dir: Path) -> None:
         self.store = store
-        self._writer = MlflowWriter(store)
+        self._writer = MlflowWriter(store, state_dir)
         self._owner = owner()
         self._folder = state_dir / "journal"
         self._uri = without_credentials(store.uri)
         self._claims = LocalClaims(self._folder / "claims")
         self._open_rows: set[str] = set()
+        self._refused: list[Path] = []  # files with what the store refused of earlier journals
+        self._left: str | None = None
         path = self._folder / f"{time.strftime('%Y%m%dT%H%M%S')}-{self._owner}-{uuid.uuid4().hex[:8]}.journal"
         try:
             self.outbox = Outbox(path, self._writer, lambda: self.parent.beat())
@@ -97,18 +100,23 @@ class Recorder:
 
     @property
     def error(self) -> str | None:
-        """Why delivery does not get on at the moment."""
-        return self.outbox.error
+        """Why not everything is delivered, as far as it is known."""
+        return self.outbox.error or self._left
 
     def replay_abandoned(self) -> None:
         """Delivers what dead controllers of this store and experiment left, and closes their rows."""
-        for path in sorted(self._folder.glob("*.journal")):
-            head = next(journal.read_entries(path), None)
-            if head is None or path == self.outbox.path:
-                continue
-            if (head[0].get("uri"), head[0].get("experiment")) == (self._uri, self.store.experiment):
-                with contextlib.suppress(Exception):  # an absent store is told later; `ablate sync` delivers then
-                    replay(path, self._writer)
+        for path in earlier_journals(self.outbox.path, self._uri, self.store.experiment):
+            told = len(self.store.problems)
+            with contextlib.suppress(Exception):  # an absent store is told later; `ablate sync` delivers then
+                replay(path, self._writer)
+            if len(self.store.problems) > told:
+                self._refused.append(refused_path(path))
+
+    def notices(self) -> list[str]:
+        """What happened to the store meanwhile, in lines."""
+        if not self.outbox.changes:
+            return []
+        return [f"tracking store {self._uri}: deleted, replaced or restored in mid-grid; this grid was delivered anew"]
 
     def attempts(self, digest: str | None = None) -> list[Attempt]:
         """All tries of this experiment (or at one cell) that store and journals know.
@@ -238,7 +246,7 @@ class Recorder:
         Raises:
             OSError: The journal refuses.
         """
-        tags = {OUTCOME_TAG: end.outcome, **({ERROR_TAG: end.error} if end.error else {}), **(more or {})}
+        tags = {OUTCOME_TAG: end.outcome, **({ERROR_TAG: redacted(end.error)} if end.error else {}), **(more or {})}
         try:
             self.outbox.append(close_entry(opened.key, end.outcome, tags, end.time))
             self._open_rows.discard(opened.key)
@@ -275,6 +283,18 @@ class Recorder:
         """Delivers what is left, for at most `timeout` s, and closes the journal.
 
         Returns:
-            Whether everything is delivered; if not, `ablate sync` has to do the rest.
+            Whether everything is delivered, earlier calls' journals too; if not, `error` tells why.
         """
-        return self.outbox.drain(timeout)
+        delivered = self.outbox.drain(timeout)
+        if self.store.problems:
+            files = [*self._refused, *(path for path in [refused_path(self.outbox.path)] if path.exists())]
+            kept = ", ".join(map(str, files)) or "the journal"
+            self._left = f"{len(self.store.problems)} refused: {self.store.problems[0]}; kept in {kept}"
+            return False
+        if delivered:
+            earlier = earlier_journals(self.outbox.path, self._uri, self.store.experiment)
+            left = [path for path in earlier if is_left(path, self._writer)]
+            if left:
+                self._left = f"{len(left)} journal(s) of earlier calls, the first of them {left[0]}"
+            delivered = not left
+        return delivered

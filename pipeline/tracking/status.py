@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.design.names import CELLS_TAG, STUDY_TAG
+from pipeline.files import reading
 from pipeline.tracking.attempts import Attempt, heartbeats_of
 from pipeline.tracking.liveness import is_alive
 from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.trusted import plan_file
+
+_BEST = ("finished", "oom", "running", "failed", "timeout", "interrupted")
 
 
 def status_of(store: MlflowStore, state_dir: Path) -> dict[str, Any]:
@@ -41,12 +45,17 @@ def status_of(store: MlflowStore, state_dir: Path) -> dict[str, Any]:
         planned = digests is None or attempt.digest in digests
         if attempt.kind == "run" and attempt.parent == parent.run_id and planned:
             states_of.setdefault(attempt.digest, []).append(_state(attempt, beats))
-    cells = len(digests) if digests is not None else max(int(tags.get(CELLS_TAG, "0")), len(states_of))
+    cells = len(digests) if digests is not None else max(_count(tags.get(CELLS_TAG, "0")), len(states_of))
     for states in states_of.values():
-        best = next(s for s in ("finished", "oom", "running", "failed", "timeout", "interrupted") if s in states)
+        best = next((s for s in _BEST if s in states), "failed")  # a word of another version's
         counts[best] += 1
     counts["pending"] = cells - len(states_of)
     return {"study": tags.get(STUDY_TAG, store.experiment), "cells": cells, **counts}
+
+
+def _count(text: str) -> int:
+    """A number of cells that any program may have written; what is none counts as nothing known."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _state(attempt: Attempt, beats: dict[str, str]) -> str:
@@ -59,7 +68,11 @@ def _state(attempt: Attempt, beats: dict[str, str]) -> str:
 def _planned(state_dir: Path, key: str) -> set[str] | None:
     """Digests of the grid's cells, where its plan is on this machine."""
     try:
-        content = json.loads((state_dir / "plans" / f"{key}.json").read_text())
+        file = plan_file(state_dir, key)
+        if file is None:
+            return None
+        with reading(file) as stream:
+            content = json.loads(stream.read())
         return {str(cell["digest"]) for cell in content["cells"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,7 +12,49 @@ from pipeline.design import study
 from pipeline.design.names import KEY_TAG, OUTCOME_TAG
 from pipeline.design.plan import Plan, build_plan
 from pipeline.tracking.attempts import Attempt, attempt_of
-from pipeline.tracking.mlflow_connection import UndeliverableError
+from pipeline.tracking.mlflow_errors import StoreChangedError, UndeliverableError
+
+
+def key_of(name: str) -> str:
+    """A key as the program makes them, the same for the same name."""
+    return uuid.uuid5(uuid.NAMESPACE_URL, name).hex
+
+
+class Sink:
+    """A store that keeps the entries that it is given, and can be away or replaced."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.away = False
+        self.token = "0" * 32
+        self.refuses: list[dict[str, Any]] = []
+        self.opened = 0
+        self._known = self.token
+
+    def apply(self, entries: list[dict[str, Any]], **_how: bool) -> list[tuple[dict[str, Any], str]]:
+        self._asked()
+        self.entries += [entry for entry in entries if entry not in self.refuses]
+        return [(entry, "refused") for entry in entries if entry in self.refuses]
+
+    def _asked(self) -> None:
+        if self.away:
+            raise ConnectionError("connection refused\nmore")
+
+    def replace(self) -> None:
+        """Another store takes its place, with nothing in it."""
+        self.entries.clear()
+        self.token = uuid.uuid4().hex
+
+    def has(self, key: str) -> bool:
+        return any(entry.get("key") == key for entry in self.entries)
+
+    def check(self) -> None:
+        self._asked()
+        if self._known != self.token:
+            raise StoreChangedError("it is not the store that was opened")
+
+    def open_again(self) -> None:
+        self._known, self.opened = self.token, self.opened + 1
 
 
 @dataclass
@@ -38,10 +80,44 @@ class MemoryStore:
         self.problems: list[str] = []
         self.runs: dict[str, StoredRun] = {}
         self.away = False
+        self.deleted: set[str] = set()
+        self.token = "0" * 32
+        self._opened = self.token
 
     def _asked(self) -> None:
         if self.away:
             raise ConnectionError("connection refused")
+
+    def replace(self) -> None:
+        """Another store takes its place, with nothing in it."""
+        self.runs.clear()
+        self.token = uuid.uuid4().hex
+
+    def connect(self) -> None:
+        self._asked()
+        self._opened = self.token
+
+    def check(self, *, file_only: bool = False) -> None:
+        if not file_only:
+            self._asked()
+            if self._opened != self.token:
+                raise StoreChangedError("it is not the store that was opened")
+
+    def open_again(self) -> None:
+        self._asked()
+        self._opened = self.token
+
+    def prove(self) -> None:
+        self._asked()
+
+    def forget(self, _key: str) -> bool:
+        return False
+
+    def is_deleted(self, key: str) -> bool:
+        return key in self.deleted
+
+    def ended_at(self, run_id: str) -> int | None:
+        return None if self.is_open(run_id) else self.runs[run_id].end_time or 0
 
     def run_id(self, key: str) -> str | None:
         self._asked()

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.delivery import delivered_offset, replay, save_offset
+from pipeline.tracking.delivery import delivered_offset, save_offset
 from pipeline.tracking.journal import Journal, read_entries, valid_end
+from pipeline.tracking.replay import replay
+from tests.support.stores import Sink
 
 ENTRIES: list[dict[str, Any]] = [
     {"kind": "open", "key": "parent", "parent": None, "name": "ä\udcff"},
@@ -77,15 +79,8 @@ def test_it_is_not_written_to(path: Path) -> None:
 
 
 def test_a_replay_goes_on_behind_the_offset_of_the_earlier_version(path: Path) -> None:
-    class Sink:
-        def __init__(self) -> None:
-            self.entries: list[dict[str, Any]] = []
-
-        def apply(self, entries: list[dict[str, Any]]) -> None:
-            self.entries += entries
-
-    save_offset(path, len(binary(*ENTRIES[:2])))
     sink = Sink()
+    save_offset(path, len(binary(*ENTRIES[:2])), sink.token)
     assert replay(path, sink) == 2
     assert sink.entries[:2] == ENTRIES[2:]
     assert [(entry["key"], entry["orphan"]) for entry in sink.entries[2:]] == [("parent", True)]

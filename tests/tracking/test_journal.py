@@ -67,7 +67,7 @@ def test_a_cut_anywhere_leaves_every_entry_before_it(ram_path: Path, entries: li
 
 @QUICK
 @given(entries=ENTRIES, data=st.data())
-def test_flipped_bytes_leave_every_entry_before_them(ram_path: Path, entries: list[Any], data: st.DataObject) -> None:
+def test_flipped_bytes_leave_every_whole_line(ram_path: Path, entries: list[Any], data: st.DataObject) -> None:
     path = ram_path / "a.journal"
     ends = write(path, entries)
     raw = bytearray(path.read_bytes())
@@ -75,13 +75,20 @@ def test_flipped_bytes_leave_every_entry_before_them(ram_path: Path, entries: li
     for place in where:
         raw[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(raw)
-    before = [entry for entry, end in zip(entries, ends, strict=True) if end <= min(where)]
-    assert contents(path) == before
+    starts = [0, *ends[:-1]]
+    # with the end of the line before it a line is lost, too
+    lines = [(max(start - 1, 0), end) for start, end in zip(starts, ends, strict=True)]
+    whole = [
+        entry
+        for entry, (start, end) in zip(entries, lines, strict=True)
+        if not any(start <= place < end for place in where)
+    ]
+    assert contents(path) == whole
     again = Journal(path)
     again.append({"after": 1})
     again.close()
-    assert contents(path) == [*before, {"after": 1}]
-    assert path.with_name("a.journal.damaged").exists() or before
+    assert contents(path) == [*whole, {"after": 1}]
+    assert path.with_name("a.journal.damaged").exists() or whole
 
 
 @QUICK
@@ -104,7 +111,8 @@ def test_nesting_that_overflows_the_stack_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
     deep = b'"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
     path.write_bytes(line(b'"a":1}') + line(deep) + line(b'"a":2}'))
-    assert contents(path) == [{"a": 1}]
+    assert contents(path) == [{"a": 1}, {"a": 2}]
+    assert journal.damage(path) == [len(line(b'"a":1}'))]
 
 
 def test_a_journal_is_lines_of_plain_json(tmp_path: Path) -> None:

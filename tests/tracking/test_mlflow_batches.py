@@ -54,7 +54,8 @@ def test_of_a_refused_batch_all_is_kept_but_what_is_bad() -> None:
     client: Any = Client()
     metrics = [("bad" if number == 77 else f"m{number}", 1.0, 1, 0) for number in range(100)]
     problems = log_in_batches(client, "run", metrics, {"p": 1, "bad p": 2}, {"t": 3})
-    assert sorted(problems) == ["refused: ['bad p']", "refused: ['bad']"]
+    assert sorted(refusal.why for refusal in problems) == ["refused: ['bad p']", "refused: ['bad']"]
+    assert [refusal.values for refusal in problems] == [{"metrics": [["bad", 1.0, 1, 0]]}, {"params": {"bad p": "2"}}]
     assert client.kept == {f"m{number}" for number in range(100) if number != 77} | {"p", "t"}
     assert client.calls < 40, "halved, not one by one"
 

@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 
 from pipeline.tracking import mlflow_sqlite
-from pipeline.tracking.mlflow_store import MlflowStore, artifact_writer
+from pipeline.tracking.mlflow_artifacts import artifact_writer
+from pipeline.tracking.mlflow_store import MlflowStore
 from tests.support.ablate import run_ablate
+from tests.support.stores import key_of
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_artifacts_go_where_the_client_puts_them(tracker: MlflowStore, tmp_path:
     path.write_text("said")
     uri = store_of(tracker).artifact_uri(run_id)
     assert uri == tracker.connection.client.get_run(run_id).info.artifact_uri
-    artifact_writer()(uri, path, "report")
+    artifact_writer(tracker.uri, Path(tracker.uri.removeprefix("sqlite:///")).parent / "artifacts")(uri, path, "report")
     assert [item.path for item in tracker.connection.client.list_artifacts(run_id, "report")] == ["report/report.md"]
 
 
@@ -118,7 +120,8 @@ def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path, mi
     found.connect()
     client = found.connection.client
     experiment = client.get_experiment_by_name("ours").experiment_id
-    parent = client.create_run(experiment, tags={"ablate.kind": "grid"}).info.run_id
+    tags = {"ablate.kind": "grid", "ablate.key": key_of("parent")}
+    parent = client.create_run(experiment, tags=tags).info.run_id
     child = client.create_run(experiment, tags={"ablate.kind": "run", "mlflow.parentRunId": parent}).info.run_id
     client.log_param(child, "model", "m")
     client.set_terminated(child)

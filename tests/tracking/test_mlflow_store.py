@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError, OutsideError
-from pipeline.tracking.mlflow_connection import UndeliverableError
+from pipeline.tracking.mlflow_errors import UndeliverableError
 from pipeline.tracking.mlflow_store import MlflowStore
 
 

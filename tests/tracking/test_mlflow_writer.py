@@ -19,7 +19,7 @@ from pipeline.tracking.entries import (
     withdraw_entry,
 )
 from pipeline.tracking.liveness import ENDED, owner
-from pipeline.tracking.mlflow_connection import UndeliverableError
+from pipeline.tracking.mlflow_errors import UndeliverableError
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.mlflow_writer import MlflowWriter
 from tests.support.stores import MemoryStore
@@ -31,8 +31,8 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def writer(store: MemoryStore) -> MlflowWriter:
-    return MlflowWriter(cast(MlflowStore, store))
+def writer(store: MemoryStore, tmp_path: Path) -> MlflowWriter:
+    return MlflowWriter(cast(MlflowStore, store), tmp_path)
 
 
 def opening(key: str, parent: str | None = None, **tags: str) -> dict[str, Any]:
@@ -41,13 +41,14 @@ def opening(key: str, parent: str | None = None, **tags: str) -> dict[str, Any]:
 
 
 def test_a_run_is_made_filled_and_ended(store: MemoryStore, writer: MlflowWriter, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "a.txt").write_text("a")
     entries = [
         opening("parent"),
         opening("one", "parent", colour="red"),
         metrics_entry("one", {"loss": 0.5}, step=2, time_ms=7),
         tags_entry("one", {"colour": "blue"}),
-        artifact_entry("one", tmp_path / "a.txt", "logs"),
+        artifact_entry("one", tmp_path / "work" / "a.txt", "logs"),
         close_entry("one", "oom", {"ablate.outcome": "oom"}, 9.0),
     ]
     for _ in range(2):  # what is applied again changes nothing
@@ -65,7 +66,7 @@ def test_records_of_one_run_are_one_call_and_stay_before_its_end(
 ) -> None:
     calls: list[tuple[str, Any]] = []
     log, end = store.log, store.end
-    monkeypatch.setattr(store, "log", lambda *given, **named: (calls.append(("log", named)), log(*given, **named)))
+    monkeypatch.setattr(store, "log", lambda *given, **named: (calls.append(("log", named)), log(*given, **named))[1])
     monkeypatch.setattr(store, "end", lambda *given: (calls.append(("end", given)), end(*given)))
     writer.apply([opening("a"), opening("b")])
     calls.clear()

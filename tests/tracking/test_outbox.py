@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.tracking.delivery import delivered_offset
 from pipeline.tracking.journal import read_entries
 from pipeline.tracking.outbox import Outbox
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.entries: list[dict[str, Any]] = []
-        self.away = False
-
-    def apply(self, entries: list[dict[str, Any]]) -> None:
-        if self.away:
-            raise ConnectionError("connection refused")
-        self.entries += entries
+from tests.support.stores import Sink
 
 
 def test_entries_go_out_in_order_and_stay_in_the_journal(ram_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.mlflow_writer import MlflowWriter
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.parent_run import ParentRun
-from tests.support.stores import MemoryStore
+from tests.support.stores import MemoryStore, key_of
 
 GRID = {"ablate.command": "grid"}
 ALIVE, DEAD = "another-host.1.1", "third-host.2.2"
@@ -29,7 +29,7 @@ class Controller:
 
     def __init__(self, store: MemoryStore, folder: Path, name: str) -> None:
         given = cast(MlflowStore, store)
-        self.outbox = Outbox(folder / f"{name}.journal", MlflowWriter(given), lambda: None)
+        self.outbox = Outbox(folder / f"{name}.journal", MlflowWriter(given, folder), lambda: None)
         head = {"kind": "journal", "uri": store.uri, "experiment": store.experiment, "owner": name}
         self.outbox.append(head)
         self.outbox.start()
@@ -78,15 +78,15 @@ def test_the_youngest_parent_of_the_command_is_joined_and_goes_on(
     store: MemoryStore, controller: Callable[..., Controller]
 ) -> None:
     stored_parent(store, "old", 1)
-    run_id = stored_parent(store, "young", 2)
+    run_id = stored_parent(store, key_of("young"), 2)
     stored_parent(store, "tuning", 3, command="tune")
     stored_parent(store, "unsettled", 4, ablate_claim="pending")
     store.end(run_id, "FINISHED", 5)
     one = controller()
     before = one.parent.join("study", GRID, new=False)
-    assert {attempt.key for attempt in before} == {"old", "young", "tuning", "unsettled"}
+    assert {attempt.key for attempt in before} == {"old", key_of("young"), "tuning", "unsettled"}
     assert one.outbox.wait(5)
-    assert (one.parent.key, store.run("young").status, len(store.runs)) == ("young", "RUNNING", 4)
+    assert (one.parent.key, store.run(one.parent.key).status, len(store.runs)) == (key_of("young"), "RUNNING", 4)
 
 
 def test_a_new_one_is_opened_where_it_is_asked_for(store: MemoryStore, controller: Callable[..., Controller]) -> None:
@@ -115,14 +115,14 @@ def test_controllers_that_start_together_agree_on_one(
 def test_rows_of_the_dead_are_closed_when_one_joins(
     store: MemoryStore, controller: Callable[..., Controller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored_parent(store, "parent", 1, ALIVE, DEAD)
+    stored_parent(store, key_of("parent"), 1, ALIVE, DEAD)
     for key, name in (("left", DEAD), ("going", ALIVE)):
         store.create_run(key, {"ablate.kind": "run", "ablate.owner": name}, name=key, start_time=2)
     one = controller()
     monkeypatch.setattr(one.known._liveness, "is_alive", lambda name: name != DEAD)
     one.parent.join("study", GRID, new=False)
     assert one.outbox.wait(5)
-    assert [store.run(key).status for key in ("parent", "left", "going")] == ["RUNNING", "KILLED", "RUNNING"]
+    assert [store.run(key).status for key in (key_of("parent"), "left", "going")] == ["RUNNING", "KILLED", "RUNNING"]
     assert store.run("left").tags[OUTCOME_TAG] == "interrupted"
 
 
@@ -134,14 +134,14 @@ def test_the_last_one_closes_it(
     beats: tuple[str, ...],
     status: str,
 ) -> None:
-    stored_parent(store, "parent", 1, *beats)
+    stored_parent(store, key_of("parent"), 1, *beats)
     one = controller()
     monkeypatch.setattr(one.known._liveness, "is_alive", lambda name: name != DEAD)
     one.parent.join("study", GRID, new=False)
     one.parent.close("finished")
     assert one.outbox.wait(5)
-    assert store.run("parent").status == status
-    assert store.run("parent").tags[f"{HEARTBEAT_TAG}this-host.1.1"] == ENDED
+    assert store.run(key_of("parent")).status == status
+    assert store.run(key_of("parent")).tags[f"{HEARTBEAT_TAG}this-host.1.1"] == ENDED
 
 
 def test_it_is_closed_while_the_store_is_away(
@@ -173,12 +173,14 @@ def test_no_heartbeat_before_it_is_joined_and_after_it_is_left(
     assert len(beats) == 1
 
 
-def test_what_it_is_given_is_logged(store: MemoryStore, controller: Callable[..., Controller], tmp_path: Path) -> None:
+def test_what_it_is_given_is_logged(store: MemoryStore, controller: Callable[..., Controller]) -> None:
     one = controller()
     one.parent.join("study", GRID, new=False)
-    (tmp_path / "plan.json").write_text("{}")
+    plan = one.outbox.path.parent / "plans" / "plan.json"
+    plan.parent.mkdir()
+    plan.write_text("{}")
     one.parent.log_values({"cells/total": 4.0}, {"mlflow.note.content": "text"})
-    one.parent.log_artifact(tmp_path / "plan.json", "plan")
+    one.parent.log_artifact(plan, "plan")
     assert one.outbox.wait(5)
     run = store.run(one.parent.key)
     assert [(name, value, step) for name, value, _, step in run.metrics] == [("cells/total", 4.0, 0)]

@@ -55,12 +55,12 @@ def claimed(one: Recorder, folder: Path) -> OpenRun:
     return opened
 
 
-def test_records_of_a_run_are_in_the_store_in_the_end(
-    make_recorder: MakeRecorder, store: MemoryStore, tmp_path: Path
-) -> None:
+def test_records_of_a_run_are_in_the_store_in_the_end(make_recorder: MakeRecorder, store: MemoryStore) -> None:
     one = make_recorder()
-    opened = claimed(one, tmp_path)
-    (tmp_path / "a.txt").write_text("a")
+    work = one.outbox.path.parents[1] / "work"
+    work.mkdir()
+    opened = claimed(one, work)
+    (work / "a.txt").write_text("a")
     for record in (
         Phase(time=1.0, name="train"),
         Metrics(time=2.5, step=3, values={"train/loss": 0.5}),

@@ -12,7 +12,7 @@ import pytest
 from pipeline.tracking.liveness import owner
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.status import status_of
-from tests.support.stores import MemoryStore
+from tests.support.stores import MemoryStore, key_of
 
 DEAD = f"{owner().partition('.')[0]}.999999999.1"
 STATES = ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending")
@@ -83,11 +83,11 @@ def test_the_youngest_grid_counts_and_no_single_run(store: MemoryStore, tmp_path
 
 
 def test_the_plan_on_this_machine_says_what_belongs_to_it(store: MemoryStore, tmp_path: Path) -> None:
-    grid = add_grid(store, "g", 1, cells="9")
+    grid = add_grid(store, key_of("g"), 1, cells="9")
     add_try(store, grid, "a", "finished")
     add_try(store, grid, "dropped", "finished")
     (tmp_path / "plans").mkdir()
-    plan = tmp_path / "plans" / "g.json"
+    plan = tmp_path / "plans" / f"{key_of('g')}.json"
     plan.write_text(json.dumps({"cells": [{"digest": "a"}, {"digest": "b"}]}))
     assert counts(store, tmp_path) == {"study": "study", "cells": 2, "finished": 1, "pending": 1}
     plan.write_text("{")
