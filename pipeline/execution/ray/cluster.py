@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError, OutsideError, first_line, not_allowed
+from pipeline.import_path import path_environment
 
 NAMESPACE = b"ablate"
 CONNECT_SECONDS = 5.0  # that the cluster's head may take to answer
@@ -65,6 +66,7 @@ def connect(address: str) -> Any:
     if ray.is_initialized():
         return ray
     _check(address)
+    os.environ.update(path_environment())  # a cluster that is started here has it from this process
     options: dict[str, Any] = {"num_gpus": _own_gpus()} if address == "local" else {}
     if address == "local":
         options["include_dashboard"] = False
@@ -75,6 +77,7 @@ def connect(address: str) -> Any:
             namespace=NAMESPACE.decode(),
             log_to_driver=False,
             logging_level=logging.ERROR,
+            job_config=_job_config(ray),
             **options,
         )
     except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -85,6 +88,19 @@ def connect(address: str) -> Any:
             signal.signal(signal.SIGTERM, handler)
     _silence(ray)
     return ray
+
+
+class _OfNodesAlone(list[str]):
+    """An import path that takes nothing from the driver."""
+
+    def extend(self, _folders: object) -> None:
+        """Ray puts the driver's working folder first on the import path of every worker."""
+
+
+def _job_config(ray: Any) -> Any:
+    config = ray.job_config.JobConfig()
+    config._py_driver_sys_path = _OfNodesAlone()
+    return config
 
 
 def _silence(ray: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import pytest
 
 from pipeline.errors import InputError, OutsideError
 from pipeline.execution.ray import cluster
+from tests.support.ablate import ROOT, environment
 
 
 def test_only_nodes_that_live_are_listed() -> None:
@@ -59,3 +62,24 @@ def test_without_a_token_nothing_is_tried(token: Path) -> None:
 def test_a_head_that_does_not_answer_is_told_at_once() -> None:
     with pytest.raises(OutsideError, match=r"Ray at 127\.0\.0\.1:9: Connection refused"):
         cluster.connect("127.0.0.1:9")
+
+
+WORKER_PATH = """
+import sys
+from pipeline.execution.ray import cluster
+ray = cluster.connect("local")
+print(*ray.get(ray.remote(lambda: __import__("sys").path).remote()), sep="\\n")
+"""
+
+
+@pytest.mark.slow
+def test_workers_do_not_import_from_the_drivers_folder(tmp_path: Path) -> None:
+    """Ray puts it first; a cluster that is started here gets this process's environment besides."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-P", "-c", WORKER_PATH]
+    variables = environment(PYTHONPATH=f":{ROOT}", RAY_USAGE_STATS_ENABLED="0")
+    found = subprocess.run(
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200, check=True
+    )
+    places = found.stdout.split("\n")
+    assert str(ROOT) in places and not {"", str(tmp_path)} & set(places[:-1])
