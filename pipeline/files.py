@@ -29,7 +29,12 @@ def open_own(path: Path, flags: int, *, mode: int = SHARED) -> int:
         OSError: it cannot be opened, or it is a link, a FIFO, a device, a folder.
     """
     # O_NONBLOCK: a FIFO that nobody reads would hold the program before it can be seen for what it is
-    file = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    try:
+        file = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "a link, which is not followed: take it away", str(path)) from None
     try:
         _regular(file, path)
     except BaseException:
@@ -37,6 +42,20 @@ def open_own(path: Path, flags: int, *, mode: int = SHARED) -> int:
         raise
     os.set_blocking(file, True)
     return file
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[Any]]:
+    """Opens a file that the program writes, as `open_own` does, to write bytes from its start.
+
+    Args:
+        path: the file; its folder must be there.
+
+    Raises:
+        OSError: see `open_own`.
+    """
+    with os.fdopen(open_own(path, os.O_WRONLY | os.O_TRUNC), "wb") as stream:
+        yield stream
 
 
 @contextlib.contextmanager

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+from pipeline.errors import InputError, OutsideError
 
 STATE_DIR = Path("mlruns")  # of this folder: the default store, journals, artifacts, reports
 
@@ -16,6 +19,45 @@ def default_data_dir() -> Path:
     # the XDG specification says that a relative path is invalid and to be ignored
     base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
     return base / "ablate" / "data"
+
+
+def own_state_dir(path: Path, *, create: bool = True) -> None:
+    """Makes the state folder, or makes sure that nobody can have put something into the one that is there.
+
+    What is in it is written to, locked, read back and delivered: who could put a link or a journal there would have the
+    program write, or tell, what it must not. Its owner has to be this user, root, or the owner of the folder around it,
+    in which the user has chosen to work; the same goes for its group, where that may write.
+
+    Args:
+        path: the folder.
+        create: whether to make it where it is not there.
+
+    Raises:
+        InputError: it is somebody else's, or others may write into it.
+        OutsideError: it cannot be made.
+    """
+    try:
+        if create and not path.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # of another process of ours, or no folder
+                path.mkdir(mode=0o775)
+        if not path.is_dir() and not create:
+            return
+        found, link, around = path.stat(), path.lstat(), path.absolute().parent.stat()
+        next(path.iterdir(), None)
+    except OSError as error:
+        raise OutsideError(f"{path}: cannot be made ({error.strerror})") from None
+    remedy = "take it away if it is not yours, or work in a folder of your own"
+    for owner in (found.st_uid, link.st_uid):
+        if owner not in (os.geteuid(), 0, around.st_uid):
+            raise InputError(f"{path}: belongs to another user (uid {owner}); {remedy}")
+    if path.is_mount():  # a volume: whoever mounted it has decided who may write
+        return
+    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        raise InputError(f"{path}: everybody may write into it; chmod o-w {path}, or {remedy}")
+    groups = {*os.getgroups(), os.getegid(), around.st_gid}
+    if found.st_mode & stat.S_IWGRP and found.st_gid not in groups:
+        raise InputError(f"{path}: another group (gid {found.st_gid}) may write into it; chmod g-w {path}, or {remedy}")
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = False) -> None:
@@ -37,7 +79,7 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = False)
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
-        Path(name).chmod(0o666 & ~_umask())  # mkstemp's own is for secrets
+        Path(name).chmod(0o666 & ~umask())  # mkstemp's own is for secrets
         Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -51,7 +93,7 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = False)
             os.close(folder)
 
 
-def _umask() -> int:
+def umask() -> int:
     """The mask of new files; it can only be read by setting it, but for Linux, which tells."""
     try:
         text = Path("/proc/self/status").read_text()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
-from pipeline.paths import write_atomically
+from pipeline.errors import InputError, OutsideError
+from pipeline.paths import own_state_dir, write_atomically
 
 
 @pytest.mark.parametrize("content", ["größer", b"\x00\xff"])
@@ -93,3 +94,71 @@ def test_data_sets_lie_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for invalid in ("relative", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", invalid)
         assert paths.default_data_dir() == tmp_path / ".cache" / "ablate" / "data"
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o002, 0o077])
+def test_a_state_folder_that_is_made_here_is_ours(mask: int, tmp_path: Path) -> None:
+    state = tmp_path / "deep" / "mlruns"
+    own_state_dir(state, create=False)
+    assert not state.exists()
+    before = os.umask(mask)
+    try:
+        own_state_dir(state)
+        own_state_dir(state)
+    finally:
+        os.umask(before)
+    assert state.stat().st_mode & 0o777 == 0o775 & ~mask
+
+
+@pytest.mark.parametrize(("mode", "allowed"), [(0o777, False), (0o757, False), (0o1777, True), (0o2775, True)])
+def test_a_state_folder_into_which_everybody_may_write_is_none(mode: int, allowed: bool, tmp_path: Path) -> None:
+    state = tmp_path / "mlruns"
+    state.mkdir()
+    state.chmod(mode)
+    for create in (True, False):
+        if allowed:
+            own_state_dir(state, create=create)
+        else:
+            with pytest.raises(InputError, match=r"mlruns: everybody may write into it; chmod o-w .*mlruns"):
+                own_state_dir(state, create=create)
+
+
+def test_a_volume_is_as_who_mounted_it_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "mlruns").chmod(0o777)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mlruns")
+    own_state_dir(tmp_path / "mlruns")
+
+
+def test_what_is_no_folder_cannot_be_made_one(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("a file")
+    with pytest.raises(OutsideError, match="mlruns: cannot be made"):
+        own_state_dir(tmp_path / "mlruns")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user")
+@pytest.mark.parametrize("linked", [False, True])
+def test_somebody_elses_state_folder_is_refused(linked: bool, tmp_path: Path) -> None:
+    state = tmp_path / "mlruns"
+    if linked:  # theirs is the link, to a folder of ours
+        (tmp_path / "ours").mkdir()
+        state.symlink_to(tmp_path / "ours")
+    else:
+        state.mkdir()
+    os.chown(state, 54321, 54321, follow_symlinks=False)
+    with pytest.raises(InputError, match=r"mlruns: belongs to another user \(uid 54321\); take it away"):
+        own_state_dir(state)
+    os.chown(tmp_path, 54321, 54321)  # a project that somebody has given us to work in, as a container does
+    own_state_dir(state)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another group")
+def test_a_group_may_write_where_it_is_ours(tmp_path: Path) -> None:
+    state = tmp_path / "mlruns"
+    state.mkdir()
+    os.chown(state, 0, 54321)
+    state.chmod(0o2775)
+    with pytest.raises(InputError, match=r"another group \(gid 54321\) may write into it; chmod g-w"):
+        own_state_dir(state)
+    os.chown(tmp_path, 0, 54321)
+    own_state_dir(state)

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.children import start_module
 from pipeline.design.names import EVAL_SECONDS, SETUP_SECONDS, TRAIN_SECONDS
 from pipeline.errors import OutsideError
+from pipeline.files import writing
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri
 
@@ -51,7 +52,7 @@ def grid_cost(study: str, device: str, folder: Path) -> GridCost:
     words = ["grid", "--study", study, "--device", device, "--json"]
     words += ["--tracking-uri", uri, "--data-dir", str(folder.resolve() / "data")]
     began = time.perf_counter()
-    with (folder / "grid.log").open("w") as log:
+    with writing(folder / "grid.log") as log:
         process = start_module(
             "pipeline", *words, environment=_environment(), cwd=folder, stdout=subprocess.PIPE, stderr=log
         )

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pipeline.children import process_context
 from pipeline.errors import AblateError, OutsideError, first_line
+from pipeline.files import open_own
 from pipeline.host import leave_signals_to_parent, process_environment
 
 
@@ -49,7 +50,7 @@ class FreshProcesses:
             OutsideError: anything else that it raised, or the process died.
         """
         try:
-            return self._pool.submit(_logged, str(self._log.resolve()), function, arguments).result()
+            return self._pool.submit(_logged, str(self._log.absolute()), function, arguments).result()
         except AblateError:
             raise
         except BrokenProcessPool:
@@ -65,7 +66,7 @@ class FreshProcesses:
 def _logged(log: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """In the process: libraries chat into the log, and the parent says when it is to end."""
     leave_signals_to_parent()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = open_own(Path(log), os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)

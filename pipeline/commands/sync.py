@@ -6,7 +6,7 @@ import json
 
 from pipeline.commands.command_options import SyncOptions
 from pipeline.errors import OutsideError
-from pipeline.paths import STATE_DIR
+from pipeline.paths import STATE_DIR, own_state_dir
 
 
 def sync_journals(options: SyncOptions) -> int:
@@ -19,10 +19,12 @@ def sync_journals(options: SyncOptions) -> int:
         The exit code.
 
     Raises:
+        InputError: the folder with the journals is not only ours.
         OutsideError: the store is still away, or not everything could be delivered.
     """
     from pipeline.tracking.sync import deliver_journals
 
+    own_state_dir(STATE_DIR, create=False)
     done = deliver_journals(options.tracking_uri, STATE_DIR, everything=options.all)
     if options.as_json:
         print(json.dumps({"journals": done.journals, "entries": done.entries, "problems": done.problems}))

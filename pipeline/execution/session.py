@@ -15,14 +15,13 @@ from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
 from pipeline.design.selection import SelectedPlan, in_processes, study_settings, with_reruns
 from pipeline.design.spec import RunSpec, content_digest
-from pipeline.errors import OutsideError
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.interrupt import interruptible
 from pipeline.execution.launcher_factory import make_launcher
 from pipeline.execution.listener import GridOutcome, Listener
 from pipeline.execution.threads import Background
-from pipeline.paths import STATE_DIR
+from pipeline.paths import STATE_DIR, own_state_dir
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.uri import resolve_uri
 
@@ -69,7 +68,7 @@ class Session:
 
     Raises:
         OutsideError: the folder cannot be made.
-        InputError: the options of launcher or store are not allowed.
+        InputError: it is not only ours, or the options of launcher or store are not allowed.
     """
 
     def __init__(
@@ -88,10 +87,7 @@ class Session:
         self.listener = listener
         self._precision = precision
         self._state_dir = state_dir
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutsideError(f"{state_dir}: cannot be made ({error.strerror})") from None
+        own_state_dir(state_dir)
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.plan.study.name
         self.store = MlflowStore(resolve_uri(options.tracking_uri), experiment, state_dir / "artifacts")
         scope = content_digest([without_credentials(self.store.uri), experiment])

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.locks import open_lock
+
 
 class LocalClaims:
     """Claims by locked files in one folder, shared by all stores and experiments: a cell has one work folder.
@@ -27,7 +29,7 @@ class LocalClaims:
     def acquire(self, digest: str) -> bool:
         """Claims a cell; False when another process (or thread) holds it."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._folder / digest, os.O_RDWR | os.O_CREAT, 0o644)
+        file = open_lock(self._folder / digest)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

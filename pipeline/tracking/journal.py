@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.files import reading
+from pipeline.files import reading, writing
+from pipeline.locks import open_lock
 from pipeline.tracking.binary_journal import BINARY_MAGIC, read_frames
 from pipeline.tracking.entries import Entry
 
@@ -42,7 +43,7 @@ class Journal:
         self._lock = threading.Lock()
         self._closed = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = open_lock(path)
         try:
             self._end = self._prepare()
         except OSError:
@@ -56,7 +57,8 @@ class Journal:
             raise FileExistsError(f"{self.path} is of an earlier version")
         end = valid_end(self.path)
         if end == 0 and os.fstat(self._file).st_size:  # not even the first line is ours: keep a copy
-            shutil.copyfile(self.path, self.path.with_name(f"{self.path.name}.damaged"))
+            with reading(self.path) as source, writing(self.path.with_name(f"{self.path.name}.damaged")) as copy:
+                shutil.copyfileobj(source, copy)
         os.ftruncate(self._file, end)
         os.fsync(self._file)
         folder = os.open(self.path.parent, os.O_RDONLY)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.errors import OutsideError
+from pipeline.files import reading, writing
+from pipeline.locks import exclusive
 from pipeline.tracking.sqlite_files import is_filled, made_aside
+
+TABLES_PATIENCE = 120.0  # s
 
 
 def make_tables(database: Path, uri: str, ready: Path | None) -> None:
@@ -25,7 +29,8 @@ def make_tables(database: Path, uri: str, ready: Path | None) -> None:
         leftover.unlink(missing_ok=True)  # of killed processes: whoever is here holds the lock
     with made_aside(database) as aside:
         if ready is not None and is_filled(ready):
-            shutil.copyfile(ready, aside)
+            with reading(ready) as source, writing(aside) as copy:
+                shutil.copyfileobj(source, copy)
         else:
             migrate(aside, uri)
 
@@ -51,10 +56,15 @@ def initialising(database: Path | None) -> Iterator[None]:
 
     Args:
         database: The file; None for a store that is none.
+
+    Raises:
+        OutsideError: Another process holds the lock for longer than making tables can take.
     """
     if database is None:
         yield
         return
-    with database.with_name(f"{database.name}.init-lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = database.with_name(f"{database.name}.init-lock")
+    with exclusive(lock, TABLES_PATIENCE) as got:
+        if not got:
+            raise OutsideError(f"{lock}: another process holds it for {TABLES_PATIENCE:.0f} s; end that one")
         yield

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, HEARTBEAT_TAG, OUTCOME_TAG
 from pipeline.design.records import Outcome
 from pipeline.errors import OutsideError
+from pipeline.locks import exclusive
 from pipeline.tracking.attempts import PARENTS, Attempt, heartbeats_of
 from pipeline.tracking.claims import settle_claim
 from pipeline.tracking.credentials import without_credentials
@@ -26,7 +27,6 @@ from pipeline.tracking.entries import (
 )
 from pipeline.tracking.known_attempts import KnownAttempts
 from pipeline.tracking.liveness import ENDED
-from pipeline.tracking.locks import exclusive
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.trusted import is_key

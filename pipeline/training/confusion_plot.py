@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.paths import write_atomically
 
 Matrix = npt.NDArray[np.int64]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -50,7 +53,9 @@ def draw_confusion(matrix: Matrix, names: tuple[str, ...], path: Path) -> None:
             else:
                 pen.text((left + middle, top + side + 6), name, "black", normal, anchor="mt")
     _bar(picture, pen, (left + side + 16, top, side), int(matrix.max(initial=0)), small)
-    picture.save(path)
+    memory = io.BytesIO()
+    picture.save(memory, "png")
+    write_atomically(path, memory.getvalue())
 
 
 def _heat(matrix: Matrix) -> Image.Image:

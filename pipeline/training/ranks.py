@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.design.records import End, Job, Outcome
 from pipeline.host import die_with_parent, oom_kills
+from pipeline.paths import write_atomically
 
 Classify = Callable[[BaseException], tuple[Outcome, str]]
 
@@ -70,7 +71,7 @@ def _rank(body: Callable[[], None], classify: Classify, folder: str) -> None:
     except BaseException as error:
         outcome, message = classify(error)
         content = json.dumps({"time": time.monotonic(), "outcome": outcome, "message": message})
-        Path(folder, f"rank{os.environ['RANK']}.json").write_text(content)
+        write_atomically(Path(folder, f"rank{os.environ['RANK']}.json"), content)
         raise
 
 

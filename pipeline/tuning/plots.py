@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import optuna
 from optuna.trial import TrialState
 
 from pipeline.analysis.report import drawing
+from pipeline.paths import write_atomically
 from pipeline.tuning.objective import Objective
 
 FEWEST_TRIALS = 4
@@ -80,7 +82,9 @@ def draw_plots(study: optuna.Study, objective: Objective, folder: Path) -> list[
             warnings.simplefilter("ignore")
             plot()
             plt.gcf().set_size_inches(max(4.0 * len(parameters), 7.0) if name == "slice" else 7.0, 4.8)
-            plt.savefig(path, dpi=90, bbox_inches="tight")
+            memory = io.BytesIO()
+            plt.savefig(memory, format="png", dpi=90, bbox_inches="tight")
+            write_atomically(path, memory.getvalue())
             plt.close("all")
         made.append(path)
     return made

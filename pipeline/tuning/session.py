@@ -27,9 +27,9 @@ from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.listener import Listener
 from pipeline.execution.threads import Background
-from pipeline.paths import STATE_DIR
+from pipeline.locks import exclusive
+from pipeline.paths import STATE_DIR, own_state_dir
 from pipeline.tracking.credentials import without_credentials
-from pipeline.tracking.locks import exclusive
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.recorder import Recorder
 from pipeline.tracking.uri import resolve_uri
@@ -82,6 +82,7 @@ class Tuning:
         self.listener = listener
         self._state_dir = state_dir
         self._locks = state_dir / "tuning" / "locks"
+        own_state_dir(state_dir)
         try:
             self._locks.mkdir(parents=True, exist_ok=True)
         except OSError as error:

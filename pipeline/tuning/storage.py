@@ -15,8 +15,8 @@ from optuna.pruners import BasePruner
 
 from pipeline.design.names import IDENTITY_ATTRIBUTE
 from pipeline.errors import InputError, OutsideError, first_line, not_allowed
+from pipeline.locks import exclusive
 from pipeline.shown import redacted
-from pipeline.tracking.locks import exclusive
 from pipeline.tracking.sqlite_files import is_filled, made_aside, use_wal
 from pipeline.tracking.uri import sqlite_file
 

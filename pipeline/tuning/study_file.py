@@ -13,7 +13,7 @@ from pipeline.design import plan, study, yaml_core
 from pipeline.design.spec import Device, Recipe
 from pipeline.design.study import Study
 from pipeline.errors import AblateError, OutsideError, not_allowed
-from pipeline.files import open_own, reading
+from pipeline.files import reading, writing
 from pipeline.shown import printable
 
 TUNED_DIR = Path("experiments", "tuned")
@@ -79,7 +79,7 @@ def write_study_file(
     temporary = path.with_name(f".{name}.{os.getpid()}.yaml")
     try:
         TUNED_DIR.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(open_own(temporary, os.O_WRONLY | os.O_TRUNC), "wb") as stream:
+        with writing(temporary) as stream:
             stream.write(text.encode())
         plan.build_plan(study.load_study(str(temporary)), device)
         temporary.replace(path)

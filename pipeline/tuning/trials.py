@@ -29,8 +29,8 @@ from pipeline.design.names import (
     VALUES_ATTRIBUTE,
     WITHDRAWN_ATTRIBUTE,
 )
+from pipeline.locks import exclusive
 from pipeline.tracking.liveness import Liveness, owner
-from pipeline.tracking.locks import exclusive
 from pipeline.tuning.heartbeats import beat_now, newest_beats
 from pipeline.tuning.reading import legible, trials_of
 from pipeline.tuning.sampler import DistinctSampler, distributions

@@ -11,6 +11,7 @@ from pipeline.analysis.report.drawing import own_style
 from pipeline.analysis.report.figures import draw_figures
 from pipeline.analysis.report.render import report_html, report_markdown
 from pipeline.analysis.report.report import Report
+from pipeline.paths import write_atomically
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -43,6 +44,6 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     written = []
     for name, content in files.items():
         path = folder / name
-        path.write_text(content, encoding="utf-8")
+        write_atomically(path, content)
         written.append(path)
     return written

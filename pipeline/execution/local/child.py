@@ -11,9 +11,11 @@ import threading
 from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import host
+from pipeline.files import open_own
 
 if TYPE_CHECKING:
     from pipeline.design.records import Record
@@ -97,7 +99,7 @@ def _enter(lifeline: Connection, log_path: str) -> None:
     host.die_with_parent()  # the fork server, which ends with the parent
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the server ignores it
     os.setsid()
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = open_own(Path(log_path), os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

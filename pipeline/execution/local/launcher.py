@@ -111,7 +111,7 @@ class LocalLauncher:
         return Job(
             spec=spec,
             data_dir=str(self._data_dir.resolve()),
-            work_dir=str(self.work_dir(spec).resolve()),
+            work_dir=str(self._work_dir.resolve() / spec.digest),
             gpu=gpu,
             checkpoint_every=self._checkpoint_every,
             flops_per_image=self._flops.get(_shape(spec)),
@@ -130,6 +130,8 @@ class LocalLauncher:
         """
         log = self._work_dir / "preflight.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        if log.is_symlink():
+            log.unlink()
         payloads = [self.job(spec).model_dump_json() for spec in specs]
         with self._closing(Child(self._context, child.check_child, (payloads,), log)) as checking:
             try:
@@ -204,6 +206,8 @@ class LocalLauncher:
 
     def _start_worker(self, job: Job) -> PreparedWorker:
         folder = Path(job.work_dir)
+        if folder.is_symlink():  # a run's folder is made here: what it leads to is not a run's
+            folder.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "log.txt"
         log.unlink(missing_ok=True)

@@ -41,7 +41,7 @@ class Child:
             start_signal, self._start_signal = context.Pipe(duplex=False)
         given = (*arguments, start_signal) if waits else arguments
         self.process: ForkServerProcess = context.Process(
-            target=target, args=(*given, sender, watched, str(log.resolve()))
+            target=target, args=(*given, sender, watched, str(log.absolute()))
         )
         try:
             self.process.start()

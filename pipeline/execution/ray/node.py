@@ -24,6 +24,7 @@ from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError
 from pipeline.execution.interference import cpu_interference, gpu_interference
 from pipeline.execution.local.launcher import LocalLauncher
+from pipeline.paths import write_atomically
 from pipeline.tracking.provenance import host_provenance, source_digest
 
 COMPARED = ("python", "ablate", "source", "torch", "torchvision", "timm", "numpy")
@@ -119,7 +120,7 @@ def run_cell(request: Request, spec_json: str, node: str, moved: str, watch: boo
     folder.mkdir(parents=True)
     try:
         if checkpoint is not None:
-            (folder / CHECKPOINT).write_bytes(checkpoint)
+            write_atomically(folder / CHECKPOINT, checkpoint)
         gpu = _assigned_gpus() if request.device == "cuda" else None
         yield _provenance(node, moved, [*(cpu_interference() if watch else []), *gpu_interference(_uuids(gpu))])
         yield from _stream(launcher, launcher.job(spec, gpu), folder)

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.files import PRIVATE, open_own, reading
-from pipeline.paths import write_atomically
+from pipeline.files import reading, writing
+from pipeline.locks import open_lock
+from pipeline.paths import umask, write_atomically
 
 ReportProgress = Callable[[str, int, int], None]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -58,7 +59,7 @@ def locked(folder: Path, report: ReportProgress | None = None) -> Iterator[None]
     path = folder.parent / f"{folder.name}.lock"
     with ExitStack() as held:
         try:
-            lock = open_own(path, os.O_WRONLY | os.O_APPEND, mode=PRIVATE)
+            lock = open_lock(path)
         except PermissionError:
             if not path.exists():
                 raise
@@ -117,9 +118,7 @@ def build_arrays(folder: Path, builder: Callable[[Path], Built]) -> None:
 
 def _move(work: Path, folder: Path) -> None:
     # mkdtemp makes folders private; a data directory may be shared by several people
-    umask = os.umask(0)
-    os.umask(umask)
-    work.chmod(0o777 & ~umask)
+    work.chmod(0o777 & ~umask())
     for _attempt in range(3):
         try:
             work.rename(folder)
@@ -173,7 +172,7 @@ def write_array(
     digest = hashlib.sha256()
     kind = np.dtype(dtype)
     written = 0
-    with path.open("wb") as file:
+    with writing(path) as file:
         header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()

@@ -23,7 +23,7 @@ from torchvision.datasets.utils import check_integrity
 
 from pipeline.design import catalog
 from pipeline.errors import InputError, OutsideError
-from pipeline.files import reading
+from pipeline.files import reading, writing
 from pipeline.training.data.array_files import Built, ReportProgress, file_digest, write_arrays
 
 _SETS: dict[str, type[CIFAR10]] = {"cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -113,7 +113,7 @@ def _remedy(kind: type[CIFAR10], archive: Path) -> str:
 
 def _fetch(url: str, target: Path, message: str, report: ReportProgress) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "ablate"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response, target.open("wb") as file:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response, writing(target) as file:
         total = int(response.headers.get("Content-Length") or 0)
         done = 0
         report(message, done, total)
