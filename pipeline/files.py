@@ -7,8 +7,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
 
 PRIVATE = 0o600  # locks: who cannot open one cannot hold it
 SHARED = 0o666  # everything else, less the umask
@@ -59,7 +59,7 @@ def writing(path: Path) -> Iterator[IO[Any]]:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[IO[Any]]:
+def reading(path: Path) -> Iterator[BufferedReader]:
     """Opens a regular file, or a link to one, to read bytes; a FIFO or a device is refused instead of waited for.
 
     Args:
