@@ -20,7 +20,7 @@ from pipeline.errors import first_line
 from pipeline.files import reading
 from pipeline.paths import write_atomically
 
-T = TypeVar("T")
+Restored = TypeVar("Restored")
 CHECKPOINT_VERSION = 3
 CHECKPOINT_MAGIC = "ablate-checkpoint"
 
@@ -73,7 +73,9 @@ class Checkpoints:
             return None
         return content
 
-    def resume(self, start: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], T]) -> T | None:
+    def resume(
+        self, start: Callable[[], dict[str, Any]], restore: Callable[[dict[str, Any]], Restored]
+    ) -> Restored | None:
         """Restores a run from its checkpoint; a file with foreign content leaves the run as it was.
 
         Args:

@@ -282,6 +282,12 @@ def test_the_time_to_a_target_is_a_metric_of_the_runs_that_reach_it(finished: tu
         (("--tracking-uri", "nonsense"), 2, ("--tracking-uri", "'nonsense'", "sqlite:///FILE")),
         (("--set", "pretrained=true", "--models", "resnet50"), 3, ("resnet50", "pretrained", "weights=FILE")),
         (("--set", "max_train_samples=5"), 2, ("5 of 1347 images", "allowed")),
+        (
+            ("--set", "max_train_samples=129"),
+            2,
+            ("recipe.batch_size: 32", "another batch_size, or max_train_samples=128"),
+        ),
+        (("--set", "image_size=32", "--models", "timm:crossvit_tiny_240"), 2, ("recipe.image_size: 32", "crossvit")),
     ],
 )
 def test_refusals_leave_the_store_as_it_was(
