@@ -18,8 +18,10 @@ import click
 from pipeline import __version__, streams
 from pipeline.commands import calls, command_options
 from pipeline.design import options as run_options
+from pipeline.design import scalars
 from pipeline.errors import AblateError
 from pipeline.import_path import leave_folder
+from pipeline.shown import printable, redacted
 
 
 class _InterruptedError(Exception):
@@ -46,6 +48,51 @@ class _Option(click.Option):
         self.opts = shown
 
 
+class _Whole(click.IntRange):
+    """A whole number in decimal digits: Python's `int` takes 1_000 and the digits of every script, too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, within its range."""
+        return super().convert(_read(self, scalars.whole, value, "a valid integer", param, ctx), param, ctx)
+
+
+class _Finite(click.FloatRange):
+    """A finite number; nothing is less or greater than nan, so that every range has it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, within its range."""
+        return super().convert(
+            _read(self, scalars.finite, value, "a valid float, decimal and finite", param, ctx), param, ctx
+        )
+
+
+class _Text(click.ParamType[str]):
+    """A text of one line; an empty one is a shell's variable that is not set."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it is."""
+        return str(_read(self, scalars.line, value, "allowed; allowed: a text of one line in UTF-8", param, ctx))
+
+
+def _read(
+    kind: click.ParamType[Any],
+    read: Callable[[str], Any],
+    value: Any,
+    wanted: str,
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> Any:
+    if not isinstance(value, str):  # a default
+        return value
+    try:
+        return read(value)
+    except ValueError:
+        shown = printable(redacted(repr(value) if len(value) <= 80 else f"{value[:77]!r}..."))
+        kind.fail(f"{shown} is not {wanted}.", param, ctx)
+
+
 def _parameter(name: str, declared: run_options.Option, kind: Any, default: Any) -> click.Parameter:
     """Click's parameter for one field; flags win over environment variables (`ABLATE_NAME`), those over study files.
 
@@ -58,7 +105,7 @@ def _parameter(name: str, declared: run_options.Option, kind: Any, default: Any)
     required = default is dataclasses.MISSING
     many = typing.get_origin(kind) is tuple
     if declared.argument:
-        return click.Argument([name], required=required, nargs=-1 if many else 1)
+        return click.Argument([name], required=required, nargs=-1 if many else 1, type=_Text())
     long = declared.name or "--" + name.replace("_", "-")
     settings: dict[str, Any] = {"help": declared.help}
     if kind is bool:
@@ -81,10 +128,10 @@ def _type(declared: run_options.Option, kind: Any) -> click.ParamType[Any]:
         return click.Choice(declared.choices)
     number = {int, float} & {kind, *typing.get_args(kind)}
     if not number:
-        return click.STRING
+        return _Text()
     allowed = declared.allowed
     bounds = (allowed.low, allowed.high, allowed.low_open, allowed.high_open) if allowed else ()
-    return click.IntRange(*bounds) if number == {int} else click.FloatRange(*bounds)
+    return _Whole(*bounds) if number == {int} else _Finite(*bounds)
 
 
 def _command(

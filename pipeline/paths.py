@@ -14,11 +14,22 @@ STATE_DIR = Path("mlruns")  # of this folder: the default store, journals, artif
 
 
 def default_data_dir() -> Path:
-    """Where data sets are kept when nobody says: `$XDG_CACHE_HOME/ablate/data` or `~/.cache/ablate/data`."""
+    """Where data sets are kept when nobody says: `$XDG_CACHE_HOME/ablate/data` or `~/.cache/ablate/data`.
+
+    Raises:
+        InputError: there is no home.
+    """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     # the XDG specification says that a relative path is invalid and to be ignored
-    base = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
-    return base / "ablate" / "data"
+    if Path(cache).is_absolute():
+        return Path(cache, "ablate", "data")
+    try:
+        return Path.home() / ".cache" / "ablate" / "data"
+    except RuntimeError:  # no HOME, and a user without an entry in the password database
+        raise InputError(
+            "--data-dir: no home directory is known; allowed: --data-dir DIR, or HOME or XDG_CACHE_HOME in the "
+            "environment, an absolute path"
+        ) from None
 
 
 def own_state_dir(path: Path, *, create: bool = True) -> None:

@@ -162,3 +162,16 @@ def test_a_group_may_write_where_it_is_ours(tmp_path: Path) -> None:
         own_state_dir(state)
     os.chown(tmp_path, 0, 54321)
     own_state_dir(state)
+
+
+def test_without_a_home_the_data_need_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert paths.default_data_dir() == tmp_path / "ablate" / "data"
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+        with pytest.raises(InputError, match="--data-dir: no home directory is known; allowed: --data-dir DIR"):
+            paths.default_data_dir()

@@ -59,24 +59,24 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
         tracking_uri: the tracking store; None for the default.
     """
     found: list[Check] = []
-    parts: list[Callable[[], list[Check]]] = [
-        _python,
-        _torch,
-        _compiler,
-        _gpus,
-        _locked_memory,
-        _cpu_load,
-        lambda: _disk(STATE_DIR),
-        lambda: _data(data_dir),
-        lambda: _store(tracking_uri),
-    ]
-    for part in parts:
+    parts: dict[str, Callable[[], list[Check]]] = {
+        "python": _python,
+        "torch": _torch,
+        "compiler": _compiler,
+        "gpus": _gpus,
+        "locked memory": _locked_memory,
+        "cpu load": _cpu_load,
+        "disk": lambda: _disk(STATE_DIR),
+        "data": lambda: _data(data_dir),
+        "tracking store": lambda: _store(tracking_uri),
+    }
+    for name, part in parts.items():
         try:
             found += part()
+        except AblateError as error:  # names itself what to do
+            found.append(Check(name, "fail", str(error)))
         except Exception as error:
-            found.append(
-                Check(getattr(part, "__name__", "check").strip("_"), "fail", f"{type(error).__name__}: {error}")
-            )
+            found.append(Check(name, "fail", f"{type(error).__name__}: {error}"))
     return found
 
 

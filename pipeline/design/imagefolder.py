@@ -78,8 +78,8 @@ class FolderListing:
         Raises:
             InputError: a file cannot be read.
         """
-        cache = default_data_dir() / "digests"
-        found = file_digests.recall(cache, self.stamp)
+        cache = _cache()
+        found = file_digests.recall(cache, self.stamp) if cache else None
         if found is None:
             parts = (self.train, self.test)
             try:
@@ -88,7 +88,8 @@ class FolderListing:
                 path = Path(error.filename or self.root)
                 raise _refused("dataset", path, error.strerror or str(error), "files that can be read") from None
             found = content_digest([(part.names, part.sizes, own) for part, own in zip(parts, sums, strict=True)])
-            file_digests.remember(cache, self.stamp, found, max(max(part.times) for part in parts))
+            if cache:
+                file_digests.remember(cache, self.stamp, found, max(max(part.times) for part in parts))
         return found
 
     @cached_property
@@ -96,6 +97,13 @@ class FolderListing:
         """What the file system says without reading a file: place, names, sizes and times."""
         parts = [(part.names, part.sizes, part.times) for part in (self.train, self.test)]
         return content_digest([os.fsencode(self.root).hex(), parts])
+
+
+def _cache() -> Path | None:
+    try:
+        return default_data_dir() / "digests"
+    except InputError:  # no home: every call computes them anew
+        return None
 
 
 def scan_folder(dir: Path, where: str) -> FolderListing:

@@ -35,6 +35,8 @@ class Range:
 
 
 POSITIVE = Range(0, low_open=True)
+SECONDS = Range(0, 10**9, low_open=True)  # what threads can wait is counted in 63 bits of nanoseconds
+IMAGES = Range(1, 2**40)
 SHARE = Range(0, 1, low_open=True)
 INNER_SHARE = Range(0, 1, low_open=True, high_open=True)
 
@@ -153,9 +155,9 @@ class AttemptOptions:
         fresh: whether to run what is finished again, under a new parent run.
     """
 
-    timeout: float | None = option(None, "Longest time of a run.", metavar="SECONDS", allowed=POSITIVE)
+    timeout: float | None = option(None, "Longest time of a run.", metavar="SECONDS", allowed=SECONDS)
     retries: int = option(2, "Tries again of a failed cell, over all calls.", allowed=Range(0, 1000))
-    checkpoint_every: int = option(0, "Checkpoint long runs.", metavar="EPOCHS", allowed=Range(0))
+    checkpoint_every: int = option(0, "Checkpoint long runs.", metavar="EPOCHS", allowed=Range(0, 1_000_000))
     fresh: bool = option(False, "Run everything again, under a new parent run.")
 
 
@@ -210,16 +212,16 @@ class TuneOptions(LauncherOptions, CallOptions):
     levels: tuple[str, ...] = option((), "Level(s) to search: amp=fp16,bf16.", name="--technique", metavar="NAME=VALUE")
     batch_sizes: str | None = option(None, "Micro-batches  [default: powers of two, multiples of 8]", metavar="N,N")
     accumulation: str | None = option(None, "Accumulation steps  [default: 1,2,4,...,64]", metavar="N,N")
-    effective_batch: int | None = option(None, "Only configurations of this product.", metavar="N", allowed=Range(1))
+    effective_batch: int | None = option(None, "Only configurations of this product.", metavar="N", allowed=IMAGES)
     memory_limit: float | None = option(
         None, "Peak memory that a configuration may need.", metavar="MIB", allowed=POSITIVE
     )
     target_accuracy: float | None = option(None, "For time: on validation.", allowed=SHARE)
-    budget_samples: int | None = option(None, "Length of a trial  [default: the recipe's epochs]", allowed=Range(1))
+    budget_samples: int | None = option(None, "Length of a trial  [default: the recipe's epochs]", allowed=IMAGES)
     budget_seconds: float | None = option(
-        None, "Longest training of a trial for time, accuracy, pareto.", allowed=POSITIVE
+        None, "Longest training of a trial for time, accuracy, pareto.", allowed=SECONDS
     )
-    trial_seconds: float = option(5.0, "Longest training for throughput, memory.", allowed=POSITIVE)
+    trial_seconds: float = option(5.0, "Longest training for throughput, memory.", allowed=SECONDS)
     interval_width: float = option(
         0.01,
         "A throughput trial ends when its 95 % interval is narrower than this share.",
@@ -227,8 +229,8 @@ class TuneOptions(LauncherOptions, CallOptions):
         allowed=INNER_SHARE,
     )
     trials: int = option(30, "Trials of the study, over all calls.", allowed=Range(1, 100_000))
-    timeout: float | None = option(None, "Longest time of the search.", metavar="SECONDS", allowed=POSITIVE)
-    run_timeout: float | None = option(None, "Longest time of one trial.", metavar="SECONDS", allowed=POSITIVE)
+    timeout: float | None = option(None, "Longest time of the search.", metavar="SECONDS", allowed=SECONDS)
+    run_timeout: float | None = option(None, "Longest time of one trial.", metavar="SECONDS", allowed=SECONDS)
     retries: int = option(AttemptOptions.retries, "Tries again of a failed trial.", allowed=Range(0, 1000))
     top: int = option(3, "Configurations that are confirmed.", allowed=Range(1, 100))
     confirm_blocks: int = option(6, "Blocks of the confirmation.", allowed=Range(1, 1000))
@@ -294,7 +296,7 @@ class GridOptions(PlanOptions):
     tuned: bool = option(False, "First tune each (model, data set), once, and freeze its recipe.")
     tune_trials: int = option(TuneOptions.trials, "Trials of each search of --tuned.", allowed=Range(1, 100_000))
     tune_seconds: float = option(
-        TuneOptions.trial_seconds, "Longest training of a trial of --tuned.", metavar="SECONDS", allowed=POSITIVE
+        TuneOptions.trial_seconds, "Longest training of a trial of --tuned.", metavar="SECONDS", allowed=SECONDS
     )
     storage: str | None = option(
         None, "Optuna storage of --tuned  [default: sqlite:///mlruns/optuna.db]", metavar="URL"

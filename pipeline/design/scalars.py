@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 
 # YAML 1.2.2, section 10.3.2 "Tag Resolution" of the core schema; [0-9] and no \d, which has the digits of all scripts
 NULL = re.compile(r"null|Null|NULL|~|")
@@ -20,6 +21,8 @@ INFINITY = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)")
 NAN = re.compile(r"\.nan|\.NaN|\.NAN")
 
 LONGEST_NUMBER = 400  # characters; the largest double has 309 digits, and reading a million of them takes minutes
+
+_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # what makes a text read otherwise
 
 Scalar = str | int | float | bool | None
 
@@ -61,6 +64,22 @@ def finite(text: str) -> float:
     if not FLOAT.fullmatch(text) or len(text) > LONGEST_NUMBER or not math.isfinite(float(text)):
         raise ValueError("a finite number")
     return float(text) + 0.0
+
+
+def line(text: str) -> str:
+    """A text of one line, as it is.
+
+    Raises:
+        ValueError: it is blank, has control or direction characters, or stands for bytes that are not UTF-8.
+    """
+    unseen = any(
+        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        or unicodedata.bidirectional(character) in _DIRECTIONS
+        for character in text
+    )
+    if unseen or not text.strip():
+        raise ValueError("a text of one line")
+    return text
 
 
 def _whole(text: str) -> int:

@@ -111,7 +111,7 @@ def parse_levels(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     levels: dict[str, tuple[str, ...]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
-        if not equals or not all(values.split(",")):
+        if not equals or not all(value.strip() for value in values.split(",")):
             raise not_allowed("--technique", text, "NAME=VALUE, or NAME=VALUE,VALUE,.. for several levels")
         techniques.get(name)
         levels[name] = tuple(values.split(","))

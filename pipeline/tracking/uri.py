@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.errors import not_allowed
-from pipeline.tracking.credentials import without_credentials
 
 DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
@@ -24,7 +24,14 @@ def resolve_uri(uri: str | None) -> str:
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
     allowed = "sqlite:///FILE, http(s)://HOST:PORT, postgresql://, mysql://, mssql://"
-    return absolute_uri(uri, "--tracking-uri", _SCHEMES, allowed)
+    absolute = absolute_uri(uri, "--tracking-uri", _SCHEMES, allowed)
+    try:
+        urlsplit(absolute)  # MLflow does, of databases too
+    except ValueError:  # `[` without `]`
+        raise not_allowed(
+            "--tracking-uri", uri, f"an address with %5B for a bracket in a password ({allowed})"
+        ) from None
+    return absolute
 
 
 def absolute_uri(uri: str, option: str, schemes: Collection[str], allowed: str) -> str:
@@ -41,14 +48,29 @@ def absolute_uri(uri: str, option: str, schemes: Collection[str], allowed: str) 
     """
     scheme = scheme_of(uri)
     if scheme not in schemes:
-        raise not_allowed(option, without_credentials(uri), allowed)
+        raise not_allowed(option, uri, allowed)
     if scheme != "sqlite":
+        if scheme in ("http", "https") and not _names_a_server(uri):
+            raise not_allowed(option, uri, f"an address with a host and a port ({allowed})")
         return uri
     prefix, _, path = uri.partition(":///")
     if not path or path.startswith((":memory:", "?")):
         raise not_allowed(option, uri, "sqlite:///FILE")
     # a relative path means another file in every process with another working folder
-    return f"{prefix}:///{Path(path).resolve()}"
+    absolute = f"{prefix}:///{Path(path).resolve()}"
+    try:
+        absolute.encode()
+    except UnicodeEncodeError:  # no database driver takes other bytes
+        raise not_allowed(option, absolute, "a path in UTF-8, its folder's included") from None
+    return absolute
+
+
+def _names_a_server(uri: str) -> bool:
+    try:
+        found = urlsplit(uri)
+        return bool(found.hostname) and found.port != 0  # reading it checks it
+    except ValueError:  # `[` without `]`, a port that is none
+        return False
 
 
 def scheme_of(uri: str) -> str:

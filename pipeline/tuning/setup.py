@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import nvml
-from pipeline.design import catalog, selection, study, techniques
+from pipeline.design import catalog, scalars, selection, study, techniques
 from pipeline.design.options import GridOptions, TuneOptions
 from pipeline.design.plan import Plan
-from pipeline.design.spec import Frozen, Probe, RunSpec, SafeName, content_digest
+from pipeline.design.spec import MAX_BATCH, Frozen, Probe, RunSpec, SafeName, content_digest
 from pipeline.design.study import Study
 from pipeline.errors import not_allowed, suggest
 from pipeline.execution.device import device_of
@@ -126,10 +127,11 @@ def _levels(options: TuneOptions, spec: RunSpec, base: Study) -> dict[str, tuple
 def _sizes(flag: str, text: str | None) -> Sequence[int] | None:
     if text is None:
         return None
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 0 < int(word) <= 2**20 for word in words):
-        raise not_allowed(flag, text, "whole numbers from 1 up, separated by commas")
-    return sorted({int(word) for word in words})
+    with contextlib.suppress(ValueError):
+        sizes = {scalars.whole(word.strip()) for word in text.split(",")}
+        if min(sizes) > 0 and max(sizes) <= MAX_BATCH and len(sizes) <= 1000:
+            return sorted(sizes)
+    raise not_allowed(flag, text, f"whole numbers from 1 to {MAX_BATCH}, separated by commas")
 
 
 def train_samples(spec: RunSpec) -> int | None:

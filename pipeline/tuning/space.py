@@ -180,6 +180,8 @@ def build_space(
     baseline = Config(recipe.batch_size, recipe.accumulation_steps, none)
     if not batches:
         sizes = sorted({*sizes, recipe.batch_size})
+    if len(sizes) * len(steps) * math.prod(map(len, found.values())) > 10 * MAX_CONFIGS:  # before it is multiplied out
+        raise InputError(f"search space: more than {MAX_CONFIGS} configurations are not allowed; allowed: fewer levels")
     crossed = itertools.product(*([(name, level) for level in values] for name, values in found.items()))
     combinations = [combination for combination in crossed if _can_run(recipe, device, combination)]
     if len(sizes) * len(steps) * len(combinations) > MAX_CONFIGS:

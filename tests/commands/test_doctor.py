@@ -50,3 +50,16 @@ def test_a_store_that_does_not_answer_is_a_failed_check(tmp_path: Path, monkeypa
     checks = {check.name: check for check in doctor.checks(str(tmp_path), "file:/nowhere")}
     assert checks["tracking store"].status == "fail" and "--tracking-uri" in checks["tracking store"].remedy
     assert checks["data"].status == "ok" and checks["disk"].status in ("ok", "warn")
+
+
+def test_a_check_that_cannot_be_made_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("ABLATE_DATA_DIR", raising=False)
+    monkeypatch.setattr(doctor, "_torch", list)
+    found = {check.name: check for check in doctor.checks(None, None)}
+    assert found["data"].status == "fail" and "--data-dir DIR" in found["data"].detail
+    assert not any("lambda" in name for name in found)

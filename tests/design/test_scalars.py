@@ -34,3 +34,10 @@ def test_an_option_takes_decimal_digits_alone(text: str) -> None:
     with pytest.raises(ValueError, match="number"):
         scalars.whole(text)
     assert (scalars.whole("007"), scalars.whole("-1"), scalars.finite("1e-3")) == (7, -1, 0.001)
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\nb", "a\0b", "\x1b[2J", "\udc80", "\u202eabc", "a\u2028b", "\x85"])
+def test_a_text_has_one_line_and_is_what_is_seen(text: str) -> None:
+    with pytest.raises(ValueError, match="one line"):
+        scalars.line(text)
+    assert scalars.line("größer \U0001f468\u200d\U0001f469/x") == "größer \U0001f468\u200d\U0001f469/x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,32 @@ def test_a_refused_address_is_shown_without_its_password() -> None:
 )
 def test_the_kind_and_the_file_of_an_address(uri: str, scheme: str, file: Path | None) -> None:
     assert (scheme_of(uri), sqlite_file(uri)) == (scheme, file)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://u:secret@[::1/x", "https://h:99999", "http://h:port", "http://", "http://:5000", "https:///x"),
+        *("postgresql://u:secret@[::1/x", "sqlite:///a\udc80.db", "http://h:0"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_in_one_line(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"--tracking-uri: .* is not allowed; allowed: ") as caught:
+        resolve_uri(uri)
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("uri", ["http://[::1]:5000", "https://u:p%5Bx@host/mlflow", "postgresql://u:p/w@h/db"])
+def test_an_address_that_is_one_is_kept(uri: str) -> None:
+    assert resolve_uri(uri) == uri
+
+
+def test_a_folder_whose_name_is_not_utf_8_holds_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="UTF-8, its folder's included"):
+        resolve_uri(None)

@@ -5,6 +5,7 @@ Ray is imported inside functions only, here and in `node`: the parent half start
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -126,7 +127,7 @@ def _check(address: str) -> None:
             )
         return
     host, colon, port = shown.rpartition(":")
-    if not (host and colon and port.isdigit()) or "/" in host:
+    if not (host and colon and port.isascii() and port.isdigit() and len(port) <= 5) or "/" in host:
         raise not_allowed("--address", shown, "auto, local, or HOST:PORT of the cluster's head")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
@@ -135,10 +136,11 @@ def _check(address: str) -> None:
 
 
 def _check_token(address: str) -> None:
-    default = Path.home() / ".ray" / "auth_token"
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default)
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token")
+    with contextlib.suppress(RuntimeError):  # without a home the ~ stays, and no file is found
+        path = path.expanduser()
     if not path.is_file():
         raise OutsideError(f"Ray at {address}: no token in {path}; set RAY_AUTH_TOKEN_PATH to the cluster's token file")
 
