@@ -16,6 +16,7 @@ BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 INT10 = re.compile(r"[-+]?[0-9]+")
 INT8 = re.compile(r"0o[0-7]+")
 INT16 = re.compile(r"0x[0-9a-fA-F]+")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 INFINITY = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)")
 NAN = re.compile(r"\.nan|\.NaN|\.NAN")
@@ -31,12 +32,14 @@ def scalar(text: str) -> Scalar:
     """What a plain (unquoted) scalar is in the core schema of YAML 1.2.
 
     Raises:
-        ValueError: a number that is not finite, or far too long.
+        ValueError: a number that is not finite, or far too long, or that YAML 1.1 reads as another one (064 as 52).
     """
     if NULL.fullmatch(text):
         return None
     if BOOL.fullmatch(text):
         return text in ("true", "True", "TRUE")
+    if _LEADING_ZERO.fullmatch(text):
+        raise ValueError("a number that all read alike: without a leading zero")
     if INT10.fullmatch(text) or INT8.fullmatch(text) or INT16.fullmatch(text):
         return _whole(text)
     if FLOAT.fullmatch(text) or INFINITY.fullmatch(text) or NAN.fullmatch(text):

@@ -42,11 +42,10 @@ class CoreLoader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuses aliases: nine lines of them can stand for a billion values."""
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="an alias (*name), which is not allowed", problem_mark=self._mark())
+            events: Any = self  # its methods have no types
+            mark = events.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="an alias (*name), which is not allowed", problem_mark=mark)
         return super().compose_node(parent, index)
-
-    def _mark(self) -> Any:
-        return self.peek_event().start_mark
 
     def _mapping(self, node: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}

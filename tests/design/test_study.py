@@ -86,8 +86,7 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
         ("pin_memory=on", True),
         ("clip_norm=null", None),
         ("precision=bf16", "bf16"),
-        ("batch_size=064", 64),
-        ("epochs=010", 10),
+        ("batch_size=0x40", 64),
         ("learning_rate=.5", 0.5),
         ("weight_decay=-0.0", 0.0),
         ("weights=runs/a #1.pt", "runs/a #1.pt"),
@@ -113,6 +112,7 @@ def test_settings_are_yaml_scalars(setting: str, value: object) -> None:
             "epochs=true",
             "epochs=１２",
         ),
+        *("batch_size=064", "epochs=010", "max_train_samples=01000"),
         *("batch_size=1:30", "batch_size=1_000", "batch_size=1e3", "batch_size=64px", "batch_size='64'", "epochs=yes"),
         *(
             f"learning_rate={value}"
@@ -163,8 +163,8 @@ def test_a_value_of_another_kind_is_refused(tmp_path: Path, text: str, problem: 
 
 
 def test_words_are_words_and_numbers_decimal(tmp_path: Path) -> None:
-    text = "base_seed: 0101\nrecipe: {batch_size: 032, learning_rate: 1e-3, compile: off, pin_memory: on}\n"
-    study = load_study(str(_study(tmp_path, HEAD + text + "techniques: {pm: on, ga: 04}\n")))
+    text = "base_seed: 0o145\nrecipe: {batch_size: 0x20, learning_rate: 1e-3, compile: off, pin_memory: on}\n"
+    study = load_study(str(_study(tmp_path, HEAD + text + "techniques: {pm: on, ga: 4}\n")))
     recipe = study.recipe_for("test_resnet", "digits")
     assert study.base_seed == 101 and study.techniques == {"pm": ("on",), "ga": ("4",)}
     assert (recipe.batch_size, recipe.learning_rate, recipe.compile, recipe.pin_memory) == (32, 1e-3, "off", True)

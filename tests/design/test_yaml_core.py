@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 
 
 def test_scalars_are_those_of_the_core_schema() -> None:
-    text = "[064, 1:30, yes, on, 0o17, 1_000, .5, 1e3, ~, 2020-01-01, '064', !!int 010, !!str 5, !!float 3]"
+    text = "[64, 1:30, yes, on, 0o17, 1_000, .5, 1e3, ~, 2020-01-01, '064', !!int 0o12, !!str 5, !!float 3]"
     assert yaml_core.load(text) == [
         *(64, "1:30", "yes", "on", 15, "1_000", 0.5, 1000.0, None, "2020-01-01", "064", 10, "5", 3.0),
     ]
@@ -33,6 +33,7 @@ def test_scalars_are_those_of_the_core_schema() -> None:
         *((f"a: {value}", "not a finite number") for value in (".nan", "-.inf", "1e400")),
         *((f"a: {value}", "400 characters") for value in ("9" * 5000, "0x" + "f" * 5000)),
         *((f"a: !!{tag} x", "the tag") for tag in ("timestamp", "binary", "set", "python/object/apply:os.system")),
+        *((f"a: {value}", "without a leading zero") for value in ("064", "00", "-010", "!!int 010", "!!float 07")),
         ("a: !!int yes", "'yes', which is no int"),
         ("!!map 5", "not a mapping"),
         ('a: "x\\0y"', "NUL"),
