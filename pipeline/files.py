@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 PRIVATE = 0o600  # locks: who cannot open one cannot hold it
@@ -45,7 +45,7 @@ def open_own(path: Path, flags: int, *, mode: int = SHARED) -> int:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[IO[Any]]:
+def writing(path: Path) -> Iterator[BufferedWriter]:
     """Opens a file that the program writes, as `open_own` does, to write bytes from its start.
 
     Args:
