@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.shown import printable, redacted
 from pipeline.tracking.mlflow_connection import set_environment
 from pipeline.tracking.mlflow_errors import UndeliverableError
+from pipeline.tracking.mlflow_log import log_to_file
 from pipeline.tracking.trusted import writable
 
 
@@ -42,6 +43,8 @@ def artifact_writer(tracking_uri: str, artifacts: Path) -> Callable[[str, Path, 
     """
     set_environment()
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    log_to_file()
 
     def write(uri: str, path: Path, folder: str) -> None:
         allow(uri, tracking_uri, artifacts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import tempfile
 import uuid
@@ -16,6 +15,7 @@ from pipeline.errors import InputError, OutsideError, first_line
 from pipeline.tracking import mlflow_database
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.mlflow_errors import StoreChangedError
+from pipeline.tracking.mlflow_log import log_to_file
 from pipeline.tracking.sqlite_files import is_filled, use_wal
 from pipeline.tracking.uri import sqlite_file
 
@@ -55,6 +55,7 @@ class MlflowConnection:
         set_environment()
         import mlflow  # noqa: F401
 
+        log_to_file()
         if self._database is not None and not is_filled(self._database):
             aside = tempfile.TemporaryDirectory(prefix="ablate-tables-")
             with contextlib.suppress(Exception):  # no room there: they are made where they belong
@@ -117,10 +118,6 @@ class MlflowConnection:
 
     def open_again(self) -> None:
         """Opens the store that is at the address now, as `connect` does."""
-        store = getattr(getattr(self.client, "_tracking_client", None), "store", None)
-        engine = getattr(store, "engine", None)
-        if engine is not None:  # its connections go on writing to the file that is gone
-            engine.dispose()
         self.experiment_id = self.token = ""
         self.connect()
 
@@ -131,6 +128,7 @@ class MlflowConnection:
         set_environment()
         from mlflow import MlflowClient
 
+        log_to_file()
         database = self._database
         if database is not None:
             if not create and not database.is_file():
@@ -149,6 +147,8 @@ class MlflowConnection:
                 self._aside.cleanup()
                 self._aside = None
             client = MlflowClient(tracking_uri=self.uri)
+            if database is not None:
+                _drop_connections(client)
             self._find_experiment(client, create)
             if database is not None:
                 self._file = _identity(database)
@@ -194,6 +194,11 @@ class MlflowConnection:
         return str(client.get_experiment(experiment_id).tags.get(STORE_TAG, ""))  # of two at once, the later one's
 
 
+def _drop_connections(client: MlflowClient) -> None:
+    """MLflow keeps connections for each address; they would go on writing to a file that is gone."""
+    client._tracking_client.store.engine.dispose()
+
+
 def _identity(database: Path) -> tuple[int, int] | None:
     try:
         found = database.stat()
@@ -227,5 +232,3 @@ def set_environment() -> None:
         "MLFLOW_LOGGING_LEVEL": "ERROR",
     }.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)

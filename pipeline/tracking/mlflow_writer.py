@@ -160,6 +160,8 @@ class MlflowWriter:
 
     def _close(self, entry: Entry) -> list[Refusal] | None:
         key = str(entry["key"])
+        if entry.get("orphan") and self._store.run_id(key) is None:  # it never came to be
+            return None
         run_id = self._known(key)
         if entry.get("orphan") and not self._orphaned(run_id):
             return None
