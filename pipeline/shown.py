@@ -12,6 +12,8 @@ import unicodedata
 # user and password of an address end with its last @: a password may hold / # ? @. sqlite:////a@b has none
 _USERINFO = re.compile(r"(?<=://)(?!/)[^\s'\"<>()\[\]{},]*@")
 _SECRET_QUERY = re.compile(r"(?i)([?&;](?:password|passwd|pwd|token|secret|api[-_]?key|sslpassword)=)[^&;#\s'\"]*")
+_BREAKS = re.compile(r"[\r\n]")
+_MARKUP = re.compile(r"([\\`\[\]|])")
 
 
 def printable(text: object) -> str:
@@ -46,6 +48,11 @@ def redacted(text: object) -> str:
         text: an address, or a message that quotes some.
     """
     return _SECRET_QUERY.sub(r"\1***", _USERINFO.sub("", str(text)))
+
+
+def markdown_cell(text: object) -> str:
+    """Text for a line of Markdown or a cell of a table: no link, no code, no HTML, no further cell, one line."""
+    return _MARKUP.sub(r"\\\1", printable(_BREAKS.sub(" ", str(text)))).replace("<", "&lt;")
 
 
 def spreadsheet_cell(text: str) -> str:

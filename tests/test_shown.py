@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shown import printable, printable_lines, redacted, spreadsheet_cell
+from pipeline.shown import markdown_cell, printable, printable_lines, redacted, spreadsheet_cell
 
 
 @given(st.text())
@@ -41,3 +41,16 @@ def test_no_address_tells_its_password(text: str, shown: str) -> None:
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_a_spreadsheet_sees_text(text: str) -> None:
     assert spreadsheet_cell(text) == "'" + text and spreadsheet_cell("1=2") == "1=2"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a|b", "a\\|b"),
+        ("[x](javascript:alert(1))", "\\[x\\](javascript:alert(1))"),
+        ("`code` <b>\n# title", "\\`code\\` &lt;b> # title"),
+        ("test_resnet/ga+amp \x1b", "test_resnet/ga+amp \\\\x1b"),
+    ],
+)
+def test_text_in_markdown_is_text(text: str, shown: str) -> None:
+    assert markdown_cell(text) == shown

@@ -18,6 +18,7 @@ from pipeline.analysis.frame import IGNORED_RECIPE_FIELDS
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.responses import BY_NAME, RATIO, RESPONSES
 from pipeline.design.names import LEVEL_PARAM, RECIPE_PARAM
+from pipeline.shown import markdown_cell
 from pipeline.tracking.study_data import StudyData
 
 _KEYS = ["model", "dataset", "cell", "response"]
@@ -70,13 +71,13 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Writes the comparison as Markdown: provenance, recipe, cells, effects."""
-        lines = [f"# {_plain(self.b)} against {_plain(self.a)}"]
+        lines = [f"# {markdown_cell(self.b)} against {markdown_cell(self.a)}"]
         for title, differing in (("provenance", self.provenance), ("the recipe", self.recipe)):
             lines += ["", f"## What differs in {title}", ""]
             lines += ["| | A | B |", "|---|---|---|"] if differing else ["Nothing that was recorded."]
             for name, sides in differing.items():
-                left, right = (_plain(", ".join(values)) or "–" for values in sides)
-                lines.append(f"| {_plain(name)} | {left} | {right} |")
+                left, right = (markdown_cell(", ".join(values)) or "–" for values in sides)
+                lines.append(f"| {markdown_cell(name)} | {left} | {right} |")
         lines += ["", "## Cells (B / A)", "", "| model | dataset | cell | response | ratio | 95 % interval |"]
         lines.append("|---|---|---|---|---|---|")
         lines += [_line(row, "cell") for row in self.cells.to_dict("records")]
@@ -89,16 +90,11 @@ class Comparison:
         lines.append("|---|---|---|---|---|---|")
         lines += [_line(row, "term") for row in self.effects.to_dict("records")]
         for note in self.notes:
-            lines += ["", _plain(note)]
+            lines += ["", markdown_cell(note)]
         for name, cells in (("A", self.only_a), ("B", self.only_b)):
             if cells:
-                lines += ["", f"Only in {name}: {', '.join(_plain(c) for c in cells)}."]
+                lines += ["", f"Only in {name}: {', '.join(markdown_cell(c) for c in cells)}."]
         return "\n".join(lines) + "\n"
-
-
-def _plain(value: str) -> str:
-    """Keeps text from a store from breaking a Markdown table or becoming HTML."""
-    return value.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _line(row: Mapping[Any, Any], name: str) -> str:
@@ -106,7 +102,7 @@ def _line(row: Mapping[Any, Any], name: str) -> str:
     change = f"{row['ratio']:.3f}" if row["unit"] == RATIO else f"{row['ratio']:+.2f} points"
     span = "not replicated" if math.isnan(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
     parts = [row["model"], row["dataset"], label, row["response"], change, span]
-    return "| " + " | ".join(_plain(str(p)) for p in parts) + " |"
+    return "| " + " | ".join(markdown_cell(str(p)) for p in parts) + " |"
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -193,7 +189,7 @@ def _effects(a: Effects, b: Effects, confidence: float) -> tuple[pd.DataFrame, t
             for side, more in (("A", left - right), ("B", right - left))
             if more
         ]
-        words = f"{count} effects over `{ALL}` are averages of different groups and not compared"
+        words = f"{count} effects over '{ALL}' are averages of different groups and not compared"
         notes.append("; ".join([words, *only]) + ".")
     both = both[~unlike].reset_index(drop=True)
     va, vb = both["se_a"] ** 2, both["se_b"] ** 2

@@ -15,6 +15,7 @@ effect that needs a missing cell is kept with no estimate and a note.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -26,6 +27,8 @@ from pipeline.analysis.frame import BASELINE, OFF, ON, Factor
 from pipeline.design.factorial import AliasSet, alias_structure, is_regular_fraction
 
 Cell = tuple[str, ...]
+MOST_EFFECTS = 400  # main effects and interactions of a group, beyond which those of high orders are left out
+MOST_NAMED = 32  # cells without data that a note names; of more it says the number
 
 
 @dataclass(frozen=True)
@@ -73,27 +76,26 @@ class _Builder:
             levels: One on-level for each of them.
         """
         others = [i for i in range(len(self.factors)) if i not in which]
-        settings = list(product(*[(OFF, *self.factors[i].levels) for i in others]))
+        corners: dict[Cell, list[tuple[int, int]]] = {}  # setting of the others -> (cell, sign) of those with data
+        for cell, number in self.index.items():
+            on = [cell[i] != OFF for i in which]
+            if all(not bit or cell[i] == lv for i, lv, bit in zip(which, levels, on, strict=True)):
+                setting = tuple(cell[i] for i in others)
+                corners.setdefault(setting, []).append((number, (-1) ** (len(which) - sum(on))))
         weights = np.zeros(self.n)
-        lacking: set[Cell] = set()
         used = 0
-        for setting in settings:
-            corners = []
-            for bits in product((0, 1), repeat=len(which)):
-                on = dict(zip(others, setting, strict=True))
-                on |= {i: (lv if bit else OFF) for i, lv, bit in zip(which, levels, bits, strict=True)}
-                corners.append((self.cell(on), (-1) ** (len(which) - sum(bits))))
-            absent = [cell for cell, _ in corners if cell not in self.index]
-            lacking.update(absent)
-            if not absent:
+        for found in corners.values():
+            if len(found) == 2 ** len(which):
                 used += 1
-                for cell, sign in corners:
-                    weights[self.index[cell]] += sign
+                for number, sign in found:
+                    weights[number] += sign
+        settings = math.prod(1 + len(self.factors[i].levels) for i in others)
+        lacking = settings * 2 ** len(which) - sum(map(len, corners.values()))
         term = ":".join(self.factors[i].term(lv) for i, lv in zip(which, levels, strict=True))
         note = ""
         if lacking:
-            names = ", ".join(sorted(label(c, self.factors) for c in lacking))
-            note = f"averaged over {used} of {len(settings)} settings; no data for {names}"
+            names = f"{lacking} cells" if lacking > MOST_NAMED else ", ".join(self._lacking(which, levels))
+            note = f"averaged over {used} of {settings} settings; no data for {names}"
         return Contrast(
             term,
             "main" if len(which) == 1 else "interaction",
@@ -101,6 +103,12 @@ class _Builder:
             weights / used if used else None,
             note,
         )
+
+    def _lacking(self, which: tuple[int, ...], levels: tuple[str, ...]) -> list[str]:
+        """Names the cells without data that an effect is about."""
+        level = dict(zip(which, levels, strict=True))
+        choices = [(OFF, level[i]) if i in level else (OFF, *f.levels) for i, f in enumerate(self.factors)]
+        return sorted(label(cell, self.factors) for cell in product(*choices) if cell not in self.index)
 
     def needing(self, term: str, kind: str, techniques: tuple[str, ...], parts: Mapping[Cell, float]) -> Contrast:
         """Builds a contrast from explicit cells, all of which it needs."""
@@ -122,6 +130,8 @@ class _Builder:
         if len(self.factors) < 2:
             return found
         names = tuple(f.name for f in self.factors)
+        if math.prod(len(f.levels) for f in self.factors) > MOST_EFFECTS:  # each technique at each of several levels
+            return found
         for levels in product(*[f.levels for f in self.factors]):
             whole = self.cell(dict(enumerate(levels)))
             term = label(whole, self.factors)
@@ -151,6 +161,8 @@ def _fraction(
     found = []
     for group in aliases:
         word = group.lead
+        if len(word) > highest_order(factors):
+            continue
         which = [names.index(name) for name in word]
         note = "aliased: " + group.describe() if len(group.words) > 1 else ""
         weights: NDArray[np.float64] | None = None
@@ -175,6 +187,34 @@ def aliases_of(planned: Sequence[Cell], factors: Sequence[Factor]) -> tuple[Alia
     return alias_structure(rows) if is_regular_fraction(rows) else ()
 
 
+def highest_order(factors: Sequence[Factor]) -> int:
+    """Says how many techniques the interactions that are estimated have at most.
+
+    All of them up to eight techniques; of twelve there would be 4095, most of them of no use to anybody. Main effects
+    and interactions of two are always estimated.
+    """
+    # how many effects of each order there are: the products of 1 + (number of levels) x, by powers of x
+    counts = [1]
+    for factor in factors:
+        shifted = [0, *(len(factor.levels) * count for count in counts)]
+        counts = [a + b for a, b in zip([*counts, 0], shifted, strict=True)]
+    order, total = 0, 0
+    for number in range(1, len(counts)):
+        total += counts[number]
+        if number > 2 and total > MOST_EFFECTS:
+            break
+        order = number
+    return order
+
+
+def left_out(factors: Sequence[Factor]) -> str:
+    """Says which interactions are not estimated; empty where all are."""
+    order = highest_order(factors)
+    if order >= len(factors):
+        return ""
+    return f"{len(factors)} techniques: interactions of more than {order} of them are left out."
+
+
 def build_contrasts(cells: Sequence[Cell], planned: Sequence[Cell], factors: Sequence[Factor]) -> list[Contrast]:
     """Lists every effect of a study's group.
 
@@ -185,7 +225,7 @@ def build_contrasts(cells: Sequence[Cell], planned: Sequence[Cell], factors: Seq
             caller.
 
     Returns:
-        Main effects, interactions of every order, simple effects, combined and synergy.
+        Main effects, interactions up to `highest_order`, simple effects, combined and synergy.
 
     Examples:
         >>> cells = [("off", "off"), ("off", "on"), ("on", "off"), ("on", "on")]
@@ -204,7 +244,7 @@ def build_contrasts(cells: Sequence[Cell], planned: Sequence[Cell], factors: Seq
     if aliases:
         return _fraction(cells, planned, factors, aliases) + builder.alone()
     found = []
-    for order in range(1, len(factors) + 1):
+    for order in range(1, highest_order(factors) + 1):
         for which in combinations(range(len(factors)), order):
             for levels in product(*[factors[i].levels for i in which]):
                 found.append(builder.factorial(which, levels))

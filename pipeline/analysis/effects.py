@@ -212,6 +212,9 @@ def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[st
     if study.strata:
         fields = ", ".join(study.strata)
         notes.append(f"Recipe fields differ within cells ({fields}); each setting is analysed as a model of its own.")
+    omitted = contrasts.left_out([factor for factor in study.factors if factor.levels])
+    if omitted:
+        notes.append(omitted)
     for name in sorted(controls):
         notes.append(f"{name} does nothing on this device: its runs are A/A controls, its true effect is none.")
     return tuple(notes)

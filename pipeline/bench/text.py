@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.shown import markdown_cell
+
 _EXPLAINED = {
     "over_bare": "images/s over a bare loop's",
     "over_accelerate": "images/s over Accelerate's",
@@ -84,7 +86,7 @@ def bench_markdown(document: Mapping[str, Any]) -> str:
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [heading, ["---"] * len(heading), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(markdown_cell(cell) for cell in line) + " |" for line in lines]
 
 
 def show_bench(document: Mapping[str, Any]) -> None:

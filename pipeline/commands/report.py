@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import traceback
@@ -72,14 +74,14 @@ def run_report(options: ReportOptions) -> int:
     with _writer(study, local, request) as ask:
         if local:
             put = artifact_writer(uri, STATE_DIR / "artifacts")
-            paths, lines, parent = ask(None)
+            paths, lines, failed, parent = ask(None)
         else:
             store = client_of(uri, study, STATE_DIR)
-            paths, lines, parent = ask(
+            paths, lines, failed, parent = ask(
                 read_study_data(store, study, curves=True, target_accuracy=options.target_accuracy)
             )
     if options.as_json:
-        print((folder / "report.json").read_text())
+        print(json.dumps(json.loads((folder / "report.json").read_text(encoding="utf-8")), indent=1))
     else:
         print("\n".join(lines))
         print(f"written: {os.path.relpath(folder / 'report.html')} and {len(paths) - 1} more files")
@@ -95,11 +97,13 @@ def run_report(options: ReportOptions) -> int:
         raise OutsideError(
             f"report: written to {os.path.relpath(folder)}, but not logged to the parent run: {first_line(error)}"
         ) from None
+    if failed:
+        raise AblateError(f"report: written to {os.path.relpath(folder)} without {len(failed)} figure(s): {failed[0]}")
     return 0
 
 
 Read = tuple["StudyData", str]
-Written = tuple[list[Path], list[str], str]  # the files, the summary, the parent run
+Written = tuple[list[Path], list[str], list[str], str]  # the files, the summary, what failed, the parent run
 
 
 @contextmanager
@@ -152,7 +156,8 @@ def _serve(
         return
     from pipeline.analysis.report import drawing, files  # noqa: F401
 
-    drawing.load_matplotlib()
+    with contextlib.suppress(Exception):  # told when something is to be drawn
+        drawing.load_matplotlib()
     try:
         if store:
             data, parent = read_study_data(store, study, curves=True, target_accuracy=request.target_accuracy)
@@ -168,8 +173,8 @@ def _serve(
         connection.send(AblateError(f"report: {type(error).__name__}: {error}"))
 
 
-def _write(study: StudyData, request: ReportRequest) -> tuple[list[Path], list[str]]:
-    """Analyses a study and writes its report; returns the files and the lines of the summary."""
+def _write(study: StudyData, request: ReportRequest) -> tuple[list[Path], list[str], list[str]]:
+    """Analyses a study and writes its report; returns the files, the lines of the summary, and what failed."""
     from pipeline.analysis.effects import estimate
     from pipeline.analysis.paper.audit import audit_paper
     from pipeline.analysis.report.files import write_report
@@ -184,10 +189,11 @@ def _write(study: StudyData, request: ReportRequest) -> tuple[list[Path], list[s
     )
     audit = audit_paper(study, effects) if request.paper else None
     report = build_report(study, effects, memory_limit_mib=request.memory_limit_mib, audit=audit)
+    failed: list[str] = []
     try:
-        paths = write_report(report, request.folder)
+        paths = write_report(report, request.folder, failed.append)
     except OSError as error:
         raise InputError(
             f"--out: {str(request.folder)!r} is not allowed ({error.strerror}); allowed: a writable folder"
         ) from None
-    return paths, summary_lines(report)
+    return paths, summary_lines(report), failed

@@ -6,12 +6,13 @@ planner can call it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
 FULL_UP_TO = 5
 RESOLUTION = 4
+DESCRIBED = 3  # the most factors of an effect that is named beside another
 
 Word = tuple[str, ...]
 
@@ -21,7 +22,8 @@ class AliasSet:
     """Effects that a fraction cannot tell apart.
 
     Attributes:
-        words: (sign, techniques of the effect) of each, shortest first.
+        words: (sign, techniques of the effect) of the one it is named after and of all others of up to `DESCRIBED`
+            factors, shortest first.
     """
 
     words: tuple[tuple[int, Word], ...]
@@ -31,11 +33,11 @@ class AliasSet:
         """The shortest word, which the set is named after."""
         return self.words[0][1]
 
-    def describe(self, longest: int = 3) -> str:
-        """Writes the set as an equation, `ga:amp = -pm:tf32`, with words of at most `longest` factors."""
+    def describe(self) -> str:
+        """Writes the set as an equation, `ga:amp = -pm:tf32`, with words of at most `DESCRIBED` factors."""
         sign = self.words[0][0]
         parts = [":".join(self.lead)]
-        parts += [("" if s == sign else "-") + ":".join(w) for s, w in self.words[1:] if len(w) <= longest]
+        parts += [("" if s == sign else "-") + ":".join(w) for s, w in self.words[1:]]
         return " = ".join(parts)
 
 
@@ -75,71 +77,95 @@ def fractional(techniques: Sequence[str]) -> tuple[dict[str, bool], ...]:
     return tuple(dict(zip(names, row, strict=True)) for row in rows)
 
 
-def defining_words(rows: Sequence[Mapping[str, bool]]) -> tuple[tuple[int, Word], ...]:
-    """Finds the defining relation of a set of cells: the products of columns that are constant over them.
+def _columns(rows: Sequence[Mapping[str, bool]]) -> dict[str, int]:
+    """Each technique's column over the distinct cells as the bits of a number, 1 where it is off."""
+    distinct = list(dict.fromkeys(tuple(row.values()) for row in rows))
+    names = tuple(rows[0]) if rows else ()
+    return {name: sum((not row[i]) << bit for bit, row in enumerate(distinct)) for i, name in enumerate(names)}
+
+
+def _sized(columns: Mapping[str, int], size: int, ones: int) -> Iterator[tuple[int, int, Word]]:
+    """Goes through the words of one size: what tells apart, the sign of its product, and the word.
+
+    Words whose products are equal but for their sign are aliases; the first one of a design's constants is 0.
+    """
+    for word in combinations(columns, size):
+        product_of = 0
+        for name in word:
+            product_of ^= columns[name]
+        negative = product_of & 1
+        yield product_of ^ (ones if negative else 0), -1 if negative else 1, word
+
+
+def _ones(rows: Sequence[Mapping[str, bool]]) -> int:
+    return (1 << len({tuple(row.values()) for row in rows})) - 1
+
+
+def _rank(columns: Mapping[str, int], ones: int) -> int:
+    """How many of the columns are independent, products of others and constants left out."""
+    basis: list[int] = []
+    for column in columns.values():
+        rest = column ^ (ones if column & 1 else 0)
+        for other in basis:
+            rest = min(rest, rest ^ other)
+        if rest:
+            basis.append(rest)
+    return len(basis)
+
+
+def defining_words(rows: Sequence[Mapping[str, bool]]) -> Iterator[tuple[int, Word]]:
+    """Goes through the defining relation of a set of cells: the products of columns that are constant over them.
 
     Args:
         rows: Settings, one mapping technique -> on per cell, all with the same keys.
 
-    Returns:
-        (sign, word) pairs, shortest word first; empty for a full factorial or an irregular set of cells.
+    Yields:
+        (sign, word) pairs, shortest word first; none for a full factorial or an irregular set of cells.
     """
-    names = tuple(rows[0]) if rows else ()
-    words = []
-    for size in range(1, len(names) + 1):
-        for word in combinations(names, size):
-            parity = {sum(not row[name] for name in word) % 2 for row in rows}
-            if len(parity) == 1:
-                words.append((-1 if parity.pop() else 1, word))
-    return tuple(words)
+    columns, ones = _columns(rows), _ones(rows)
+    if _rank(columns, ones) == len(columns):
+        return
+    for size in range(1, len(columns) + 1):
+        for key, sign, word in _sized(columns, size, ones):
+            if key == 0:
+                yield sign, word
 
 
 def is_regular_fraction(rows: Sequence[Mapping[str, bool]]) -> bool:
     """Says whether distinct cells form a regular fraction 2^(k-p), p > 0, with every technique at both levels."""
-    if not rows:
-        return False
-    distinct = {tuple(row.values()) for row in rows}
-    words = defining_words(rows)
-    if not words or len(words[0][1]) < 2:
-        return False
-    return len(distinct) * (len(words) + 1) == int(2 ** len(rows[0]))
+    columns, ones = _columns(rows), _ones(rows)
+    rank = _rank(columns, ones)
+    varying = all(column not in (0, ones) for column in columns.values())
+    return bool(rows) and varying and rank < len(columns) and ones.bit_length() == 2**rank
 
 
 def resolution(rows: Sequence[Mapping[str, bool]]) -> int | None:
     """Gives a regular fraction's resolution, the length of its shortest defining word; None for a full factorial."""
-    words = defining_words(rows)
-    return len(words[0][1]) if words else None
+    first = next(defining_words(rows), None)
+    return len(first[1]) if first else None
 
 
 def alias_structure(rows: Sequence[Mapping[str, bool]]) -> tuple[AliasSet, ...]:
     """Partitions all effects of a regular fraction into alias sets.
 
-    Multiplying an effect by every word of the defining relation gives the effects it cannot be told from
-    (Box, Hunter and Hunter, ch. 6).
+    Two effects cannot be told apart where their columns of signs are equal, or opposite (Box, Hunter and Hunter,
+    ch. 6). With 22 techniques each set has tens of thousands of words, of which nobody sees those of many factors.
 
     Args:
         rows: The cells of the fraction.
 
     Returns:
-        One set per estimable effect, in the order of their shortest words; for a full factorial each set has
-        one word.
+        One set per estimable effect, in the order of their shortest words, each with all its words of up to
+        `DESCRIBED` factors; for a full factorial each set has one word.
     """
-    names = tuple(rows[0]) if rows else ()
-    defining = defining_words(rows)
-    seen: set[Word] = {word for _, word in defining}
-    count = 2 ** len(names) // (len(defining) + 1) - 1  # every effect but the mean's own set
-    sets: list[AliasSet] = []
-    for size in range(1, len(names) + 1):
-        for word in combinations(names, size):
-            if len(sets) == count:
-                return tuple(sets)
-            if word in seen:
-                continue
-            members = [(1, word)]
-            for sign, relation in defining:
-                other = set(word) ^ set(relation)
-                members.append((sign, tuple(n for n in names if n in other)))
-            members.sort(key=lambda m: (len(m[1]), [names.index(n) for n in m[1]]))
-            seen.update(w for _, w in members)
-            sets.append(AliasSet(tuple(members)))
-    return tuple(sets)
+    columns, ones = _columns(rows), _ones(rows)
+    count = 2 ** _rank(columns, ones) - 1  # every effect but the mean's own set
+    sets: dict[int, list[tuple[int, Word]]] = {}
+    for size in range(1, len(columns) + 1):
+        if len(sets) == count and size > DESCRIBED:
+            break
+        for key, sign, word in _sized(columns, size, ones):
+            if key and (size <= DESCRIBED or key not in sets):
+                sets.setdefault(key, []).append((sign, word))
+    # signs are relative to the word that the set is named after
+    return tuple(AliasSet(tuple((sign * words[0][0], word) for sign, word in words)) for words in sets.values())

@@ -18,6 +18,7 @@ from pipeline.design.names import (
     TEST_F1,
     TRAIN_SECONDS,
 )
+from pipeline.shown import markdown_cell
 
 TIME = TRAIN_SECONDS
 RATE = IMAGES_PER_SECOND
@@ -156,15 +157,11 @@ def summary_markdown(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> st
     """All tables as Markdown, for the parent run's description."""
     sections = []
     for (model, dataset), rows in by_pair.items():
-        lines = [f"### {_escaped(model)} on {_escaped(dataset)}", "", "| " + " | ".join(HEADINGS) + " |"]
+        lines = [f"### {markdown_cell(model)} on {markdown_cell(dataset)}", "", "| " + " | ".join(HEADINGS) + " |"]
         lines.append("|" + "|".join([" --- ", *([" ---: "] * (len(HEADINGS) - 1))]) + "|")
-        lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
+        lines += ["| " + " | ".join(map(markdown_cell, cells(row))) + " |" for row in rows]
         sections.append("\n".join(lines))
     return "\n\n".join(sections)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def aggregates(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> dict[str, float]:

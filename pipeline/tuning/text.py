@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.shown import markdown_cell
 from pipeline.tuning.confirmation import Measurement, ranked
 from pipeline.tuning.objective import Quantity
 from pipeline.tuning.result import BETTER, TIE, WORSE, TuningResult, fields, ga_sentence, measured
@@ -126,7 +127,7 @@ def tuning_markdown(outcome: TuningResult) -> str:
 
 def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     made = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    return "\n".join([*made, *("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)])
+    return "\n".join([*made, *("| " + " | ".join(markdown_cell(cell) for cell in line) + " |" for line in lines)])
 
 
 def show_tuning(outcome: TuningResult) -> None:

@@ -51,7 +51,7 @@ def test_averages_of_different_groups_are_not_compared():
         "A: m2/d2; only in B: m3/d2.",
     ]
     each = len(found.effects.query("model == 'm1' and dataset == 'all'"))
-    assert all(note.startswith(f"{each} effects over `all` are averages of different groups") for note in notes)
+    assert all(note.startswith(f"{each} effects over 'all' are averages of different groups") for note in notes)
     assert json.loads(found.to_json())["notes"] == list(found.notes)
     assert found.notes[0] in found.to_markdown()
 

@@ -1,11 +1,12 @@
 """Which questions are asked of a study's cells."""
 
+import time
 from itertools import product
 
 import numpy as np
 import pytest
 
-from pipeline.analysis.contrasts import aliases_of, build_contrasts, label
+from pipeline.analysis.contrasts import aliases_of, build_contrasts, highest_order, label, left_out
 from pipeline.analysis.frame import Factor
 from pipeline.design.factorial import fractional
 
@@ -59,3 +60,27 @@ def test_a_regular_fraction_has_one_contrast_per_alias_set():
 
 def test_cells_are_named_as_runs_are():
     assert [label(cell, PAIR) for cell in CELLS] == ["baseline", "amp", "ga", "ga+amp"]
+
+
+def test_many_techniques_have_main_effects_and_interactions_of_two_within_moments():
+    names = [f"t{i}" for i in range(22)]
+    factors = [Factor(name, ("on",)) for name in names]
+    screening = [tuple("on" if row[name] else "off" for name in names) for row in fractional(names)]
+    once = [tuple("on" if i == on else "off" for i in range(22)) for on in range(-1, 22)]
+    for cells in (screening, once):
+        began = time.perf_counter()
+        found = build_contrasts(cells, cells, factors)
+        assert time.perf_counter() - began < 5
+        assert {c.term for c in found if c.kind == "main"} == set(names)
+        assert max(len(c.techniques) for c in found if c.kind == "interaction") == 2
+    (first,) = [c for c in found if c.term == "t0" and c.kind == "main"]
+    assert first.note == f"averaged over 1 of {2**21} settings; no data for {2**22 - 23} cells"
+
+
+def test_what_is_left_out_of_many_techniques_is_said():
+    def factors(number):
+        return [Factor(f"t{i}", ("on",)) for i in range(number)]
+
+    assert [highest_order(factors(k)) for k in (1, 8, 9, 10, 12, 22, 40)] == [1, 8, 5, 4, 3, 2, 2]
+    assert left_out(factors(8)) == ""
+    assert left_out(factors(22)) == "22 techniques: interactions of more than 2 of them are left out."

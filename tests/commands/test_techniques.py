@@ -42,7 +42,7 @@ def test_one_line_for_each_where_nobody_looks(listed: Callable[..., str]) -> Non
 
 def test_a_drawn_table_on_a_terminal(listed: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "250")
-    monkeypatch.setattr(techniques, "sys", type("System", (), {"stdout": type("Out", (), {"isatty": lambda: True})}))
+    monkeypatch.setattr("pipeline.streams.ControlStream.isatty", lambda _: True)
     shown = listed()
     assert "━" in shown and "| ---" not in shown
     for name, technique in TECHNIQUES.items():

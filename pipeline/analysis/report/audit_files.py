@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.analysis.paper.audit import Audit
 from pipeline.analysis.report.audit_figures import draw_question
 from pipeline.analysis.report.drawing import Drawing
-from pipeline.analysis.report.render import audit_markdown
+from pipeline.analysis.report.render import audit_markdown, csv_text
 
 
 def draw_questions(audit: Audit) -> list[Drawing]:
@@ -35,11 +35,11 @@ def audit_texts(audit: Audit, document: dict[str, Any], drawings: Sequence[Drawi
     claims = [{k: v for k, v in asdict(check).items() if k != "ours"} for check in audit.findings]
     texts = {
         "audit.md": audit_markdown(document),
-        "audit_claims.csv": pd.DataFrame(claims).to_csv(index=False),
+        "audit_claims.csv": csv_text(pd.DataFrame(claims)),
     }
     for question in audit.questions:
         if question.table:
-            texts[f"audit_{question.key.lower()}.csv"] = pd.DataFrame(question.table).to_csv(index=False)
+            texts[f"audit_{question.key.lower()}.csv"] = csv_text(pd.DataFrame(question.table))
     return texts | {f"audit_{d.key.removeprefix('audit-')}.svg": _standalone(d.svg) for d in drawings}
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.analysis.report.audit_files import audit_texts, draw_questions
 from pipeline.analysis.report.document import report_document
-from pipeline.analysis.report.drawing import own_style
+from pipeline.analysis.report.drawing import Drawing, own_style
 from pipeline.analysis.report.figures import draw_figures
-from pipeline.analysis.report.render import report_html, report_markdown
+from pipeline.analysis.report.render import csv_text, report_html, report_markdown
 from pipeline.analysis.report.report import Report
+from pipeline.errors import first_line
 from pipeline.paths import write_atomically
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
+def write_report(report: Report, folder: Path, failed: Callable[[str], None] = lambda _: None) -> list[Path]:
     """Writes report.html, report.md, report.json, runs.csv and effects.csv, and the audit's files where there is one.
 
     Args:
         report: The report.
         folder: Where the files go; made if it is not there.
+        failed: Told, in a line, what could not be drawn; everything else is written all the same.
 
     Returns:
         The files written.
@@ -29,15 +32,13 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     document = report_document(report)
-    with own_style():
-        drawings = draw_figures(report)
-        questions = draw_questions(report.audit) if report.audit is not None else []
+    drawings, questions = _drawn(report, failed)
     files = {
-        "report.html": report_html(report, document, drawings, questions),
         "report.md": report_markdown(report, document),
         "report.json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "runs.csv": report.study.runs.to_csv(index=False),
-        "effects.csv": report.effects.table.to_csv(index=False),
+        "runs.csv": csv_text(report.study.runs),
+        "effects.csv": csv_text(report.effects.table),
+        "report.html": report_html(report, document, drawings, questions),
     }
     if report.audit is not None:
         files |= audit_texts(report.audit, document["audit"], questions)
@@ -47,3 +48,13 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         write_atomically(path, content)
         written.append(path)
     return written
+
+
+def _drawn(report: Report, failed: Callable[[str], None]) -> tuple[list[Drawing], list[Drawing]]:
+    """Draws the report's figures and the audit's; the numbers do not depend on it."""
+    try:
+        with own_style():
+            return draw_figures(report, failed), draw_questions(report.audit) if report.audit is not None else []
+    except Exception as error:
+        failed(f"{type(error).__name__}: {first_line(error)}")
+        return [], []

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -17,16 +18,33 @@ from pipeline.analysis.report.headlines import VERDICT_WORDS, headlines, machine
 from pipeline.analysis.report.report import Report
 from pipeline.analysis.responses import BY_NAME
 from pipeline.design.names import BUDGET_PHASES
+from pipeline.shown import printable, printable_lines, spreadsheet_cell
 
 # Shares of what a device could reach -> the columns' titles.
 LIMITS = {"of_achieved": "of achieved peak", "of_peak": "of data sheet"}
 MAX_TABLE_ROWS = 240  # of a table in the page; the CSV files have every row
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|<>#$])")
 
 
 def markdown_text(value: object) -> str:
     """Escapes text for Markdown, inside tables too."""
-    return _MARKDOWN.sub(r"\\\1", str(value).replace("\r", " ").replace("\n", " "))
+    return _MARKDOWN.sub(r"\\\1", printable(str(value).replace("\r", " ").replace("\n", " ")))
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """Writes a table as CSV in which no text is a formula for a spreadsheet, or acts on a terminal."""
+    plain = frame.copy()
+    for place, kind in enumerate(plain.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            plain.isetitem(place, plain.iloc[:, place].map(_csv_cell))
+    return plain.set_axis([_csv_cell(name) for name in plain.columns], axis=1).to_csv(index=False)
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):  # a parameter's number is text in the store
+        return value
+    return spreadsheet_cell(printable(value))
 
 
 def number_text(value: Any, digits: int = 3) -> str:
@@ -70,6 +88,11 @@ def p_text(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def _shown(value: Any) -> Any:
+    """What a template shows; `Markup` is ours, or has been escaped."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else printable_lines(value)
+
+
 def _environment(autoescape: bool) -> Environment:
     env = Environment(
         loader=PackageLoader("pipeline.analysis.report"),
@@ -77,6 +100,7 @@ def _environment(autoescape: bool) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     env.filters |= {
         "number": number_text,

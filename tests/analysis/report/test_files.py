@@ -1,10 +1,14 @@
 """The files of a report."""
 
+import csv
+import re
+
 import matplotlib
 import pandas as pd
 
 from pipeline.analysis.effects import COLUMNS
 from pipeline.analysis.report.files import write_report
+from tests.support.planted import planted
 from tests.support.reports import report_of
 
 
@@ -23,3 +27,33 @@ def test_equal_data_give_equal_bytes_in_whatever_style(written, tmp_path):
         files = write_report(report_of(built.study, paper=True), tmp_path)
     for path in files:
         assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+
+
+def test_no_text_in_a_table_is_a_formula_and_numbers_stay_numbers(tmp_path):
+    study = planted(blocks=3)
+    study.runs["tags.ablate.error"] = "=cmd|' /C calc'!A0"
+    study.runs["tags.env.hostname"] = "\x1b[2J@host"
+    study.runs["params.=x"] = "-0.5"
+    study.runs["metrics.test/accuracy"] = -0.25
+    write_report(report_of(study), tmp_path)
+    for path in tmp_path.glob("*.csv"):
+        rows = list(csv.reader(path.open(newline="")))
+        cells = [cell for row in rows for cell in row]
+        assert not [c for c in cells if c.startswith(("=", "+", "-", "@")) and not re.fullmatch(r"-?[\d.e-]+", c)]
+        assert "\x1b" not in path.read_text()
+    assert "'=cmd|' /C calc'!A0" in set(pd.read_csv(tmp_path / "runs.csv")["tags.ablate.error"])
+
+
+def test_without_figures_the_numbers_are_written_all_the_same(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no backend\nmore")
+
+    report, failed = report_of(planted(blocks=2)), []
+    monkeypatch.setattr("pipeline.analysis.report.figures.pareto", broken)
+    write_report(report, tmp_path / "one", failed.append)
+    assert failed == ["figure of accuracy against time: RuntimeError: no backend"]
+    assert "<svg" in (tmp_path / "one" / "report.html").read_text()
+    monkeypatch.setattr("pipeline.analysis.report.files.own_style", broken)
+    names = {path.name for path in write_report(report, tmp_path / "none", failed.append)}
+    assert names == {"report.html", "report.md", "report.json", "runs.csv", "effects.csv"}
+    assert failed[1:] == ["RuntimeError: no backend"]
