@@ -6,9 +6,13 @@ import contextlib
 import ctypes
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from pipeline.import_path import path_environment
+
+# a socket's path has 107 bytes (sun_path of unix(7)), multiprocessing's end in /pymp-........./listener-.........
+LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
 
 # What ends a process unless it is handled, and can be: of people, terminals, batch systems and limits.
 ENDING_SIGNALS = tuple(
@@ -25,6 +29,15 @@ def leave_signals_to_parent() -> None:
     """Ignores what would end this process: a terminal or a batch system tells a whole group, and the parent decides."""
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def socket_path_excess() -> int:
+    """By how many bytes the paths of multiprocessing's sockets in the temporary folder are too long; at most 0 if not.
+
+    Raises:
+        OSError: there is no folder for temporary files.
+    """
+    return len(os.fsencode(tempfile.gettempdir())) - LONGEST_TEMPORARY_FOLDER
 
 
 def process_environment() -> dict[str, str]:

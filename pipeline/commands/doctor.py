@@ -8,28 +8,19 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import nvml
 from pipeline.children import run_python
+from pipeline.commands import host_checks
 from pipeline.commands.command_options import DoctorOptions
+from pipeline.commands.host_checks import Check
 from pipeline.design import requirements
-from pipeline.errors import AblateError
+from pipeline.errors import AblateError, first_line
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 MIN_FREE_GIB = 2.0
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line: `status` is ok, warn or fail."""
-
-    name: str
-    status: str
-    detail: str
-    remedy: str = ""
 
 
 def run_doctor(options: DoctorOptions) -> int:
@@ -65,7 +56,13 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
         "compiler": _compiler,
         "gpus": _gpus,
         "locked memory": _locked_memory,
+        "shared memory": host_checks.shared_memory,
+        "open files": host_checks.open_files,
         "cpu load": _cpu_load,
+        "temporary folder": host_checks.temporary_folder,
+        "home folder": host_checks.home_folder,
+        "locale": host_checks.text_encoding,
+        "state folder": lambda: host_checks.state_folder(STATE_DIR),
         "disk": lambda: _disk(STATE_DIR),
         "data": lambda: _data(data_dir),
         "tracking store": lambda: _store(tracking_uri),
@@ -76,7 +73,7 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
         except AblateError as error:  # names itself what to do
             found.append(Check(name, "fail", str(error)))
         except Exception as error:
-            found.append(Check(name, "fail", f"{type(error).__name__}: {error}"))
+            found.append(Check(name, "fail", f"{type(error).__name__}: {first_line(error)}"))
     return found
 
 

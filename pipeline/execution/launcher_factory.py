@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
@@ -11,6 +12,7 @@ from pipeline.design.options import LauncherOptions
 from pipeline.design.spec import Device
 from pipeline.errors import not_allowed
 from pipeline.execution.launcher import Launcher
+from pipeline.host import LONGEST_TEMPORARY_FOLDER, socket_path_excess
 
 
 class _Common(TypedDict):
@@ -60,6 +62,9 @@ def make_launcher(
     from pipeline.execution.local.launcher import LocalLauncher
     from pipeline.paths import default_data_dir
 
+    if socket_path_excess() > 0:  # the fork server listens there
+        allowed = f"a folder whose path has at most {LONGEST_TEMPORARY_FOLDER} characters (of sockets in it 107)"
+        raise not_allowed("TMPDIR", tempfile.gettempdir(), allowed)
     gpus = [gpu.uuid for gpu in nvml.gpus()] if device == "cuda" else []
     if gpus and nproc > len(gpus):
         raise not_allowed("--nproc", nproc, f"at most one process per GPU, of which {len(gpus)} are visible")
