@@ -23,7 +23,8 @@ settings.load_profile("ablate")
 
 _HOME = tempfile.mkdtemp(prefix="ablate-tests-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-for _name in [name for name in os.environ if name.startswith(SETTINGS)]:
+_OURS = ("ABLATE_FUZZ_SECONDS", "ABLATE_KILLS")  # say how long tests look
+for _name in [name for name in os.environ if name.startswith(SETTINGS) and name not in _OURS]:
     del os.environ[_name]
 # before torch, huggingface_hub and matplotlib are imported: each reads its variables once
 os.environ.update(
@@ -46,7 +47,7 @@ def scope_of(nodeid: str) -> str:
     """What has to run in one process: a file's tests, and those of the one whole grid, share something expensive."""
     path = Path(nodeid.partition("::")[0])
     # each of these makes its own workspace, and some take minutes; those of a GPU wait for imports and first uses
-    if path.parent.name == "faults" or path.name == "test_gpu.py":
+    if path.parent.name == "faults" or path.name in ("test_fuzz.py", "test_gpu.py"):
         return nodeid
     return str(path.parent if path.parent.name == "grid" else path)
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import host
+from pipeline.errors import AblateError
+from pipeline.paths import own_state_dir
 
 SHARED_MEMORY = Path("/dev/shm")
 MIN_SHARED_MIB = 256  # two batches of 128 images of 224 x 224 for each of two workers, and room for them to be made
@@ -74,20 +76,13 @@ def state_folder(folder: Path) -> list[Check]:
         folder: `mlruns`.
     """
     name = "state folder"
-    try:
-        found = folder.stat()
-    except FileNotFoundError:
+    if not folder.exists():
         return [Check(name, "ok", f"{folder} is made by the first grid")]
-    except OSError as error:
-        return [Check(name, "fail", f"{folder}: {error.strerror}", "run in a folder that you may read and write")]
-    if not stat.S_ISDIR(found.st_mode):
-        return [Check(name, "fail", f"{folder} is no folder", "move it away, or run in another folder")]
-    if found.st_uid != os.geteuid():
-        remedy = "run in a folder of your own"
-        return [Check(name, "warn", f"{folder} belongs to user {found.st_uid}, not to {os.geteuid()}", remedy)]
-    if found.st_mode & stat.S_IWOTH:
-        return [Check(name, "warn", f"any user of this machine can write {folder}", f"chmod o-w {folder}")]
-    return [Check(name, "ok", f"{folder}, mode {stat.S_IMODE(found.st_mode):o}")]
+    try:
+        own_state_dir(folder, create=False)
+    except AblateError as error:  # names itself what to do
+        return [Check(name, "fail", str(error))]
+    return [Check(name, "ok", f"{folder}, mode {stat.S_IMODE(folder.stat().st_mode):o}")]
 
 
 def home_folder() -> list[Check]:
