@@ -73,7 +73,7 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
         except AblateError as error:  # names itself what to do
             found.append(Check(name, "fail", str(error)))
         except Exception as error:
-            found.append(Check(name, "fail", f"{type(error).__name__}: {first_line(error)}"))
+            found.append(Check(name, "fail", f"{type(error).__name__}: {first_line(error)}", "see the other checks"))
     return found
 
 

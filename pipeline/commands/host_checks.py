@@ -76,13 +76,18 @@ def state_folder(folder: Path) -> list[Check]:
         folder: `mlruns`.
     """
     name = "state folder"
-    if not folder.exists():
-        return [Check(name, "ok", f"{folder} is made by the first grid")]
     try:
+        found = folder.stat()
         own_state_dir(folder, create=False)
+    except FileNotFoundError:
+        return [Check(name, "ok", f"{folder} is made by the first grid")]
+    except OSError as error:
+        return [Check(name, "fail", f"{folder}: {error.strerror}", "run in a folder that you may read and write")]
     except AblateError as error:  # names itself what to do
         return [Check(name, "fail", str(error))]
-    return [Check(name, "ok", f"{folder}, mode {stat.S_IMODE(folder.stat().st_mode):o}")]
+    if not stat.S_ISDIR(found.st_mode):
+        return [Check(name, "fail", f"{folder} is no folder", "move it away, or run in another folder")]
+    return [Check(name, "ok", f"{folder}, mode {stat.S_IMODE(found.st_mode):o}")]
 
 
 def home_folder() -> list[Check]:
