@@ -10,9 +10,12 @@ from pipeline.shown import printable, redacted
 
 
 class AblateError(Exception):
-    """Base of the errors that end a command with one line on stderr."""
+    """Base of the errors that end a command with one line on stderr; an address in it never shows a password."""
 
     exit_code = 1
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(redacted(text))
 
 
 class InputError(AblateError):

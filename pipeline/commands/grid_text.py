@@ -13,6 +13,7 @@ from pipeline.design.records import OUTCOMES
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
 from pipeline.execution.summary import CellRow
+from pipeline.shown import redacted
 
 Tables = Mapping[tuple[str, str], Sequence[CellRow]]  # (model, data set) -> rows
 
@@ -69,7 +70,7 @@ def _closing_text(session: Session, outcome: GridOutcome) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
     lines = [f"{outcome.cells} cell{'' if outcome.cells == 1 else 's'}: {counts}"]
     lines += not_stored(session.store.problems)
-    uri = session.options.tracking_uri
+    uri = redacted(session.options.tracking_uri or "")
     lines.append("compare the runs: ablate ui" + (f" --tracking-uri {uri}" if uri else ""))
     lines.append(f"effects with intervals: ablate report {session.plan.study.name}")
     return "\n".join(lines)

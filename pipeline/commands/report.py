@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,13 +95,20 @@ def run_report(options: ReportOptions) -> int:
                 put(local.artifact_uri(parent), path, "report")
             else:
                 store.log_artifact(parent, path, "report")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not local:
+            raise OutsideError(_not_logged(folder, error)) from None
+        # whoever may only read the store has the report all the same
+        print(f"ablate: {_not_logged(folder, error)}", file=sys.stderr)
     except Exception as error:  # the artifact stores each have their own
-        raise OutsideError(
-            f"report: written to {os.path.relpath(folder)}, but not logged to the parent run: {first_line(error)}"
-        ) from None
+        raise OutsideError(_not_logged(folder, error)) from None
     if failed:
         raise AblateError(f"report: written to {os.path.relpath(folder)} without {len(failed)} figure(s): {failed[0]}")
     return 0
+
+
+def _not_logged(folder: Path, error: Exception) -> str:
+    return f"report: written to {os.path.relpath(folder)}, but not logged to the parent run: {first_line(error)}"
 
 
 Read = tuple["StudyData", str]

@@ -7,7 +7,7 @@ import json
 from pipeline.commands.command_options import StatusOptions
 from pipeline.commands.output import experiment_of
 from pipeline.paths import STATE_DIR
-from pipeline.tracking.uri import resolve_uri
+from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 STATES = ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending")
 
@@ -25,11 +25,14 @@ def show_status(options: StatusOptions) -> int:
         InputError: no such store or study.
         OutsideError: the store does not answer.
     """
+    from pipeline.tracking import mlflow_sqlite
     from pipeline.tracking.status import status_of
     from pipeline.tracking.study_data import client_of
 
     study = experiment_of(options.study)
-    document = status_of(client_of(resolve_uri(options.tracking_uri), study, STATE_DIR), STATE_DIR)
+    uri = resolve_uri(options.tracking_uri)
+    source = mlflow_sqlite.open_reader(sqlite_file(uri), study) or client_of(uri, study, STATE_DIR)
+    document = status_of(source, STATE_DIR)
     if options.as_json:
         print(json.dumps(document, indent=1))
     else:

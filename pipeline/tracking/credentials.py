@@ -44,10 +44,12 @@ def _without_account(scheme: str, rest: str) -> str:
         outside = rest[len(netloc) :].partition("?")
         goes_on = "@" in outside[0] or "@" in outside[2].partition("#")[2] or _PORT.search(outside[2])
         usable = _HOST.fullmatch(host) is not None and not (user and goes_on)
-        return rest if usable else rest.rpartition("@")[2]
+        return host + rest[len(netloc) :] if usable else rest.rpartition("@")[2]
     account = _ACCOUNT.match(rest)
     rest = rest[account.end() :] if account else rest
     before, mark, query = rest.partition("?")
+    if _PORT.search(query):  # an @ in a query is none of an account, unless a port says so
+        return query.rpartition("@")[2]
     return before.rpartition("@")[2] + mark + query
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import OutsideError, first_line
+from pipeline.errors import OutsideError
 from pipeline.files import reading
 from pipeline.paths import write_atomically
 from pipeline.tracking import journal
 from pipeline.tracking.entries import Entry, Refused
-from pipeline.tracking.mlflow_errors import StoreChangedError
+from pipeline.tracking.mlflow_errors import StoreChangedError, cause
 from pipeline.tracking.refused import keep_refused, remove_refused
 
 BATCH = 500
@@ -188,7 +188,7 @@ class Delivery:
             except StoreChangedError as change:
                 self._note_change(str(change))
             except Exception as error:  # the store is away: MLflow, drivers and sockets each have their own errors
-                self.error = first_line(error)
+                self.error = cause(error)
                 with self._changed:
                     self._changed.notify_all()
                     if not self._stopping:

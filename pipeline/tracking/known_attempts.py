@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pipeline.design.names import FINAL_OUTCOMES
 from pipeline.errors import OutsideError
-from pipeline.shown import redacted
 from pipeline.tracking.attempts import PARENTS, Attempt, History
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.liveness import ENDED, Liveness
+from pipeline.tracking.mlflow_errors import cause
 from pipeline.tracking.mlflow_store import MlflowStore
 
 
@@ -48,7 +48,7 @@ class KnownAttempts:
                 self._store_seen = True
             except Exception as error:  # MLflow, drivers and sockets each have their own
                 if not self._store_seen:
-                    raise OutsideError(f"tracking store {self._uri}: {redacted(str(error).strip())[:300]}") from error
+                    raise OutsideError(f"tracking store {self._uri}: {cause(error)}") from error
         if stored is not None and digest is None:
             self.observe(beat for attempt in stored for beat in attempt.heartbeats)
         return self._history.merge(stored, delivered, digest)

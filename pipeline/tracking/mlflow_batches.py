@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import first_line
-from pipeline.tracking.mlflow_errors import is_missing, is_permanent
+from pipeline.tracking.mlflow_errors import cause, is_missing, is_permanent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,4 +97,4 @@ def _refusal(batch: tuple[list[Any], list[Any], list[Any]], error: Exception) ->
         "params": {param.key: param.value for param in params},
         "tags": {tag.key: tag.value for tag in tags},
     }
-    return Refusal({name: part for name, part in values.items() if part}, first_line(error))
+    return Refusal({name: part for name, part in values.items() if part}, cause(error))

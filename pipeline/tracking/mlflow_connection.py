@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.design.names import KEY_TAG, STORE_TAG
-from pipeline.errors import InputError, OutsideError, first_line
+from pipeline.errors import InputError, OutsideError
 from pipeline.tracking import mlflow_database
 from pipeline.tracking.credentials import without_credentials
-from pipeline.tracking.mlflow_errors import StoreChangedError
+from pipeline.tracking.mlflow_errors import StoreChangedError, cause
 from pipeline.tracking.mlflow_log import log_to_file
 from pipeline.tracking.sqlite_files import is_filled, use_wal
 from pipeline.tracking.uri import sqlite_file
@@ -85,7 +85,7 @@ class MlflowConnection:
         except (InputError, OutsideError):
             raise
         except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
-            raise OutsideError(f"tracking store {without_credentials(self.uri)}: {first_line(error)}") from error
+            raise OutsideError(f"tracking store {without_credentials(self.uri)}: {cause(error)}") from error
 
     def check_file(self) -> None:
         """Sees whether the database is still the file that was opened; others may have deleted or replaced it.
@@ -131,12 +131,13 @@ class MlflowConnection:
         log_to_file()
         database = self._database
         if database is not None:
-            if not create and not database.is_file():
+            if not create and not is_filled(database):
                 raise InputError(
                     f"tracking store {without_credentials(self.uri)}: no such file; allowed: a store with a study in it"
                 )
-            database.parent.mkdir(parents=True, exist_ok=True)
-        with mlflow_database.initialising(database):
+            if create:
+                database.parent.mkdir(parents=True, exist_ok=True)
+        with mlflow_database.initialising(database if create else None):  # who reads needs no folder to write to
             if database is not None and not is_filled(database):
                 if not database.exists():  # of a file that is gone: SQLite would play it into the new one
                     for suffix in ("-wal", "-shm"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.errors import first_line
+
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 # a value that cannot be written, whoever asks; a damaged or locked database is none of these
 _OF_VALUES = ("DataError", "IntegrityError", "UnicodeError", "OverflowError", "TypeError")
@@ -17,6 +19,12 @@ class UndeliverableError(Exception):
 
 class StoreChangedError(Exception):
     """The store is not the one that was opened: lost, replaced, or an older state of it."""
+
+
+def cause(error: BaseException, limit: int = 300) -> str:
+    """Why a store failed, in one line without credentials: what the database said, where one did."""
+    said = next((each.orig for each in _chain(error) if isinstance(getattr(each, "orig", None), Exception)), error)
+    return first_line(said, limit)
 
 
 def is_permanent(error: BaseException) -> bool:

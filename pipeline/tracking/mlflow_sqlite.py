@@ -9,12 +9,16 @@ A test compares what both give.
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pipeline.design.names import KEY_TAG, OUTCOME_TAG, RUNNING_STATE
+from pipeline.tracking.attempts import Attempt, attempt_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +33,12 @@ class SqliteReader:
     Attributes:
         file: The database.
         experiment_id: MLflow's.
+        experiment: Its name.
     """
 
     file: Path
     experiment_id: int
+    experiment: str
 
     def frame(self) -> pd.DataFrame:
         """As `MlflowStore.frame`."""
@@ -75,6 +81,30 @@ class SqliteReader:
         with closing(_connect(self.file)) as connection:
             return dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,)).fetchall())
 
+    def attempts(self) -> list[Attempt]:
+        """As `MlflowStore.attempts`, of all cells."""
+        with closing(_connect(self.file)) as connection:
+            query = (
+                "SELECT run_uuid, status, start_time FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'"
+            )
+            runs = connection.execute(query, (self.experiment_id,)).fetchall()
+            tags: dict[str, dict[str, str]] = {}
+            query = f"SELECT run_uuid, tags.key, tags.value {_OF_RUNS.format(table='tags')}"
+            for run_id, name, value in connection.execute(query, (self.experiment_id,)):
+                tags.setdefault(run_id, {})[name] = str(value)
+        return [
+            attempt_of(
+                tags[run_id][KEY_TAG],
+                tags[run_id],
+                start_time=int(start or 0),
+                parent=tags[run_id].get("mlflow.parentRunId", ""),
+                outcome="" if status == RUNNING_STATE else tags[run_id].get(OUTCOME_TAG) or "failed",
+                run_id=run_id,
+            )
+            for run_id, status, start in runs
+            if KEY_TAG in tags.get(run_id, {})
+        ]
+
     def artifact_uri(self, run_id: str) -> str:
         """Where a run's artifacts are."""
         with closing(_connect(self.file)) as connection:
@@ -108,9 +138,20 @@ def open_reader(file: Path | None, experiment: str) -> SqliteReader | None:
     except sqlite3.Error:
         return None
     # one name in two workspaces: ask the client
-    return SqliteReader(file, int(found[0][0])) if len(found) == 1 else None
+    return SqliteReader(file, int(found[0][0]), experiment) if len(found) == 1 else None
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    """Opens it for reading only."""
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
+    """Opens it for reading only, also where nothing can be written: SQLite wants a file beside it for its log."""
+    address = file.resolve().as_uri()
+    connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=30)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+    except sqlite3.OperationalError:
+        connection.close()
+        log = file.with_name(f"{file.name}-wal")
+        if os.access(file.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+            raise
+        # nobody can write it either, so that it is what the file says
+        connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True, timeout=30)
+    return connection

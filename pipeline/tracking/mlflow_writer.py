@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.design.names import KEY_TAG, KILLED_STATE
-from pipeline.errors import first_line
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.attempts import heartbeats_of
 from pipeline.tracking.entries import Entry, Refused, well_formed
 from pipeline.tracking.liveness import ENDED, is_alive
 from pipeline.tracking.mlflow_batches import Refusal, encodable
-from pipeline.tracking.mlflow_errors import StoreChangedError, UndeliverableError, is_answer, is_missing, is_permanent
+from pipeline.tracking.mlflow_errors import (
+    StoreChangedError,
+    UndeliverableError,
+    cause,
+    is_answer,
+    is_missing,
+    is_permanent,
+)
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.trusted import is_folder_name, readable
 
@@ -137,7 +143,7 @@ class MlflowWriter:
                         time.sleep(pauses.pop(0))
                         continue
                     self._sick.add(key)
-                why = first_line(error)
+                why = cause(error)
             self._store.problems.append(why)
             return [(entry, why) for entry in given]
 

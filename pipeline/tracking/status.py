@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.design.names import CELLS_TAG, STUDY_TAG
 from pipeline.files import reading
 from pipeline.tracking.attempts import Attempt, heartbeats_of
 from pipeline.tracking.liveness import is_alive
-from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.trusted import plan_file
 
 _BEST = ("finished", "oom", "running", "failed", "timeout", "interrupted")
 
 
-def status_of(store: MlflowStore, state_dir: Path) -> dict[str, Any]:
+class StatusSource(Protocol):
+    """Where tries are read: MLflow's client (`MlflowStore`) or the tables of a local store (`SqliteReader`)."""
+
+    @property
+    def experiment(self) -> str:
+        """The experiment's name."""
+        ...
+
+    def attempts(self) -> list[Attempt]:
+        """All tries at cells, and parent runs."""
+        ...
+
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """Tags of a run."""
+        ...
+
+
+def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
     """Counts the cells of the study's youngest grid by their state.
 
     A cell is as far as its best try: finished beats everything, a live try beats older failures. Cells that no
@@ -37,7 +53,7 @@ def status_of(store: MlflowStore, state_dir: Path) -> dict[str, Any]:
     document: dict[str, Any] = {"study": store.experiment, "cells": 0, **counts}
     if parent is None:
         return document
-    tags = store.tags(parent.key)
+    tags = store.tags_of(parent.run_id)
     beats = dict(heartbeats_of(tags))
     digests = _planned(state_dir, parent.key)
     states_of: dict[str, list[str]] = {}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.errors import InputError, OutsideError, first_line
+from pipeline.errors import InputError, OutsideError
 from pipeline.shown import printable, redacted
 from pipeline.tracking import journal
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.entries import Entry
+from pipeline.tracking.mlflow_errors import cause
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.mlflow_writer import MlflowWriter
 from pipeline.tracking.refused import refused_path
@@ -76,7 +77,7 @@ def _deliver(path: Path, store: MlflowStore, state_dir: Path, everything: bool, 
         done.problems.append(f"{path}: {error}")
         return
     except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
-        why = str(error) if isinstance(error, OutsideError) else first_line(error, 200)
+        why = str(error) if isinstance(error, OutsideError) else cause(error, 200)
         prefix = f"tracking store {without_credentials(store.uri)}: "
         try:
             store.prove()

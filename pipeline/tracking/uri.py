@@ -46,6 +46,10 @@ def absolute_uri(uri: str, option: str, schemes: Collection[str], allowed: str) 
     Raises:
         InputError: Another scheme, or SQLite without a file.
     """
+    try:
+        urlsplit(uri)
+    except ValueError:  # half of an IPv6 address
+        raise not_allowed(option, without_credentials(uri), allowed) from None
     scheme = scheme_of(uri)
     if scheme not in schemes:
         raise not_allowed(option, uri, allowed)

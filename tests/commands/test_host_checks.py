@@ -68,7 +68,7 @@ def test_a_low_limit_of_open_files_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert checks.open_files()[0].status == "ok"
 
 
-def test_a_state_folder_of_others_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_state_folder_of_others_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "mlruns"
     assert checks.state_folder(folder)[0].status == "ok"
     folder.mkdir(mode=0o755)

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.errors import InputError, OutsideError, first_line, not_allowed
 from pipeline.import_path import path_environment
+from pipeline.tracking.credentials import without_account
 
 NAMESPACE = b"ablate"
 CONNECT_SECONDS = 5.0  # that the cluster's head may take to answer
@@ -118,7 +119,7 @@ def _check(address: str) -> None:
     """Refuses what Ray would try for minutes, or end the process for."""
     shown = address if address != "auto" else os.environ.get("RAY_ADDRESS", "auto")
     if address != "local":
-        _check_token(shown)
+        _check_token(without_account(shown))
     if shown in ("auto", "local"):
         if shown == "auto" and not _runs_here():
             raise OutsideError(
@@ -128,11 +129,11 @@ def _check(address: str) -> None:
         return
     host, colon, port = shown.rpartition(":")
     if not (host and colon and port.isascii() and port.isdigit() and len(port) <= 5) or "/" in host:
-        raise not_allowed("--address", shown, "auto, local, or HOST:PORT of the cluster's head")
+        raise not_allowed("--address", without_account(shown), "auto, local, or HOST:PORT of the cluster's head")
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise OutsideError(f"Ray at {shown}: {getattr(error, 'strerror', None) or error}") from None
+        raise OutsideError(f"Ray at {without_account(shown)}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _check_token(address: str) -> None:
