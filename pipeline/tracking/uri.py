@@ -49,7 +49,7 @@ def absolute_uri(uri: str, option: str, schemes: Collection[str], allowed: str) 
     try:
         urlsplit(uri)
     except ValueError:  # half of an IPv6 address
-        raise not_allowed(option, without_credentials(uri), allowed) from None
+        raise not_allowed(option, uri, allowed) from None
     scheme = scheme_of(uri)
     if scheme not in schemes:
         raise not_allowed(option, uri, allowed)

@@ -21,7 +21,7 @@ from pipeline.design.records import Artifact, End, Job, Metrics, Record, parse_r
 from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.local import child
-from pipeline.execution.local.process import Child, death, dump_and_stop, stop
+from pipeline.execution.local.process import SERVER_LOST, Child, death, dump_and_stop, stop
 from pipeline.host import oom_kills, process_environment
 
 FLOPS = FLOPS_PER_IMAGE
@@ -133,6 +133,11 @@ class LocalLauncher:
         if log.is_symlink():
             log.unlink()
         payloads = [self.job(spec).model_dump_json() for spec in specs]
+        if not self._checked(payloads, log, note) and not self._checked(payloads, log, note):
+            raise OutsideError(f"preflight: the server that it was forked from was killed, twice; see {log}")
+
+    def _checked(self, payloads: list[str], log: Path, note: Callable[[str], None] | None) -> bool:
+        """Runs the preflight; False when it lost the server that it was forked from, and went with it."""
         with self._closing(Child(self._context, child.check_child, (payloads,), log)) as checking:
             try:
                 while True:
@@ -141,11 +146,13 @@ class LocalLauncher:
                         if note is not None:
                             note(text)
                     elif code == "ok":
-                        return
+                        return True
                     else:
                         raise {2: InputError, 3: OutsideError}.get(code, AblateError)(text)
             except EOFError:
                 checking.wait()
+                if checking.process.exitcode == SERVER_LOST:
+                    return False
                 raise OutsideError(f"preflight ended with {death(checking.process.exitcode)}; see {log}") from None
 
     def launch(self, spec: RunSpec) -> Generator[Record, None, None]:

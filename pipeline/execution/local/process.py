@@ -11,6 +11,10 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import OutsideError
+
+SERVER_LOST = 255  # exit code of a process whose server is gone: nobody knows any more how it ended
+TRIES, PAUSE_SECONDS = 5, 0.1  # to get a process from a server that may be killed meanwhile; longer each time
 GRACE_SECONDS = 3.0  # that an ending worker gets before it is killed, or a killed one to be reaped
 
 
@@ -28,10 +32,29 @@ class Child:
         process: the process.
         pid: its number.
         records: what it sends.
+
+    Raises:
+        OutsideError: no server lives long enough.
     """
 
     def __init__(
         self, context: ForkServerContext, target: Any, arguments: tuple[Any, ...], log: Path, *, waits: bool = False
+    ) -> None:
+        for attempt in range(TRIES):
+            try:
+                self._start(context, target, arguments, log, waits)
+                break
+            except (EOFError, ConnectionError, FileNotFoundError) as error:
+                # the server died after it was seen alive: a new one is started, once the kernel knows of the death.
+                # Should the process be there all the same, it ends now: its lifeline is cut
+                self._close_pipes()
+                if attempt + 1 == TRIES:
+                    raise OutsideError("the server that runs are forked from ends as soon as it is started") from error
+                time.sleep(PAUSE_SECONDS * 2**attempt)
+        self.pid = self.process.pid or 0
+
+    def _start(
+        self, context: ForkServerContext, target: Any, arguments: tuple[Any, ...], log: Path, waits: bool
     ) -> None:
         self.records, sender = context.Pipe(duplex=False)
         watched, self._lifeline = context.Pipe(duplex=False)
@@ -49,7 +72,6 @@ class Child:
             for end in (sender, watched, start_signal):
                 if end is not None:
                     end.close()
-        self.pid = self.process.pid or 0
 
     def send_start(self) -> None:
         """Lets it go on; a process that has died meanwhile is noticed by whoever reads its records."""
@@ -66,6 +88,9 @@ class Child:
         if self.process.is_alive():
             stop(self.process)
         self.process.close()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
         for end in (self._lifeline, self.records, self._start_signal):
             if end is not None:
                 end.close()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.errors import OutsideError
 from pipeline.execution.local.process import Child, death, dump_and_stop, stop
 
 CONTEXT: Any = multiprocessing.get_context("forkserver")
@@ -90,3 +93,29 @@ def test_closing_ends_a_child_that_runs(tmp_path: Path) -> None:
 )
 def test_exit_codes_in_words(code: int | None, words: str) -> None:
     assert death(code) == words
+
+
+@pytest.mark.parametrize("moment", ["seen alive", "at work"])
+def test_a_server_that_is_killed_is_replaced(moment: str, tmp_path: Path) -> None:
+    """It dies after it was seen alive, with the request in its hands; or between two requests."""
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_pid
+    if moment == "seen alive":
+        os.kill(server, signal.SIGSTOP)
+        threading.Timer(0.5, os.kill, (server, signal.SIGKILL)).start()
+    else:
+        os.kill(server, signal.SIGKILL)
+    child = Child(CONTEXT, sleeps, (), tmp_path / "log.txt")
+    assert child.records.recv() == "sleeps"
+    assert forkserver._forkserver._forkserver_pid != server
+    child.close()
+
+
+def test_servers_that_do_not_live_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(_fds: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", refuses)
+    monkeypatch.setattr("pipeline.execution.local.process.PAUSE_SECONDS", 0.0)
+    with pytest.raises(OutsideError, match="the server that runs are forked from"):
+        Child(CONTEXT, sleeps, (), tmp_path / "log.txt")
