@@ -102,7 +102,7 @@ def check_weights(model: nn.Module, epoch: int) -> None:
     Raises:
         DivergedError: a value is infinite or no number; names the first tensor that has one.
     """
-    tensors = dict(model.named_parameters())
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             tensors |= {f"{name}.{key}": value for key, value in module.named_buffers(recurse=False)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -80,7 +82,8 @@ def _try(spec: RunSpec, images: int, classes: int) -> str | None:
             with torch.device(device):
                 model = models.build_model(spec.model, plain, classes).train()
                 outputs = model(torch.zeros(images, 3, plain.image_size, plain.image_size))
-                nn.functional.cross_entropy(outputs, torch.zeros(images, dtype=torch.long)).backward()
+                loss: Any = nn.functional.cross_entropy(outputs, torch.zeros(images, dtype=torch.long))
+                loss.backward()
         except MemoryError:
             return None
         except Exception as error:  # whatever a model raises, the run would raise it too
