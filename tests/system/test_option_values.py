@@ -51,7 +51,7 @@ RARE = [
         "ga=１２",
         "epochs=",
         "epochs=.nan",
-        "~nosuchuser/x",
+        "imagefolder:~nosuchuser/x",
         "sqlite:///../x/\udc80.db",
     ),
     *("postgresql://u:secret@[::1/x", ",", "a,,b", "null", "yes", "{}", "*", "%s", "--"),
@@ -95,9 +95,9 @@ def test_a_value_is_what_it_looks_like_or_refused_in_one_line(
     for value in values:
         base = () if not option and command in BASES else BASES.get(command, ())
         words = [*command.split(), *base, *([option, value] if option else ["--", value, *base[1:]])]
-        began = time.monotonic()
+        began = time.process_time()
         found = ablate_in_process(*words, cwd=tmp_path)
-        took = time.monotonic() - began
+        took = time.process_time() - began  # not the clock: other tests have the processor, too
         told = f"{' '.join(command.split())} {option} {value[:60]!r}: exit {found.code} after {took:.1f} s\n{found.err}"
         assert took < 10, told
         assert "Traceback" not in found.err, told
