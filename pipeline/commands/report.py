@@ -25,6 +25,7 @@ from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_artifacts import artifact_writer
+from pipeline.tracking.mlflow_errors import UndeliverableError
 from pipeline.tracking.study_data import client_of, read_study_data
 from pipeline.tracking.trusted import is_key
 from pipeline.tracking.uri import resolve_uri, sqlite_file
@@ -99,6 +100,11 @@ def run_report(options: ReportOptions) -> int:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not local:
             raise OutsideError(_not_logged(folder, error)) from None
         # whoever may only read the store has the report all the same
+        print(f"ablate: {_not_logged(folder, error)}", file=sys.stderr)
+    except UndeliverableError as error:
+        if not (local and local.artifact_uri(parent).startswith(("file:", "/"))):
+            raise OutsideError(_not_logged(folder, error)) from None
+        # a store that was copied from another folder has its artifacts there still
         print(f"ablate: {_not_logged(folder, error)}", file=sys.stderr)
     except Exception as error:  # the artifact stores each have their own
         raise OutsideError(_not_logged(folder, error)) from None
