@@ -17,7 +17,18 @@ from pipeline.errors import AblateError
 from tests.support.ablate import ROOT, Result, ablate_in_process
 
 SECONDS = 10.0  # for one input
-_WRITES = {"os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.link", "os.symlink"}
+# event -> (which argument is the place, which the descriptor of the folder that it is relative to)
+_WRITES = {
+    "os.mkdir": ((0, 2),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.rename": ((0, 2), (1, 3)),
+}
 _STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "pty.spawn"}
 _NETWORK = {"socket.connect", "socket.getaddrinfo", "socket.bind"}
 _HARMLESS = {"/dev/null", "/dev/tty"}
@@ -95,22 +106,21 @@ class Guard:
             elif writing:
                 self._inside(event, path)
         elif event in _WRITES:
-            self._inside(event, given[1] if event in ("os.link", "os.symlink") else given[0])
-        elif event == "os.rename":
-            self._inside(event, given[0])
-            self._inside(event, given[1])
+            for place, within in _WRITES[event]:
+                self._inside(event, given[place], -1 if within is None else given[within])
         elif event in _STARTS:
             self._refuse(event, given[0])
         elif event in _NETWORK and not str(given[-1]).startswith("/"):
             self._refuse(event, given[1:])
 
-    def _inside(self, event: str, path: Any) -> None:
+    def _inside(self, event: str, path: Any, within: int = -1) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
             return  # a descriptor: its opening was looked at
         place = os.fsdecode(path)
         if place in _HARMLESS or "\0" in place:
             return
-        folder = Path.cwd().joinpath(place).parent.resolve()
+        start = Path.cwd() if within < 0 else Path(f"/proc/self/fd/{within}").resolve()
+        folder = start.joinpath(place).parent.resolve()
         if not f"{folder}{os.sep}".startswith(self._folder):
             self._refuse(event, place)
 

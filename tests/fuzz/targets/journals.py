@@ -34,11 +34,11 @@ def seeds(cache: Path) -> list[bytes]:
     uri = entries[0]["uri"]
     lines = [json.dumps(entry).replace(uri, _URI).encode() for entry in entries]
     keys = {str(entry["kind"]): line for entry, line in zip(entries, lines, strict=True)}
-    head = lines[0]
-    opened = keys["open"]
-    few = [b"\n".join([head, opened, line]) for kind, line in keys.items() if kind != "journal"]
-    stolen = {"kind": "artifact", "key": json.loads(opened)["key"], "path": _SECRET, "folder": "x"}
-    plain = [*few, b"\n".join(lines), b"\n".join([head, opened, json.dumps(stolen).encode()])]
+    parent = next(line for entry, line in zip(entries, lines, strict=True) if entry["kind"] == "open")
+    head = [lines[0], parent, keys["open"]]
+    few = [b"\n".join([*head, line]) for kind, line in keys.items() if kind != "journal"]
+    stolen = {"kind": "artifact", "key": json.loads(parent)["key"], "path": _SECRET, "folder": "x"}
+    plain = [*few, b"\n".join(lines), b"\n".join([*head, json.dumps(stolen).encode()])]
     return [*plain, *(WHOLE + text for text in plain)]
 
 
