@@ -86,7 +86,9 @@ def tuning(cache: Path) -> Path:
             models="test_resnet", datasets="digits", study="quickstart", device="cpu", storage=f"sqlite:///{database}"
         )
         setup = prepare_tuning(_tuning_of(options, "test_resnet", "digits"))
-        study = open_study(setup.storage, setup.name, setup.objective.directions, None, lock=folder / "lock")
+        study = open_study(
+            setup.storage, setup.name, setup.identity, setup.objective.directions, None, lock=folder / "lock"
+        )
         study.set_user_attr(IDENTITY_ATTRIBUTE, setup.identity)
         ledger = make_ledger(setup.space, folder, 4, study=study)
         search(Device(), ledger)

@@ -50,7 +50,7 @@ def test_a_database_of_another_program_gets_no_tables_of_optuna(tmp_path: Path) 
 
 
 def test_a_study_of_ours_is_opened_again_and_made_anew(tmp_path: Path) -> None:
-    arguments: Any = (f"sqlite:///{tmp_path}/o.db", "x")
+    arguments = (f"sqlite:///{tmp_path}/o.db", "x")
     lock = tmp_path / "lock"
     open_study(*arguments, "one", ["maximize"], None, lock=lock).ask()
     assert len(open_study(*arguments, "one", ["maximize"], None, lock=lock).trials) == 1

@@ -8,10 +8,10 @@ import zlib
 from pathlib import Path
 from typing import cast
 
-from pipeline.tracking.delivery import replay
 from pipeline.tracking.journal import read_entries, valid_end
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.mlflow_writer import MlflowWriter
+from pipeline.tracking.replay import replay
 from tests.fuzz import templates
 from tests.fuzz.checks import Guard, Violation, command, preload
 from tests.support.stores import MemoryStore
