@@ -99,7 +99,12 @@ def ways_around(tree: ast.AST) -> list[str]:
 
 
 def test_the_reader_sees_the_ways_around() -> None:
-    calls = ("open(a, 'w')", "path.open('ab')", "a.open(mode='x')", "os.open(a, os.O_RDWR | os.O_CREAT)")
+    calls: tuple[str, ...] = (
+        "open(a, 'w')",
+        "path.open('ab')",
+        "a.open(mode='x')",
+        "os.open(a, os.O_RDWR | os.O_CREAT)",
+    )
     calls += ("a.write_text(b)", "shutil.copyfile(a, b)", "np.save(a)", "tempfile.NamedTemporaryFile()")
     for call in calls:
         assert ways_around(ast.parse(call)), call

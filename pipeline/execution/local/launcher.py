@@ -292,6 +292,8 @@ def _kept(name: str) -> dict[str, str]:
 def _dead(worker: Child, by_oom_killer: bool) -> End:
     """The last record of a worker that died without one."""
     code = worker.process.exitcode
-    if by_oom_killer and code == -signal.SIGKILL:
+    if by_oom_killer and code in (-signal.SIGKILL, SERVER_LOST):
         return End(time=time.time(), outcome="oom", error="killed by the kernel's out-of-memory killer")
+    if code == SERVER_LOST:  # and the worker with it: nothing is known against the run
+        return End(time=time.time(), outcome="interrupted", error="the server that it was forked from was killed")
     return End(time=time.time(), outcome="failed", error=f"worker ended with {death(code)}")

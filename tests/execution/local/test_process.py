@@ -99,7 +99,8 @@ def test_exit_codes_in_words(code: int | None, words: str) -> None:
 def test_a_server_that_is_killed_is_replaced(moment: str, tmp_path: Path) -> None:
     """It dies after it was seen alive, with the request in its hands; or between two requests."""
     forkserver.ensure_running()
-    server = forkserver._forkserver._forkserver_pid
+    servers: Any = forkserver._forkserver
+    server = servers._forkserver_pid
     if moment == "seen alive":
         os.kill(server, signal.SIGSTOP)
         threading.Timer(0.5, os.kill, (server, signal.SIGKILL)).start()
@@ -107,7 +108,7 @@ def test_a_server_that_is_killed_is_replaced(moment: str, tmp_path: Path) -> Non
         os.kill(server, signal.SIGKILL)
     child = Child(CONTEXT, sleeps, (), tmp_path / "log.txt")
     assert child.records.recv() == "sleeps"
-    assert forkserver._forkserver._forkserver_pid != server
+    assert servers._forkserver_pid != server
     child.close()
 
 
