@@ -23,8 +23,8 @@ class StoreChangedError(Exception):
 
 def cause(error: BaseException, limit: int = 300) -> str:
     """Why a store failed, in one line without credentials: what the database said, where one did."""
-    said = next((each.orig for each in _chain(error) if isinstance(getattr(each, "orig", None), Exception)), error)
-    return first_line(said, limit)
+    drivers = (getattr(each, "orig", None) for each in _chain(error))
+    return first_line(next((said for said in drivers if isinstance(said, Exception)), error), limit)
 
 
 def is_permanent(error: BaseException) -> bool:

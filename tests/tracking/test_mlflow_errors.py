@@ -9,7 +9,7 @@ import sqlalchemy.exc as sa
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, INTERNAL_ERROR, INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 
-from pipeline.tracking.mlflow_errors import is_answer, is_missing, is_permanent
+from pipeline.tracking.mlflow_errors import cause, is_answer, is_missing, is_permanent
 
 
 def caused(code: int, cause: Exception) -> MlflowException:
@@ -48,3 +48,11 @@ def test_for_good_or_for_now(error: Exception, permanent: bool, answer: bool) ->
 def test_what_is_missing() -> None:
     assert is_missing(RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no run"}))
     assert not is_missing(ValueError("no run"))
+
+
+def test_what_the_database_said_is_the_cause() -> None:
+    text = "(raised as a result of Query-invoked autoflush)\n(sqlite3.OperationalError) database is locked"
+    error = caused(TEMPORARILY_UNAVAILABLE, of_sqlite(sa.OperationalError, "database is locked"))
+    error.args = (text,)
+    assert cause(error) == "database is locked"
+    assert cause(ValueError("one\ntwo")) == "one"
