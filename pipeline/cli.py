@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from pipeline import __version__, streams
-from pipeline.commands import calls, command_options
+from pipeline.commands import calls, command_options, crash_log
 from pipeline.design import options as run_options
 from pipeline.design import scalars
 from pipeline.errors import AblateError
@@ -293,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     # The imports, and the runs that are read, are a million objects that nearly all stay: with the interpreter's 700,
     # going through them again and again is a quarter of a short command's time.
     gc.set_threshold(50_000, 20, 20)
-    with streams.guarded() as shown, calls.stoppable():
+    with streams.guarded() as shown, calls.stoppable(), crash_log.kept():
         code = shown.settled(_ended(arguments, shown))
     sys.exit(code)
 
@@ -310,6 +310,8 @@ def _ended(arguments: list[str] | None, shown: streams.Streams) -> int:
         return _failed(str(error), error.exit_code)
     except OSError as error:
         return _failed(f"{error.filename or 'system'}: {error.strerror or error}", 3)
+    except Exception as error:
+        return _failed(crash_log.told(error), 1)
     return code if isinstance(code, int) else 0
 
 

@@ -20,7 +20,7 @@ _NARROWEST, _WIDEST = 40, 400
 class ShownConsole(Console):
     """A console that takes no markup from text, and lets no control character of it pass."""
 
-    def render_str(self, text: str, **settings: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **settings: Any) -> Text:
         """Makes text of a string: what would be markup is shown, what would act on a terminal is escaped."""
         return super().render_str(redacted(printable_lines(text)), **{**settings, "emoji": False, "markup": False})
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from pipeline.design.names import EPOCH_RATE, TRAIN_LOSS
 from pipeline.design.plan import PlannedRun
@@ -117,9 +117,9 @@ class LiveDisplay(PlainDisplay):
         self._live.start()
         # what others print meanwhile comes above the display, through Rich, which would obey control sequences in it
         if isinstance(sys.stdout, FileProxy):
-            sys.stdout = Screen(Sink(sys.stdout, 1))
+            sys.stdout = Screen(Sink(cast(TextIO, sys.stdout), 1))
         if isinstance(sys.stderr, FileProxy):
-            sys.stderr = Screen(Sink(sys.stderr, 2))
+            sys.stderr = Screen(Sink(cast(TextIO, sys.stderr), 2))
 
     def line(self, text: str) -> None:
         """Prints above the display."""

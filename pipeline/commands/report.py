@@ -8,7 +8,6 @@ import json
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import host
 from pipeline.children import process_context
+from pipeline.commands import crash_log
 from pipeline.commands.command_options import ReportOptions
 from pipeline.commands.output import experiment_of
 from pipeline.design.names import KEY_TAG
@@ -184,8 +184,7 @@ def _serve(
     except AblateError as error:
         connection.send(error)
     except Exception as error:
-        traceback.print_exc()
-        connection.send(AblateError(f"report: {type(error).__name__}: {error}"))
+        connection.send(AblateError(f"report: {crash_log.told(error)}"))
 
 
 def _write(study: StudyData, request: ReportRequest) -> tuple[list[Path], list[str], list[str]]:

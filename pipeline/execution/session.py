@@ -20,8 +20,9 @@ from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.interrupt import interruptible
 from pipeline.execution.launcher_factory import make_launcher
 from pipeline.execution.listener import GridOutcome, Listener
-from pipeline.execution.threads import Background
+from pipeline.execution.threads import Background, told_if_long
 from pipeline.paths import STATE_DIR, own_state_dir
+from pipeline.shown import redacted
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.uri import resolve_uri
 
@@ -129,11 +130,15 @@ class Session:
 
     def _prepare(self) -> None:
         """Starts the launcher, has it check what will run, and connects to the store."""
-        self.launcher.start()
+        tell = self.listener.preparing
+        with told_if_long(tell, f"the {self.options.launcher} launcher to start"):
+            self.launcher.start()
         imported = Background(self.store.load_library)
-        self.launcher.preflight(distinct(self.plan), self.listener.preparing)
+        with told_if_long(tell, "the check of data, models and devices"):
+            self.launcher.preflight(distinct(self.plan), tell)
         imported.result()
-        self.store.connect()  # only now: bad input leaves no store behind
+        with told_if_long(tell, f"the tracking store to answer ({redacted(self.store.uri)})"):
+            self.store.connect()  # only now: bad input leaves no store behind
 
     def _controller(self) -> Controller:
         """Makes recorder and controller, and delivers what dead controllers left."""

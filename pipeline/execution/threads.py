@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 _TURN_SECONDS = 0.2
+LONG_SECONDS = 5.0  # after which people want to know what is waited for
 
 
 def join(*threads: threading.Thread) -> None:
@@ -18,6 +20,23 @@ def join(*threads: threading.Thread) -> None:
     for thread in threads:
         while thread.is_alive():
             thread.join(_TURN_SECONDS)
+
+
+@contextmanager
+def told_if_long(tell: Callable[[str], None], what: str) -> Iterator[None]:
+    """Says what is waited for, once that has taken long.
+
+    Args:
+        tell: is given the line.
+        what: is waited for.
+    """
+    timer = threading.Timer(LONG_SECONDS, tell, (f"waiting for {what}",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Background(Generic[Value]):

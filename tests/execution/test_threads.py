@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from pipeline.execution.threads import Background, join
+from pipeline.execution.threads import Background, join, told_if_long
 
 
 def test_join_waits_for_all_and_lets_signal_handlers_run() -> None:
@@ -41,3 +42,13 @@ def test_what_a_background_function_raises_is_raised_where_it_is_asked() -> None
     call.wait()
     with pytest.raises(SystemExit, match="stopped"):
         call.result()
+
+
+def test_what_takes_long_is_told_and_what_does_not_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.execution.threads.LONG_SECONDS", 0.05)
+    told: list[str] = []
+    with told_if_long(told.append, "nothing"):
+        pass
+    with told_if_long(told.append, "the store"):
+        time.sleep(0.3)
+    assert told == ["waiting for the store"]

@@ -37,7 +37,7 @@ def csv_text(frame: pd.DataFrame) -> str:
     plain = frame.copy()
     for place, kind in enumerate(plain.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
-            plain.isetitem(place, plain.iloc[:, place].map(_csv_cell))
+            plain.isetitem(place, plain.iloc[:, place].map(_csv_cell).to_numpy(dtype=object))
     return plain.set_axis([_csv_cell(name) for name in plain.columns], axis=1).to_csv(index=False)
 
 

@@ -241,6 +241,7 @@ class LocalLauncher:
         """Yields records up to the last one, which is the generator's return value; None when it never came."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
+            worker.cap_log()
             if self._cancelled:
                 stop(worker.process)
                 return End(time=time.time(), outcome="interrupted", error="cancelled")

@@ -15,6 +15,7 @@ from pipeline.errors import OutsideError
 
 SERVER_LOST = 255  # exit code of a process whose server is gone: nobody knows any more how it ended
 TRIES, PAUSE_SECONDS = 5, 0.1  # to get a process from a server that may be killed meanwhile; longer each time
+CHILD_LOG_BYTES = 64 * 2**20  # of one run's log, which a library may fill with a line for each batch
 GRACE_SECONDS = 3.0  # that an ending worker gets before it is killed, or a killed one to be reaped
 
 
@@ -40,6 +41,7 @@ class Child:
     def __init__(
         self, context: ForkServerContext, target: Any, arguments: tuple[Any, ...], log: Path, *, waits: bool = False
     ) -> None:
+        self._log = log
         for attempt in range(TRIES):
             try:
                 self._start(context, target, arguments, log, waits)
@@ -78,6 +80,12 @@ class Child:
         if self._start_signal is not None:
             with suppress(OSError):
                 self._start_signal.send_bytes(b"go")
+
+    def cap_log(self) -> None:
+        """Lets a log that has grown too long begin anew; the child opens it for appending."""
+        with suppress(OSError):
+            if self._log.stat().st_size > CHILD_LOG_BYTES:
+                os.truncate(self._log, 0)
 
     def wait(self) -> None:
         """Gives it a moment to end by itself."""

@@ -48,6 +48,17 @@ def sleeping(tmp_path: Path) -> Iterator[Child]:
     child.close()
 
 
+def test_a_log_that_grows_too_long_begins_anew(
+    sleeping: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.execution.local.process.CHILD_LOG_BYTES", 10)
+    log = tmp_path / "log.txt"
+    for text, left in (("short", "short"), ("x" * 11, "")):
+        log.write_text(text)
+        sleeping.cap_log()
+        assert log.read_text() == left
+
+
 def test_a_child_waits_for_its_start_signal(tmp_path: Path) -> None:
     child = Child(CONTEXT, waits, ("ready",), tmp_path / "log.txt", waits=True)
     assert child.records.recv() == "ready"
