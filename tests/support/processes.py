@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,15 +188,32 @@ def working_in(folder: Path) -> list[int]:
 
 def workers(folder: Path) -> list[int]:
     """Workers of an `ablate` that runs in `folder`: forked from the fork server, each leads its own session."""
-    found = []
+    return [pid for pid, session in _forked(folder) if session == pid]
+
+
+def fork_servers(folder: Path) -> list[int]:
+    """Fork servers of an `ablate` that runs in `folder`; a worker that has not got its own session yet is one, too."""
+    return [pid for pid, session in _forked(folder) if session != pid]
+
+
+def _forked(folder: Path) -> Iterator[tuple[int, int]]:
     for pid in working_in(folder):
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
             session = os.getsid(pid)
         except OSError:
             continue
-        if b"forkserver" in command and session == pid:
-            found.append(pid)
+        if b"forkserver" in command:
+            yield pid, session
+
+
+def marked(text: str) -> list[int]:
+    """Processes whose environment holds a text, zombies left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and text.encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
     return found
 
 

@@ -3,40 +3,176 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
 import signal
 import statistics
 import subprocess
 import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from pipeline.design.study import Study, load_study
 from pipeline.errors import InputError
-from tests.support.ablate import ROOT, ended
-from tests.support.processes import Row, Workspace, assert_once, kill, lines_of, rows_of, until, working_in
+from tests.support.ablate import ROOT, Result, ended
+from tests.support.processes import (
+    Row,
+    Workspace,
+    assert_once,
+    fork_servers,
+    kill,
+    lines_of,
+    marked,
+    rows_of,
+    until,
+    workers,
+    working_in,
+)
 from tests.support.servers import Proxy, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUNDS = 16
+KILLS = int(os.environ.get("ABLATE_KILLS", "12"))
+PARENT_KILLS = 10
+VICTIMS = ("parent", "fork server", "fork server", "worker", "worker", "tracking server")
 SHORT = ("--set", "max_train_samples=128", "--set", "max_test_samples=100", "--set", "epochs=1")
 
 
+@dataclass
+class Storm:
+    """A grid on a tracking server; parent, fork server, workers and server are killed and started again.
+
+    Args:
+        place: where the grid runs.
+        server: its store.
+        words: of the command, the same at every start.
+        rng: decides who is killed, and when.
+
+    Attributes:
+        cells: of the grid.
+        late: kills when all cells were finished.
+        kills: who was killed, how often.
+        ends: exit codes of parents that were not killed.
+        lines: what those said last.
+    """
+
+    place: Workspace
+    server: Server
+    words: tuple[str, ...]
+    rng: random.Random
+    cells: int = 60
+    late: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    ends: Counter[int] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+
+    def rage(self, kills: int) -> None:
+        """Kills so often, and waits until nothing of it is left."""
+        process = self._start()
+        while (done := self.kills.total()) < kills:
+            # where the cells would be through before the kills are, kills come faster, and none that takes long
+            ahead = self._finished() * kills > self.cells * done
+            time.sleep(self.rng.uniform(0.0, 0.3 if ahead else 2.0))
+            if process.poll() is not None:
+                self._note(ended(process))
+                process = self._start()
+                continue
+            victims = ("parent", "fork server", "worker") if ahead else VICTIMS
+            victim = self.rng.choice(victims)
+            self._kill(victim, process)
+            if self.kills.total() > done:
+                self.late += self._finished() >= self.cells
+            if victim == "parent":
+                process = self._start()
+        kill(process)
+        until(lambda: not working_in(self.place.folder), 15, "the end of all processes")
+
+    def _finished(self) -> int:
+        return sum(row.status == "FINISHED" for row in rows_of(self.server.database))
+
+    def _start(self) -> subprocess.Popen[str]:
+        """Starts the grid, and mostly waits for its first cell: the start would take most of the kills."""
+        process = self.place.grid(*self.words)
+        if self.rng.random() < 0.75:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("started"):
+                    break
+        return process
+
+    def _note(self, end: Result) -> None:
+        self.ends[end.code] += 1
+        self.lines += end.lines[-1:]
+        assert "Traceback" not in end.err, end.err
+
+    def _kill(self, victim: str, process: subprocess.Popen[str]) -> None:
+        if victim == "tracking server":
+            self.server.stop()
+            time.sleep(self.rng.uniform(0.0, 2.0))
+            self.server.start()
+        elif victim == "parent":
+            kill(process)
+        else:
+            found = workers(self.place.folder) if victim == "worker" else fork_servers(self.place.folder)
+            if not found:
+                return
+            with suppress(ProcessLookupError):
+                os.kill(self.rng.choice(found), signal.SIGKILL)
+        self.kills[victim] += 1
+
+
+@pytest.mark.timeout(900 + 30 * KILLS)
+def test_a_storm_on_every_process(tmp_path: Path, server: Server) -> None:
+    """60 cells; whoever is killed, each is there once in the end, and is what an undisturbed grid gives.
+
+    `ABLATE_KILLS` says how many kills; 100 take half an hour on a busy machine.
+    """
+    mark = f"storm-{uuid.uuid4().hex}"
+    storm = Workspace(tmp_path / "storm", env={"STORM_MARK": mark})
+    calm = Workspace(tmp_path / "calm")
+    words = ("--seeds", "15", "--retries", "1000", "--jobs", "2")
+    raging = Storm(storm, server, (*words, "--tracking-uri", server.uri), random.Random(60))
+    raging.rage(KILLS)
+    print(f"{dict(raging.kills)}, {raging.late} of them too late; other ends: {dict(raging.ends)}, {raging.lines}")
+    assert raging.late < KILLS
+    last = storm.call_grid(*raging.words, timeout=900)
+    assert last.code == 0, last.err
+    assert storm.call("sync", "--tracking-uri", server.uri).code == 0
+    until(lambda: not working_in(storm.folder), 15, "the end of all processes")
+    assert not marked(mark)
+
+    rows = rows_of(server.database)
+    assert_once(rows, 60)
+    assert [row.status for row in rows_of(server.database, "grid")] == ["FINISHED"]
+    assert calm.call_grid(*words, timeout=900).code == 0
+    expected = {row.digest: row for row in calm.rows()}
+    found = {row.digest: row for row in rows if row.status == "FINISHED"}
+    assert found.keys() == expected.keys()
+    for digest, row in found.items():
+        assert row.results() == expected[digest].results(), row.name
+        assert row.metrics.keys() == expected[digest].metrics.keys()
+        assert row.params == expected[digest].params
+
+
 def test_kill_storm(tmp_path: Path) -> None:
-    """The parent is killed at 20 random instants; what comes out is what an undisturbed grid gives."""
+    """The parent is killed at random instants, on a store in a file; the outcome is that of an undisturbed grid."""
     words = ("grid", "--study", "quickstart", "--device", "cpu", *SHORT)
     storm, calm = Workspace(tmp_path / "storm"), Workspace(tmp_path / "calm")
     rng = random.Random(20)
     kills = 0
-    while kills < 20:
+    while kills < PARENT_KILLS:
         process = storm.start(*words)
         try:
             if kills % 4:  # most of them while cells are run, the others anywhere in the start
                 lines_of(process, "^started")
-                process.wait(rng.uniform(0.0, 2.5))  # about 2 cells: 20 kills come before the end
+                process.wait(rng.uniform(0.0, 2.5))  # about 2 cells: all kills come before the end
             else:
                 process.wait(rng.uniform(0.5, 10.0))
         except subprocess.TimeoutExpired:
