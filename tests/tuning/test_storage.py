@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from pipeline.errors import InputError, OutsideError
@@ -50,11 +51,13 @@ def test_a_database_of_another_program_gets_no_tables_of_optuna(tmp_path: Path) 
 
 
 def test_a_study_of_ours_is_opened_again_and_made_anew(tmp_path: Path) -> None:
-    arguments = (f"sqlite:///{tmp_path}/o.db", "x")
-    lock = tmp_path / "lock"
-    open_study(*arguments, "one", ["maximize"], None, lock=lock).ask()
-    assert len(open_study(*arguments, "one", ["maximize"], None, lock=lock).trials) == 1
+    def opened(identity: str, direction: str, *, fresh: bool = False) -> optuna.Study:
+        url = f"sqlite:///{tmp_path}/o.db"
+        return open_study(url, "x", identity, [direction], None, lock=tmp_path / "lock", fresh=fresh)
+
+    opened("one", "maximize").ask()
+    assert len(opened("one", "maximize").trials) == 1
     with pytest.raises(InputError, match="--fresh"):
-        open_study(*arguments, "two", ["maximize"], None, lock=lock)
-    anew = open_study(*arguments, "two", ["minimize"], None, lock=lock, fresh=True)
+        opened("two", "maximize")
+    anew = opened("two", "minimize", fresh=True)
     assert (anew.trials, anew.user_attrs) == ([], {"ablate.identity": "two"})
