@@ -72,7 +72,7 @@ def checkpoint(cache: Path) -> bytes:
 
 def tuning(cache: Path) -> Path:
     """An Optuna storage with the finished search of `TUNED`."""
-    from pipeline.design.names import IDENTITY_ATTRIBUTE, RESULT_ATTRIBUTE
+    from pipeline.design.names import RESULT_ATTRIBUTE
     from pipeline.tuning.setup import prepare_tuning
     from pipeline.tuning.storage import open_study
     from tests.support.tuning import Device, make_ledger, search
@@ -86,10 +86,8 @@ def tuning(cache: Path) -> Path:
             models="test_resnet", datasets="digits", study="quickstart", device="cpu", storage=f"sqlite:///{database}"
         )
         setup = prepare_tuning(_tuning_of(options, "test_resnet", "digits"))
-        study = open_study(
-            setup.storage, setup.name, setup.identity, setup.objective.directions, None, lock=folder / "lock"
-        )
-        study.set_user_attr(IDENTITY_ATTRIBUTE, setup.identity)
+        directions = setup.objective.directions
+        study = open_study(setup.storage, setup.name, setup.identity, directions, None, lock=folder / "lock")
         ledger = make_ledger(setup.space, folder, 4, study=study)
         search(Device(), ledger)
         study.set_user_attr(

@@ -23,7 +23,8 @@ SPACE = make_space(batches=[16, 32], accumulations=[1, 2])
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage with four trials, one of which still runs."""
     folder = tmp_path_factory.mktemp("searched")
-    study = open_study(f"sqlite:///{folder}/optuna.db", "shared", "identity", ["maximize"], None, lock=folder / "lock")
+    url = f"sqlite:///{folder}/optuna.db"
+    study = open_study(url, "shared", "identity", ["maximize"], None, lock=folder / "lock")
     ledger = make_ledger(SPACE, folder, 3, study=study)
     search(Device(), ledger)
     assert len(ledger.findings()) == 3
