@@ -81,7 +81,7 @@ def test_text_is_made_harmless_and_control_sequences_have_a_way_of_their_own() -
     assert stream.getvalue() == "a \\x1b[31m\\u202e b\nhttp://host/x\n\x1b[1mbold\n"
     assert controls(stream) is stream
     with pytest.raises(TypeError):
-        screen.write(b"bytes")  # type: ignore[arg-type]
+        screen.write(b"bytes")
 
 
 @pytest.mark.parametrize(

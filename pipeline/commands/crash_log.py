@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline import paths
 from pipeline.errors import first_line
@@ -49,9 +49,16 @@ def kept() -> Iterator[None]:
         error = failed.exc_value or failed.exc_type()
         keep(_named(error), "".join(traceback.format_exception(failed.exc_type, error, failed.exc_traceback)))
 
-    def warned(message: Any, category: type[Warning], filename: str, number: int, *_: Any) -> None:
+    def warned(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,  # noqa: ARG001 - warnings calls it so
+        line: str | None = None,  # noqa: ARG001
+    ) -> None:
         if paths.STATE_DIR.is_dir():  # of libraries among each other: nobody else can do anything about it
-            _kept(f"{filename}:{number}: {category.__name__}: {message}\n")
+            _kept(f"{filename}:{lineno}: {category.__name__}: {message}\n")
 
     before = threading.excepthook, sys.unraisablehook, warnings.showwarning
     threading.excepthook, sys.unraisablehook, warnings.showwarning = of_thread, unraisable, warned

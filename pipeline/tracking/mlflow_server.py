@@ -11,7 +11,8 @@ from typing import Any
 from pipeline.errors import OutsideError, first_line
 
 _Message = MutableMapping[str, Any]
-_Receive, _Send = Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
 _GRACE_SECONDS = 5  # that open connections get at the end
 

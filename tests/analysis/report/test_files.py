@@ -48,7 +48,8 @@ def test_without_figures_the_numbers_are_written_all_the_same(tmp_path, monkeypa
     def broken(*_):
         raise RuntimeError("no backend\nmore")
 
-    report, failed = report_of(planted(blocks=2)), []
+    report = report_of(planted(blocks=2))
+    failed: list[str] = []
     monkeypatch.setattr("pipeline.analysis.report.figures.pareto", broken)
     write_report(report, tmp_path / "one", failed.append)
     assert failed == ["figure of accuracy against time: RuntimeError: no backend"]
