@@ -16,6 +16,7 @@ from pipeline.tracking.uri import sqlite_file
 _KEY = re.compile(r"[0-9a-f]{32}")
 # folders of the state folder that hold what runs, plans and tunings write for the store
 _WORK = ("work", "plans", "tuning")
+_BUCKETS = ("s3", "gs", "r2", "b2", "wasb", "wasbs", "abfs", "abfss", "hdfs", "viewfs")  # where servers keep artifacts
 
 
 def is_key(text: object) -> bool:
@@ -64,8 +65,10 @@ def is_folder_name(folder: str) -> bool:
 def writable(artifact_uri: str, tracking_uri: str, artifacts: Path) -> bool:
     """Whether files may be sent to where a row says that its artifacts are.
 
-    That is below this folder's own artifacts or those beside the database, to the tracking server itself, or below
-    MLflow's own variable MLFLOW_DEFAULT_ARTIFACT_ROOT, which whoever keeps artifacts elsewhere sets.
+    That is below this folder's own artifacts or those beside the database, to the tracking server itself, to the bucket
+    that a server names, which the user named and which has the runs anyway, or below MLflow's own variable
+    MLFLOW_DEFAULT_ARTIFACT_ROOT, which whoever keeps artifacts elsewhere sets. A bucket that a row of a database names is
+    none of these: it may be somebody else's.
 
     Args:
         artifact_uri: the row's.
@@ -85,6 +88,8 @@ def writable(artifact_uri: str, tracking_uri: str, artifacts: Path) -> bool:
             return served and (not place.netloc or _host(place.netloc) == _host(store.netloc))
         if place.scheme in ("http", "https"):
             return served and place.scheme == store.scheme and _host(place.netloc) == _host(store.netloc)
+        if place.scheme in _BUCKETS:
+            return served
         return place.scheme == "dbfs" and not place.netloc and tracking_uri.split(":")[0] == "databricks"
     except ValueError:
         return False

@@ -90,7 +90,7 @@ SERVER = "http://user:pw@server:5000"
         ("http://server:5000@evil/1", SERVER, False),
         ("ftp://server:5000/1", SERVER, False),
         ("file://{base}/home/x", SERVER, False),
-        ("s3://bucket/1", SERVER, False),
+        ("s3://bucket/1", SERVER, True),
         ("http://[::1/x", SERVER, False),
     ],
 )
@@ -107,9 +107,10 @@ def test_files_go_to_our_folder_or_the_tracking_server(
 
 def test_whoever_keeps_artifacts_elsewhere_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "s3://bucket/ours")
-    assert writable("s3://bucket/ours/1/a", SERVER, tmp_path)
-    assert not writable("s3://bucket/ours/../theirs", SERVER, tmp_path)
-    assert not writable("s3://bucket/ours2/1", SERVER, tmp_path)
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    assert writable("s3://bucket/ours/1/a", database, tmp_path)
+    assert not writable("s3://bucket/ours/../theirs", database, tmp_path)
+    assert not writable("s3://bucket/ours2/1", database, tmp_path)
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(tmp_path / "kept"))
     assert writable(f"file://{tmp_path}/kept/1", SERVER, tmp_path / "artifacts")
     assert not writable(f"file://{tmp_path}/other/1", SERVER, tmp_path / "artifacts")
