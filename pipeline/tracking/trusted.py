@@ -67,8 +67,8 @@ def writable(artifact_uri: str, tracking_uri: str, artifacts: Path) -> bool:
 
     That is below this folder's own artifacts or those beside the database, to the tracking server itself, to the bucket
     that a server names, which the user named and which has the runs anyway, or below MLflow's own variable
-    MLFLOW_DEFAULT_ARTIFACT_ROOT, which whoever keeps artifacts elsewhere sets. A bucket that a database's row names is none
-    of these: it may be somebody else's.
+    MLFLOW_DEFAULT_ARTIFACT_ROOT, which whoever keeps artifacts elsewhere sets. A bucket that a database's row names
+    is none of these: it may be somebody else's.
 
     Args:
         artifact_uri: the row's.
