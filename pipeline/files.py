@@ -59,6 +59,20 @@ def writing(path: Path) -> Iterator[BufferedWriter]:
 
 
 @contextlib.contextmanager
+def appending(path: Path) -> Iterator[BufferedWriter]:
+    """Opens a file that the program writes, as `open_own` does, to add bytes at its end.
+
+    Args:
+        path: the file; its folder must be there.
+
+    Raises:
+        OSError: see `open_own`.
+    """
+    with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "ab") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
 def reading(path: Path) -> Iterator[BufferedReader]:
     """Opens a regular file, or a link to one, to read bytes; a FIFO or a device is refused instead of waited for.
 

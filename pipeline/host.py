@@ -15,6 +15,8 @@ from pipeline.import_path import path_environment
 # a socket's path has 107 bytes (sun_path of unix(7)), multiprocessing's end in /pymp-........./listener-.........
 LONGEST_TEMPORARY_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
 
+SHARED_MEMORY = Path("/dev/shm")
+
 # What ends a process unless it is handled, and can be: of people, terminals, batch systems and limits.
 ENDING_SIGNALS = tuple(
     signal.Signals[name]

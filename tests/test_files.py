@@ -70,6 +70,7 @@ MAY = {  # the ways around, each with its reason
     ("files.py", "os.fdopen"),  # of its own descriptor
     ("paths.py", "tempfile.mkstemp"),  # a new file, never a link
     ("paths.py", "os.fdopen"),  # of that one
+    ("commands/crash_log.py", "tempfile.mkstemp"),  # likewise
     ("execution/local/child.py", "open"),  # of descriptors 1 and 2
     ("training/meter.py", "Path.write_text"),  # the kernel's own file
     ("training/checkpoint.py", "torch.save"),  # into memory

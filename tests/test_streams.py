@@ -19,6 +19,7 @@ import pytest
 import pipeline
 from pipeline.streams import READER_ENDED, Screen, Sink, Streams, controls, guarded
 from tests.support.ablate import command_line, environment
+from tests.support.processes import default_signal
 
 BOTH = "\x1b[31m\u202e"
 
@@ -176,5 +177,6 @@ def test_signals_are_handled_while_a_command_runs(ablate: Any, monkeypatch: pyte
 
     monkeypatch.setattr("pipeline.commands.status.show_status", hung_up)
     monkeypatch.setattr(sys, "argv", ["ablate", "status", "x"])
-    found = ablate("status", "x")
+    with default_signal(signal.SIGHUP):
+        found = ablate("status", "x")
     assert (found.code, found.err) == (130, "ablate: interrupted; go on with: ablate status x\n")

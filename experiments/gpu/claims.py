@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from pipeline.analysis import student_t
 from pipeline.analysis.responses import BY_NAME
-from pipeline.design import yaml_core
 from pipeline.errors import InputError
 
 CONFIDENCE = 0.95
@@ -159,7 +158,7 @@ def load(path: Path) -> tuple[Claim, ...]:
         InputError: The file is not YAML, or a claim is not one.
     """
     try:
-        document = yaml_core.load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
         found = tuple(Claim.model_validate(entry) for entry in document)
     except (OSError, yaml.YAMLError, TypeError) as error:
         raise InputError(f"{path.name}: cannot be read ({' '.join(str(error).split())})") from None

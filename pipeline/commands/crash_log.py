@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from pipeline import paths
 from pipeline.errors import first_line
-from pipeline.files import open_own
+from pipeline.files import appending
 
 ERROR_LOG_BYTES = 2**20  # then the log begins anew
 _NAME = "errors.log"
@@ -77,14 +77,14 @@ def _kept(text: str) -> str:
     try:
         if paths.STATE_DIR.is_dir():
             path = paths.STATE_DIR / _NAME
-            file = open_own(path, os.O_WRONLY | os.O_APPEND)
-            if os.fstat(file).st_size > ERROR_LOG_BYTES:
-                os.ftruncate(file, 0)
         else:  # a command that only looks makes no state folder
             file, name = tempfile.mkstemp(prefix="ablate-", suffix=f"-{_NAME}")
+            os.close(file)
             path = Path(name)
-        with os.fdopen(file, "a", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
+        with appending(path) as stream:
+            if os.fstat(stream.fileno()).st_size > ERROR_LOG_BYTES:
+                stream.truncate(0)
+            stream.write(text.encode(errors="backslashreplace"))
     except OSError as error:
         return f"its details could not be kept: {error.strerror or error}"
     return f"details in {path}"

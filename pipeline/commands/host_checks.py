@@ -15,7 +15,6 @@ from pipeline import host
 from pipeline.errors import AblateError
 from pipeline.paths import own_state_dir
 
-SHARED_MEMORY = Path("/dev/shm")
 MIN_SHARED_MIB = 256  # two batches of 128 images of 224 x 224 for each of two workers, and room for them to be made
 MIN_OPEN_FILES = 1024
 
@@ -33,10 +32,10 @@ class Check:
 def shared_memory() -> list[Check]:
     """The loader's workers hand their batches over in shared memory, of which a container has 64 MiB."""
     name = "shared memory"
-    if not SHARED_MEMORY.is_dir():
-        return [Check(name, "warn", f"no {SHARED_MEMORY}", "mount it, or use --set input_pipeline=gather")]
-    usage = shutil.disk_usage(SHARED_MEMORY)
-    detail = f"{usage.free / 2**20:,.0f} of {usage.total / 2**20:,.0f} MiB of {SHARED_MEMORY} free"
+    if not host.SHARED_MEMORY.is_dir():
+        return [Check(name, "warn", f"no {host.SHARED_MEMORY}", "mount it, or use --set input_pipeline=gather")]
+    usage = shutil.disk_usage(host.SHARED_MEMORY)
+    detail = f"{usage.free / 2**20:,.0f} of {usage.total / 2**20:,.0f} MiB of {host.SHARED_MEMORY} free"
     if usage.free < MIN_SHARED_MIB * 2**20:
         remedy = "docker run --shm-size=1g (or --ipc=host), or --set input_pipeline=gather, which needs none"
         return [Check(name, "warn", f"{detail}: too little for input_pipeline=loader", remedy)]

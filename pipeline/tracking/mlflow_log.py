@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from pipeline.files import open_own
+from pipeline.files import appending
 from pipeline.paths import STATE_DIR
 from pipeline.shown import redacted
 
@@ -29,11 +29,9 @@ class StoreLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one record, with its traceback."""
-        with contextlib.suppress(OSError, ValueError):
-            file = open_own(self._path, os.O_WRONLY | os.O_APPEND)
-            with os.fdopen(file, "a", encoding="utf-8", errors="backslashreplace") as stream:
-                if os.fstat(file).st_size < LIMIT:
-                    stream.write(redacted(self.format(record)) + "\n")
+        with contextlib.suppress(OSError, ValueError), appending(self._path) as stream:
+            if os.fstat(stream.fileno()).st_size < LIMIT:
+                stream.write(f"{redacted(self.format(record))}\n".encode(errors="backslashreplace"))
 
 
 def log_to_file(folder: Path = STATE_DIR) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import OutsideError
-from pipeline.files import open_own
+from pipeline.files import appending
 from pipeline.tracking.entries import Refused
 
 
@@ -32,8 +31,8 @@ def keep_refused(path: Path, refused: Sequence[Refused]) -> None:
         return
     lines = "".join(json.dumps({"why": why, "entry": entry}) + "\n" for entry, why in refused)
     try:
-        with os.fdopen(open_own(refused_path(path), os.O_WRONLY | os.O_APPEND), "w", encoding="ascii") as stream:
-            stream.write(lines)
+        with appending(refused_path(path)) as stream:
+            stream.write(lines.encode("ascii"))
     except OSError as error:
         raise OutsideError(f"{refused_path(path)}: cannot be written ({error.strerror or error})") from None
 

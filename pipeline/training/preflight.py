@@ -53,6 +53,7 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
             listing = sources[prepared].listing
             if listing is not None and listing.passed_over:
                 emit(f"{spec.dataset}: {listing.passed_over}")
+            inputs.check_classes(sources[prepared])
         source = sources[prepared]
         model = (
             spec.model,

@@ -29,7 +29,7 @@ def test_little_shared_memory_is_told_with_the_remedy(monkeypatch: pytest.Monkey
     assert check.status == "warn" and "64 of 64 MiB" in check.detail and "--shm-size" in check.remedy
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**30, 0, 2**30))
     assert checks.shared_memory()[0].status == "ok"
-    monkeypatch.setattr(checks, "SHARED_MEMORY", tmp_path / "none")
+    monkeypatch.setattr(checks.host, "SHARED_MEMORY", tmp_path / "none")
     assert checks.shared_memory()[0].status == "warn"
 
 

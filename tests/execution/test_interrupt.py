@@ -12,6 +12,7 @@ import pytest
 from pipeline.execution.interrupt import interruptible, raised
 from pipeline.host import ENDING_SIGNALS
 from tests.support.launchers import FakeLauncher, ListenerLog
+from tests.support.processes import default_signal
 
 
 class Stopped:
@@ -44,7 +45,7 @@ def test_the_first_signal_stops_and_the_second_kills_and_leaves(
 @pytest.mark.parametrize("number", [each for each in ENDING_SIGNALS if each not in (signal.SIGINT, signal.SIGTERM)])
 def test_every_signal_that_would_end_the_process_closes_what_runs(number: signal.Signals, tmp_path: Path) -> None:
     running, listener = Stopped(), ListenerLog()
-    with interruptible(FakeLauncher(tmp_path), listener, lambda: running):
+    with default_signal(number), interruptible(FakeLauncher(tmp_path), listener, lambda: running):
         os.kill(os.getpid(), number)
     assert running.times == 1 and len(listener.notes) == 1
 
@@ -53,7 +54,7 @@ def test_signals_that_come_in_numbers_do_not_insist(tmp_path: Path, monkeypatch:
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
     running = Stopped()
-    with interruptible(FakeLauncher(tmp_path), ListenerLog(), lambda: running):
+    with default_signal(signal.SIGHUP), interruptible(FakeLauncher(tmp_path), ListenerLog(), lambda: running):
         for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
             os.kill(os.getpid(), number)
     assert (running.times, left) == (1, [])

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,18 @@ def python_path() -> str:
     return os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, given)]))
 
 
-def command_line(*words: str) -> list[str]:
-    """The command line of `ablate`, for a pipe or a program that starts it."""
-    return [sys.executable, "-m", "pipeline", *words]
+def command_line(*words: str, python: Sequence[str] = ()) -> list[str]:
+    """The command line of `ablate`, for a pipe or a program that starts it; `python` are the interpreter's options."""
+    return [sys.executable, *python, "-m", "pipeline", *words]
 
 
 def start_ablate(
-    *words: str, cwd: Path, data_dir: Path | None = None, env: Mapping[str, str] | None = None, **settings: Any
+    *words: str,
+    cwd: Path,
+    data_dir: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    python: Sequence[str] = (),
+    **settings: Any,
 ) -> subprocess.Popen[str]:
     """Starts a command in a process group of its own; `ended` waits for it.
 
@@ -86,10 +91,11 @@ def start_ablate(
         cwd: the folder to run in.
         data_dir: where its data sets are; unset for the folder's own.
         env: variables beside those of `environment`.
+        python: options of the interpreter.
         settings: further ones of `Popen`.
     """
     return subprocess.Popen(
-        command_line(*words),
+        command_line(*words, python=python),
         cwd=cwd,
         env=environment(**_variables(data_dir, env)),
         stdout=subprocess.PIPE,

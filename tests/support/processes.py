@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,16 @@ recipe:
   eval_batch_size: 256
   warmup_windows: 1
 """
+
+
+@contextmanager
+def default_signal(number: signal.Signals) -> Iterator[None]:
+    """Has a signal handled as in a terminal: what is started in the background, or by nohup, inherits it ignored."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @dataclass

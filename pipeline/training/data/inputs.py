@@ -130,12 +130,10 @@ def build_inputs(spec: RunSpec, source: ImageStore | FolderSource, device: torch
         device: where the model trains.
 
     Raises:
-        InputError: too few images or classes to split, learn from or score, or a pipeline that this data set does not
-            allow.
+        InputError: too few images to split, or a pipeline that this data set does not allow.
     """
     recipe = spec.recipe
     labels = source.train_labels
-    _check_classes(source)
     train, validation = split.train_validation(labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples)
     test = split.subset(source.test_labels, recipe.max_test_samples, _TEST_SEED)
     return Inputs(
@@ -147,8 +145,15 @@ def build_inputs(spec: RunSpec, source: ImageStore | FolderSource, device: torch
     )
 
 
-def _check_classes(source: ImageStore | FolderSource) -> None:
-    """Refuses what cannot be learned or scored: macro F1 and recall are means over all classes."""
+def check_classes(source: ImageStore | FolderSource) -> None:
+    """Refuses what cannot be learned or scored: macro F1 and recall are means over all classes.
+
+    Args:
+        source: the prepared data set.
+
+    Raises:
+        InputError: there are fewer than two classes, or one without images in a part.
+    """
     names = source.class_names
     if len(names) < 2:
         raise InputError(f"dataset: {source.name!r} has {len(names)} class; allowed: two classes or more")

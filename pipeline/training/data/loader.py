@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.design.spec import Recipe
 from pipeline.errors import InputError, OutsideError
-from pipeline.host import die_with_parent
+from pipeline.host import SHARED_MEMORY, die_with_parent
 from pipeline.training.data.batch import HostBatch, check_sizes
 from pipeline.training.data.decode import decode
 from pipeline.training.data.split import Indices, Labels, derive, epoch_order
@@ -29,7 +29,6 @@ from pipeline.training.data.transforms import memory_format, per_sample
 
 _SAMPLE = 5  # stream of random numbers, see `split`
 _Batch = tuple[int, list[int]]
-SHARED_MEMORY = "/dev/shm"
 # a batch for which there is no room: a write that fails, or one to a map that is not backed, which kills the worker
 _SHARED_MEMORY = ("</torch_", "Bus error", "shared memory")
 
@@ -251,7 +250,7 @@ def _plain_errors(loader: DataLoader[Any]) -> Iterator[tuple[torch.Tensor, torch
     except (RuntimeError, OSError) as error:
         cause = _last_line(error)
         if loader.num_workers and any(sign in cause for sign in _SHARED_MEMORY):
-            room = shutil.disk_usage(SHARED_MEMORY).total / 2**20 if Path(SHARED_MEMORY).is_dir() else 0.0
+            room = shutil.disk_usage(SHARED_MEMORY).total / 2**20 if SHARED_MEMORY.is_dir() else 0.0
             raise OutsideError(
                 f"{SHARED_MEMORY} ({room:.1f} MiB) is too small for the batches of {loader.num_workers} loader "
                 f"workers ({cause[:160]}); give it more (docker run --shm-size=2g), or --set num_workers=0, "

@@ -181,7 +181,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         (b"[" * 100_000, "plain YAML"),
         (b"models: !!python/object/apply:os.system ['touch hacked']\n", "plain YAML"),
         (STUDY.encode() + b"order_seed: 99999999999999999999999\n", "order_seed"),
-        (STUDY.encode() + b"seeds: .nan\n", "seeds"),
+        (STUDY.encode() + b"seeds: .nan\n", "finite"),
         (STUDY.encode().replace(b"[ga, pm]", b"{ga: [2, 2]}"), "duplicates"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.ablate import ROOT, Result, ended, environment
+from tests.support.ablate import ROOT, Result, ended, environment, start_ablate
 from tests.support.processes import STUDY, until
 from tests.support.servers import free_port
 
@@ -68,15 +68,7 @@ class HostileFolder:
         (folder / "small.yaml").write_text(ONE)
 
     def start(self, *words: str, python: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, *python, "-m", "pipeline", *words],
-            cwd=self.folder,
-            env=environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return start_ablate(*words, cwd=self.folder, env=variables, python=python)
 
     def call(self, *words: str, **settings: Any) -> Result:
         found = ended(self.start(*words, **settings), 280)

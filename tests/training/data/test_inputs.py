@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.training.data import imagefolder
-from pipeline.training.data.inputs import build_inputs
+from pipeline.training.data.inputs import build_inputs, check_classes
 from pipeline.training.data.split import epoch_order
 from pipeline.training.data.store import FolderSource, ImageStore, prepare_dataset
 from tests.support.data import PIPELINES, open_store, spec, whole, write_folder
@@ -174,4 +174,4 @@ def test_what_cannot_be_learned_or_scored_is_refused(missing: tuple[str, ...], s
         shutil.rmtree(root / folder)
     name = f"imagefolder:{root}"
     with pytest.raises(InputError, match=f"^dataset: '{name}' {said}"):
-        build_inputs(spec(name), open_store(name, tmp_path / "data"), CPU)
+        check_classes(open_store(name, tmp_path / "data"))
