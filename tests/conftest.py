@@ -6,7 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return scope_of(nodeid)
 
     return Scopes(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _safe_path_is_the_programs() -> Iterator[None]:
+    """What the program sets for the processes that it starts is not for those that tests start."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    yield
+    if before is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.design.names import KEY_TAG, STORE_TAG
 from pipeline.errors import InputError, OutsideError
+from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_database
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.mlflow_errors import StoreChangedError, cause
@@ -233,3 +234,7 @@ def set_environment() -> None:
         "MLFLOW_LOGGING_LEVEL": "ERROR",
     }.items():
         os.environ.setdefault(name, value)
+    try:
+        Path.home()
+    except RuntimeError:  # MLflow asks for it while it is imported, and keeps nothing there that we use
+        os.environ["HOME"] = str(STATE_DIR.absolute())

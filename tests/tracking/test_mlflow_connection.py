@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,25 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import mlflow_database
+from pipeline.tracking.mlflow_connection import set_environment
 from pipeline.tracking.mlflow_store import MlflowStore
 
 
 def _store(folder: Path) -> MlflowStore:
     return MlflowStore(f"sqlite:///{folder}/store/mlflow.db", "study", folder / "artifacts")
+
+
+def test_where_no_home_is_known_mlflow_gets_a_folder_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "kept")
+    set_environment()
+    assert os.environ["HOME"] == "kept"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)  # a user without an entry in the password database
+    with pytest.raises(RuntimeError):
+        Path.home()
+    set_environment()
+    assert Path.home() == tmp_path / "mlruns"
 
 
 def test_tables_are_made_once_and_aside(
