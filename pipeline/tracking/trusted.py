@@ -11,6 +11,7 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import sqlite_file
 
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -113,4 +114,14 @@ def _is_ours(path: str, tracking_uri: str, artifacts: Path) -> bool:
         roots.append(database.resolve().parent / "artifacts")
     # where MLflow itself puts the artifacts of a database server: ./mlruns/EXPERIMENT
     number = real.relative_to(root.parent).parts[:1] if real.is_relative_to(root.parent) else ()
-    return "".join(number).isdigit() or any(real.is_relative_to(each) and real != each for each in roots)
+    if "".join(number).isdigit() or any(real.is_relative_to(each) and real != each for each in roots):
+        return True
+    return any(_is_state_of_ours(each.parent) for each in real.parents if each.name == root.name)
+
+
+def _is_state_of_ours(folder: Path) -> bool:
+    """Whether a folder is the state folder of another controller of this user's, who shares the store."""
+    try:
+        return folder.name == STATE_DIR.name and folder.stat().st_uid == os.geteuid() and (folder / "journal").is_dir()
+    except OSError:
+        return False

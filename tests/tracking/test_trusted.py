@@ -105,6 +105,16 @@ def test_files_go_to_our_folder_or_the_tracking_server(
     assert writable(artifact_uri.format(**places), tracking_uri.format(**places), state / "artifacts") is allowed
 
 
+def test_controllers_with_folders_of_their_own_share_a_store(tmp_path: Path) -> None:
+    first = tmp_path / "first" / "mlruns" / "artifacts"
+    first.mkdir(parents=True)
+    store, place = f"sqlite:///{tmp_path}/shared.db", f"file://{first}/1/a/artifacts"
+    own = tmp_path / "second/artifacts"
+    assert not writable(place, store, own), "no controller has worked there"
+    (first.parent / "journal").mkdir()
+    assert writable(place, store, own)
+
+
 def test_whoever_keeps_artifacts_elsewhere_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", "s3://bucket/ours")
     database = f"sqlite:///{tmp_path}/mlflow.db"
