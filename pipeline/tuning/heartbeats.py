@@ -12,14 +12,21 @@ from pipeline.design.names import (
     HEARTBEAT_ATTRIBUTE,
     OWNER_TAG,
 )
-from pipeline.tracking.liveness import is_alive
+from pipeline.tracking.liveness import is_alive, owner
 from pipeline.tuning.reading import trials_of
 
 
 def working_processes(study: optuna.Study) -> list[str]:
-    """Processes that seem to be alive and to run trials of a study."""
-    beats = newest_beats(trials_of(study, TrialState.RUNNING))
-    return sorted(name for name, beat in beats.items() if is_alive(name, int(beat or 0) / 1000))
+    """Processes that seem to be alive and at work on a study.
+
+    Whoever runs a trial is; between two trials, and while the winner is confirmed, a living process of this host is
+    known by the trials that it has run. This process, which asks, is not told of those.
+    """
+    trials = trials_of(study)
+    beats = newest_beats([trial for trial in trials if trial.state == TrialState.RUNNING])
+    running = {name for name, beat in beats.items() if is_alive(name, int(beat or 0) / 1000)}
+    earlier = newest_beats(trials).keys() - beats.keys() - {owner()}
+    return sorted(running | {name for name in earlier if is_alive(name, None)})
 
 
 def beat_now() -> str:
