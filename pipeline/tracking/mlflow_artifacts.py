@@ -43,12 +43,15 @@ def artifact_writer(tracking_uri: str, artifacts: Path) -> Callable[[str, Path, 
     """
     set_environment()
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.utils import uri as addresses
 
     log_to_file()
+    names: Any = addresses  # it is not typed
 
     def write(uri: str, path: Path, folder: str) -> None:
         allow(uri, tracking_uri, artifacts)
-        repository: Any = get_artifact_repository(uri)
-        repository.log_artifact(str(path), folder)
+        located: str = names.add_databricks_profile_info_to_artifact_uri(uri, tracking_uri)
+        repository: Any = get_artifact_repository(located, tracking_uri=tracking_uri)
+        repository.log_artifact(str(path), folder or None)
 
     return write

@@ -6,14 +6,14 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.design.names import DIGEST_TAG, KEY_TAG, OUTCOME_TAG, RUNNING_STATE, STORE_TAG, TAINTED_TAG
 from pipeline.errors import OutsideError
 from pipeline.tracking.attempts import Attempt, attempt_of
-from pipeline.tracking.mlflow_artifacts import allow
+from pipeline.tracking.mlflow_artifacts import artifact_writer
 from pipeline.tracking.mlflow_batches import Refusal, log_in_batches
 from pipeline.tracking.mlflow_connection import MlflowConnection
 from pipeline.tracking.mlflow_errors import UndeliverableError
@@ -41,8 +41,10 @@ class MlflowStore:
         self.connection = MlflowConnection(uri, experiment, artifacts)
         self.problems: list[str] = []
         self._artifacts = artifacts
+        self._served = "sql" not in uri.partition("://")[0]  # what answers may be anything: a proxy, a login page
         self._ids: dict[str, str] = {}
         self._places: dict[str, str] = {}  # MLflow's id of a run -> where its artifacts are
+        self._writer: Callable[[str, Path, str], None] | None = None
 
     def load_library(self) -> None:
         """Imports MLflow and makes the tables of a new store, which takes seconds, while something else goes on."""
@@ -187,8 +189,9 @@ class MlflowStore:
         """
         if run_id not in self._places:
             self._places[run_id] = str(self.connection.client.get_run(run_id).info.artifact_uri)
-        allow(self._places[run_id], self.uri, self._artifacts)
-        self.connection.client.log_artifact(run_id, str(path), folder or None)
+        # not MLflow's own call, which asks the row again and sends to what it says then
+        self._writer = self._writer or artifact_writer(self.uri, self._artifacts)
+        self._writer(self._places[run_id], path, folder)
 
     def reopen(self, run_id: str) -> None:
         """Shows a run (MLflow's id) as going on."""
@@ -202,8 +205,11 @@ class MlflowStore:
             status: MLflow's word for how it ended.
             time_ms: When, in ms since the epoch.
         """
-        self.connection.client.set_terminated(run_id, status, time_ms)
-        info = self.connection.client.get_run(run_id).info
+        client = self.connection.client
+        client.set_terminated(run_id, status, time_ms)
+        if not self._served:  # a database has it when the call comes back
+            return
+        info = client.get_run(run_id).info
         if (info.run_id, info.status) != (run_id, status):
             raise OutsideError("the store says that it has ended a run, and has not")
 

@@ -24,6 +24,23 @@ def test_a_run_is_found_by_its_key_until_it_is_deleted(mlflow_store: MlflowStore
         another.known("k")
 
 
+def test_a_server_is_asked_whether_a_run_has_ended_and_a_database_is_believed(
+    mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy may answer 200 to anything; each question costs every run of a grid ten milliseconds."""
+    run_id = mlflow_store.create_run("k", {}, name="one", start_time=1)
+    served = MlflowStore("http://localhost:1", "study", Path())
+    served.connection.client = mlflow_store.connection.client
+    served.end(run_id, "FINISHED", 2)
+    assert mlflow_store.ended_at(run_id) == 2
+    monkeypatch.setattr(served.connection.client, "set_terminated", lambda *_: None)
+    mlflow_store.reopen(run_id)
+    with pytest.raises(OutsideError, match="has not"):
+        served.end(run_id, "FINISHED", 3)
+    monkeypatch.setattr(mlflow_store.connection.client, "get_run", None)
+    mlflow_store.end(run_id, "FINISHED", 3)
+
+
 def test_a_run_that_the_client_made_twice_is_one(mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that got lost makes MLflow's client ask again."""
     client = mlflow_store.connection.client
