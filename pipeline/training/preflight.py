@@ -76,7 +76,7 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
             samples[part] = data.train.num_samples
             data.close()
         if model not in built:
-            models.build_model(spec.model, recipe, len(source.class_names))
+            trainable.know(spec, models.build_model(spec.model, recipe, len(source.class_names)))
             built.add(model)
         trainable.check(spec, samples[part], len(source.class_names))
 

@@ -35,6 +35,12 @@ class Trainable:
 
     def __init__(self) -> None:
         self._tried: dict[tuple[object, ...], str | None] = {}
+        self._shapes: dict[tuple[object, ...], nn.Module] = {}
+
+    def know(self, spec: RunSpec, model: nn.Module) -> None:
+        """Takes a run's model, which was built anyway; its weights are given up."""
+        if not spec.recipe.grad_checkpoint:
+            self._shapes.setdefault(_shape(spec), model.to("meta"))
 
     def check(self, spec: RunSpec, samples: int, classes: int) -> None:
         """Tries a run's model in training mode on the micro-batches that the run will have.
@@ -68,26 +74,32 @@ class Trainable:
 
     def _problem(self, spec: RunSpec, images: int, classes: int) -> str | None:
         """Why the model cannot be trained on so many images, in one line; None where it can, or nobody can tell."""
-        key = (spec.model, spec.recipe.image_size, spec.recipe.patch_size, classes, images)
+        key = (*_shape(spec), images)  # whatever the number of classes: it is the size of the last layer
         if key not in self._tried:
-            self._tried[key] = _try(spec, images, classes)
+            self._tried[key] = self._try(spec, images, classes)
         return self._tried[key]
 
-
-def _try(spec: RunSpec, images: int, classes: int) -> str | None:
-    plain = spec.recipe.model_copy(update={"pretrained": False, "weights": None, "grad_checkpoint": False})
-    problem = None
-    for device in ("meta", "cpu"):  # some models compute with values, which meta tensors lack: only real ones tell
-        try:
-            with torch.device(device):
-                model = models.build_model(spec.model, plain, classes).train()
-                outputs = model(torch.zeros(images, 3, plain.image_size, plain.image_size))
-                loss: Any = nn.functional.cross_entropy(outputs, torch.zeros(images, dtype=torch.long))
+    def _try(self, spec: RunSpec, images: int, classes: int) -> str | None:
+        plain = spec.recipe.model_copy(update={"pretrained": False, "weights": None, "grad_checkpoint": False})
+        problem = None
+        for device in ("meta", "cpu"):  # some models compute with values, which meta tensors lack: only real ones tell
+            try:
+                model = self._shapes.get(_shape(spec)) if device == "meta" else None
+                if model is None:
+                    with torch.device(device):
+                        model = models.build_model(spec.model, plain, classes)
+                inputs = torch.zeros(images, 3, plain.image_size, plain.image_size, device=device)
+                outputs = model.train()(inputs)
+                loss: Any = nn.functional.cross_entropy(outputs, torch.zeros(images, dtype=torch.long, device=device))
                 loss.backward()
-        except MemoryError:
-            return None
-        except Exception as error:  # whatever a model raises, the run would raise it too
-            problem = first_line(error, 160)
-        else:
-            return None
-    return None if problem is None or any(word in problem for word in _MEMORY) else problem
+            except MemoryError:
+                return None
+            except Exception as error:  # whatever a model raises, the run would raise it too
+                problem = first_line(error, 160)
+            else:
+                return None
+        return None if problem is None or any(word in problem for word in _MEMORY) else problem
+
+
+def _shape(spec: RunSpec) -> tuple[object, ...]:
+    return spec.model, spec.recipe.image_size, spec.recipe.patch_size

@@ -40,13 +40,7 @@ def test_each_data_set_is_prepared_and_each_model_built_once(
     ]
     preflight.preflight(jobs(digits_dir, tmp_path, *specs), lines.append)
     assert [line for line in lines if line.startswith("preparing")] == ["preparing digits", "preparing digits100"]
-    assert built == [
-        ("test_resnet", 10, "cpu"),
-        ("test_resnet", 10, "meta"),
-        ("test_vit", 10, "cpu"),
-        ("test_vit", 10, "meta"),
-        ("test_resnet", 100, "meta"),
-    ], "weights are looked at once, and forward and backward pass tried once for each number of classes"
+    assert built == [("test_resnet", 10, "cpu"), ("test_vit", 10, "cpu")], "its trial is made with what was built"
 
 
 @pytest.mark.parametrize(
