@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress
-from pipeline.design.names import IDENTITY_ATTRIBUTE, RESULT_ATTRIBUTE
 from pipeline.design.options import GridOptions, TuneOptions
 from pipeline.design.selection import select_plan
 from pipeline.errors import OutsideError
@@ -97,16 +96,13 @@ def _tuning_of(options: GridOptions, model: str, dataset: str) -> TuneOptions:
 
 def _tuned_recipe(options: TuneOptions, out: TextIO) -> dict[str, Any] | None:
     """The recommended recipe fields of one (model, data set); None for a dry run that finds none."""
+    from pipeline.tuning.reading import result_of
     from pipeline.tuning.storage import existing
 
     setup = prepare_tuning(options)
     cell = f"{setup.spec.model} on {setup.spec.dataset}"
     study = existing(setup.storage, setup.name)
-    document = (
-        study.user_attrs.get(RESULT_ATTRIBUTE)
-        if study and study.user_attrs.get(IDENTITY_ATTRIBUTE) == setup.identity
-        else None
-    )
+    document = result_of(study, setup.identity) if study else None
     if document is None and options.dry_run:
         print(f"not tuned yet: {cell}", file=out, flush=True)
         return None

@@ -1,13 +1,15 @@
-"""Trials of a storage into which any program may have written."""
+"""Trials and results of a storage into which any program may have written."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.design.names import IDENTITY_ATTRIBUTE, RESULT_ATTRIBUTE
 from pipeline.errors import OutsideError, first_line
 
 
@@ -25,7 +27,7 @@ def legible(study: optuna.Study) -> Iterator[None]:
         yield
     except (AssertionError, AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise OutsideError(
-            f"Optuna study {study.study_name}: its trials cannot be read ({first_line(error, 120)}); "
+            f"Optuna study {study.study_name}: it cannot be read ({first_line(error, 120)}); "
             "mend the storage, or take another --name"
         ) from None
 
@@ -42,3 +44,24 @@ def trials_of(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     """
     with legible(study):
         return study.get_trials(deepcopy=False, states=states or None)
+
+
+def result_of(study: optuna.Study, identity: str) -> dict[str, Any] | None:
+    """The document of a tuning that has ended; None where it has not, or was another search.
+
+    Args:
+        study: of Optuna.
+        identity: of what was searched.
+
+    Returns:
+        `recommended` (recipe fields by name) and `verdict` at least.
+
+    Raises:
+        OutsideError: it cannot be read.
+    """
+    with legible(study):
+        attributes = study.user_attrs
+        found = attributes.get(RESULT_ATTRIBUTE)
+        if found is None or attributes.get(IDENTITY_ATTRIBUTE) != identity:
+            return None
+        return {**found, "recommended": {**found["recommended"]}, "verdict": str(found["verdict"])}

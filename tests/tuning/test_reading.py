@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.design.names import HEARTBEAT_ATTRIBUTE, OWNER_TAG
+from pipeline.design.names import HEARTBEAT_ATTRIBUTE, OWNER_TAG, RESULT_ATTRIBUTE
 from pipeline.errors import OutsideError
 from pipeline.tuning import heartbeats
-from pipeline.tuning.reading import trials_of
+from pipeline.tuning.reading import result_of, trials_of
 from pipeline.tuning.storage import existing, open_study
 from pipeline.tuning.trials import SharedStudy
 from tests.support.tuning import Device, make_ledger, make_space, search
@@ -62,7 +62,7 @@ def reopened(database: Path, folder: Path, statement: str) -> SharedStudy:
 )
 def test_rows_that_make_no_sense_are_told_in_one_line(statement: str, searched: Path, tmp_path: Path) -> None:
     ledger = reopened(searched, tmp_path, statement)
-    with pytest.raises(OutsideError, match=r"^Optuna study shared: its trials cannot be read \(.+\); mend"):
+    with pytest.raises(OutsideError, match=r"^Optuna study shared: it cannot be read \(.+\); mend"):
         ledger.findings()
 
 
@@ -86,3 +86,32 @@ def test_a_heartbeat_that_is_no_number_is_none(searched: Path, tmp_path: Path) -
 def test_what_makes_sense_is_read(searched: Path, tmp_path: Path) -> None:
     ledger = reopened(searched, tmp_path, "UPDATE studies SET study_name = 'shared'")
     assert len(ledger.findings()) == 3 and len(trials_of(ledger.study)) == 4
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        '"better"',
+        "7",
+        "[]",
+        "{}",
+        '{"recommended": 7, "verdict": "tie"}',
+        '{"recommended": {}}',
+        "{",
+        '["recommended"]',
+    ],
+)
+def test_a_result_that_is_none_is_told_in_one_line(document: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optuna.db"
+    study = open_study(url, "shared", "identity", ["maximize"], None, lock=tmp_path / "lock")
+    study.set_user_attr(RESULT_ATTRIBUTE, {"recommended": {"batch_size": 8}, "verdict": "better", "trials": 3})
+    assert result_of(study, "another") is None
+    assert result_of(study, "identity") == {"recommended": {"batch_size": 8}, "verdict": "better", "trials": 3}
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as store:
+        change = "UPDATE study_user_attributes SET value_json = ? WHERE key = ?"
+        assert store.execute(change, (document, RESULT_ATTRIBUTE)).rowcount == 1
+        store.commit()
+    changed = existing(url, "shared")
+    assert changed is not None
+    with pytest.raises(OutsideError, match=r"^Optuna study shared: it cannot be read \(.+\); mend"):
+        result_of(changed, "identity")
