@@ -84,6 +84,11 @@ class RunPool:
         """Whether the pool was ended because somebody wanted so, and not because of an error."""
         return self.stopped and self.broken is None
 
+    @property
+    def idle(self) -> bool:
+        """Whether no run goes on."""
+        return self._running == 0
+
     def pause(self, seconds: float) -> None:
         """Waits, but not beyond the pool's end."""
         self._stop.wait(seconds)

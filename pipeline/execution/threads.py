@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -37,6 +39,32 @@ def told_if_long(tell: Callable[[str], None], what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+class LongWait:
+    """The same for what is looked at again and again until it has come.
+
+    Args:
+        tell: is given the line.
+        what: is waited for.
+    """
+
+    def __init__(self, tell: Callable[[str], None], what: str) -> None:
+        self._tell = tell
+        self._what = what
+        self._told_at: float | None = None
+
+    def goes_on(self) -> None:
+        """It has not come yet."""
+        if self._told_at is None:
+            self._told_at = time.monotonic() + LONG_SECONDS
+        elif time.monotonic() >= self._told_at:
+            self._told_at = math.inf
+            self._tell(f"waiting for {self._what}")
+
+    def is_over(self) -> None:
+        """It has come; the next wait is another one."""
+        self._told_at = None
 
 
 class Background(Generic[Value]):

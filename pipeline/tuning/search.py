@@ -17,6 +17,7 @@ from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.launcher import Launcher
 from pipeline.execution.listener import Listener
 from pipeline.execution.pool import RunPool
+from pipeline.execution.threads import LongWait
 from pipeline.tracking.recorder import OpenRun, Recorder
 from pipeline.tuning.objective import Objective, constraints
 from pipeline.tuning.space import Config
@@ -110,6 +111,7 @@ class Search:
         self._deadline = deadline
         self._pool = RunPool(launcher, interference)
         self._over = threading.Event()
+        self._others = LongWait(listener.note, "trials of other processes")
 
     def stop(self) -> None:
         """Cancels running trials; their configurations go back into the queue."""
@@ -148,6 +150,7 @@ class Search:
                 self._recorder.close_orphans(self._recorder.attempts())
             trial = self._shared.ask()
             if trial is not None:
+                self._others.is_over()
                 self._trial(trial)
                 if self._pool.surplus():
                     if self._launcher.jobs == 0 and not self._pool.stopped:
@@ -156,6 +159,8 @@ class Search:
             elif not self._shared.open_trials():
                 return
             else:  # of this process's other threads, or of other processes, which may die
+                if self._pool.idle:
+                    self._others.goes_on()
                 self._pool.pause(POLL_SECONDS)
 
     def _trial(self, trial: optuna.Trial) -> None:

@@ -26,9 +26,10 @@ from pipeline.execution import interrupt, launcher_factory
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.listener import Listener
-from pipeline.execution.threads import Background
+from pipeline.execution.threads import Background, LongWait, told_if_long
 from pipeline.locks import exclusive
 from pipeline.paths import STATE_DIR, own_state_dir
+from pipeline.shown import redacted
 from pipeline.tracking.credentials import without_credentials
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.recorder import Recorder
@@ -132,12 +133,17 @@ class Tuning:
         began = time.time()
         self._check_known()
         with interrupt.interruptible(self.launcher, self.listener, lambda: self if self._search else None):
-            self.launcher.start()
+            tell = self.listener.preparing
+            with told_if_long(tell, f"the {self.options.launcher} launcher to start"):
+                self.launcher.start()
             imported = Background(self.store.load_library)
-            self.launcher.preflight(self._distinct(), self.listener.preparing)
+            with told_if_long(tell, "the check of data, models and devices"):
+                self.launcher.preflight(self._distinct(), tell)
             imported.result()
-            shared = self._ledger()
-            self.store.connect()
+            with told_if_long(tell, f"the Optuna storage to answer ({redacted(self.setup.storage)})"):
+                shared = self._ledger()
+            with told_if_long(tell, f"the tracking store to answer ({redacted(self.store.uri)})"):
+                self.store.connect()
             self._recorder = Recorder(self.store, self._state_dir)
             self._recorder.start()
             self._open_parent()
@@ -279,9 +285,11 @@ class Tuning:
             interference=self._interference,
         )
         self._grid = grid
+        others = LongWait(self.listener.note, "another process, which confirms its winner on this host")
         while not self._stopped:
             with exclusive(self._locks / f"{self.setup.name}.confirm", 1.0) as got:
                 if not got:
+                    others.goes_on()
                     continue
                 grid.extend(Plan(plan.study, plan.device, tuple(runs)))
                 grid.run()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.execution.threads import Background, join, told_if_long
+from pipeline.execution.threads import Background, LongWait, join, told_if_long
 
 
 def test_join_waits_for_all_and_lets_signal_handlers_run() -> None:
@@ -52,3 +52,18 @@ def test_what_takes_long_is_told_and_what_does_not_is_not(monkeypatch: pytest.Mo
     with told_if_long(told.append, "the store"):
         time.sleep(0.3)
     assert told == ["waiting for the store"]
+
+
+def test_each_wait_in_turns_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.execution.threads.LONG_SECONDS", 0.05)
+    told: list[str] = []
+    wait = LongWait(told.append, "others")
+    wait.goes_on()
+    assert told == []
+    for _ in range(2):
+        for _ in range(4):
+            wait.goes_on()
+            time.sleep(0.03)
+        wait.is_over()
+    wait.goes_on()
+    assert told == ["waiting for others"] * 2

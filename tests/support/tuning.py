@@ -16,6 +16,7 @@ from pipeline.design.plan import Plan
 from pipeline.design.records import End, Metrics, Outcome, Record
 from pipeline.design.spec import Probe, Recipe, RunSpec
 from pipeline.design.study import Study
+from pipeline.execution.listener import Listener
 from pipeline.tuning import space as spaces
 from pipeline.tuning.objective import OBJECTIVES
 from pipeline.tuning.search import Search, TrialTemplate
@@ -142,11 +143,15 @@ def make_ledger(
 
 
 def search(
-    device: Device, ledger: SharedStudy, task: TrialTemplate | None = None, recorder: FakeRecorder | None = None
+    device: Device,
+    ledger: SharedStudy,
+    task: TrialTemplate | None = None,
+    recorder: FakeRecorder | None = None,
+    listener: Listener | None = None,
 ) -> FakeRecorder:
     """Runs a search to its end."""
     recorder = recorder or FakeRecorder()
-    running = Search(task or make_task(), ledger, device, recorder, NullListener())
+    running = Search(task or make_task(), ledger, device, recorder, listener or NullListener())
     running.run()
     assert running.broken is None
     return recorder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import optuna
@@ -15,7 +16,7 @@ from pipeline.tuning.confirmation import ranked
 from pipeline.tuning.objective import OBJECTIVES
 from pipeline.tuning.result import measured
 from pipeline.tuning.space import Config
-from tests.support.fakes import FakeRecorder
+from tests.support.fakes import FakeRecorder, NullListener
 from tests.support.tuning import (
     Device,
     best_of,
@@ -202,3 +203,24 @@ def test_several_trials_at_once_use_the_same_budget(tmp_path: Path) -> None:
     ledger = make_ledger(space, tmp_path, budget=24)
     search(device, ledger)
     assert len(ledger.findings()) == 24 == len({f.config for f in ledger.findings()}) == len(device.launched)
+
+
+def test_whoever_waits_for_another_process_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.execution.threads.LONG_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.tuning.search.POLL_SECONDS", 0.02)
+    space = make_space(batches=[16, 32], accumulations=[1, 2])
+    ledger = make_ledger(space, tmp_path, budget=3)
+    theirs = ledger.ask()
+    assert theirs is not None
+    notes: list[str] = []
+
+    class Noting(NullListener):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    ends = threading.Timer(1.0, ledger.tell_unmeasured, (theirs, "oom", {}, {}), {"too_large": False})
+    ends.start()
+    search(Device(), ledger, listener=Noting())
+    ends.join()
+    assert notes == ["waiting for trials of other processes"]
+    assert len(ledger.findings()) == 3
