@@ -24,6 +24,8 @@ BATCHNORM_TAG = "ablate.batchnorm"
 PARAMETERS_TAG = "ablate.parameters"
 # Tag of an experiment: which store it is, see `tracking.mlflow_connection`
 STORE_TAG = "ablate.store"
+# Tag of an experiment: when a journal was last delivered to it to the end, see `tracking.mlflow_store`
+DELIVERED_TAG = "ablate.delivered"
 # Tags of a parent run
 COMMAND_TAG = "ablate.command"
 STUDY_TAG = "ablate.study"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, DIGEST_TAG, HEARTBEAT_TAG, KIND_TAG, OWNER_TAG
 from pipeline.tracking import entries, journal
-from pipeline.tracking.delivery import delivered_offset
+from pipeline.tracking.delivery import delivered_state
 
 PARENTS = ("grid", "tune")  # kinds of rows that others lie under
 
@@ -109,7 +109,7 @@ class History:
 
     def delivered(self) -> dict[Path, int]:
         """How far each journal is in the store; to be asked before the store is."""
-        return {path: delivered_offset(path) for path in self._folder.glob("*.journal")}
+        return {path: delivered_state(path).offset for path in self._folder.glob("*.journal")}
 
     def owners(self) -> set[str]:
         """Controllers that have written journals here; local claims keep them and this process apart."""

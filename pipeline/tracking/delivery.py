@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -35,6 +36,15 @@ class EntrySink(Protocol):
     @property
     def token(self) -> str:
         """What tells this store from another one at its address; raises when the store is away."""
+        ...
+
+    @property
+    def stamp(self) -> int:
+        """The latest one that it was given, 0 for none; raises when the store is away."""
+        ...
+
+    def sign(self) -> int:
+        """Gives it a stamp that is later than all before, and returns it; raises when the store is away."""
         ...
 
     def apply(self, entries: list[Entry], *, again: bool = False, rest: bool = False) -> list[Refused]:
@@ -67,29 +77,35 @@ def delivered_path(path: Path) -> Path:
     return path.with_suffix(".delivered")
 
 
-def delivered_offset(path: Path) -> int:
-    """Offset up to which a journal is in the store; 0 when unknown (entries may be applied again safely)."""
-    return _delivered(path)[0]
+@dataclass(frozen=True)
+class DeliveredState:
+    """What is known of a journal's delivery. Losing it only costs a replay: entries may be applied again.
+
+    Attributes:
+        offset: Up to which it is in the store; 0 when unknown.
+        token: Of the store that it was delivered to; empty when unknown, as of earlier versions.
+        stamp: That the store got when all was delivered; 0 when it was not, or unknown.
+    """
+
+    offset: int = 0
+    token: str = ""
+    stamp: int = 0
 
 
-def delivered_to(path: Path) -> str:
-    """Token of the store that a journal was delivered to; empty when unknown, as of earlier versions."""
-    return _delivered(path)[1]
-
-
-def _delivered(path: Path) -> tuple[int, str]:
+def delivered_state(path: Path) -> DeliveredState:
+    """What is known of a journal's delivery."""
     try:
         with reading(delivered_path(path)) as stream:
             found = json.loads(stream.read(4096))
-        return int(found["offset"]), str(found.get("store", ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0, ""
+        return DeliveredState(int(found["offset"]), str(found.get("store", "")), int(found.get("stamp", 0)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return DeliveredState()
 
 
-def save_offset(path: Path, offset: int, token: str = "") -> None:
-    """Remembers offset and store; losing them only costs a replay."""
+def save_offset(path: Path, offset: int, token: str = "", stamp: int = 0) -> None:
+    """Remembers how far a journal was delivered, see `DeliveredState`."""
     with contextlib.suppress(OSError):
-        write_atomically(delivered_path(path), json.dumps({"offset": offset, "store": token}))
+        write_atomically(delivered_path(path), json.dumps({"offset": offset, "store": token, "stamp": stamp}))
 
 
 class Delivery:
@@ -109,13 +125,14 @@ class Delivery:
         self._path = path
         self._store = store
         self._heartbeat = heartbeat
-        self._offset = delivered_offset(path)
+        self._offset = delivered_state(path).offset
         self._target = 0
         self._changed = threading.Condition()
         self._stopping = self._closing = self._start_over = False
         self._safe = self._offset  # delivered, and the store was asked after it
         self._checked = True
         self._token = ""
+        self._stamp = 0
         self.changes = 0
         self._next_beat = 0.0
         self.error: str | None = None
@@ -169,7 +186,7 @@ class Delivery:
             self._changed.notify_all()
         self._thread.join(1.0)
         if self._token:
-            save_offset(self._path, self._offset, self._token)
+            save_offset(self._path, self._offset, self._token, self._stamp if complete else 0)
         return complete
 
     def _run(self) -> None:
@@ -256,6 +273,8 @@ class Delivery:
             if self._token:
                 save_offset(self._path, self._safe, self._token)
             raise
+        if self._closing and self._token and self._offset >= self._target:
+            self._stamp = self._store.sign()
         with self._changed:
             self._safe = self._offset
             self._checked = True

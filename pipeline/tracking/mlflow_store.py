@@ -6,17 +6,19 @@ here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import DIGEST_TAG, KEY_TAG, OUTCOME_TAG, RUNNING_STATE, STORE_TAG, TAINTED_TAG
+from pipeline.design.names import DELIVERED_TAG, DIGEST_TAG, KEY_TAG, OUTCOME_TAG, RUNNING_STATE, STORE_TAG, TAINTED_TAG
 from pipeline.errors import OutsideError
 from pipeline.tracking.attempts import Attempt, attempt_of
 from pipeline.tracking.mlflow_artifacts import artifact_writer
 from pipeline.tracking.mlflow_batches import Refusal, log_in_batches
 from pipeline.tracking.mlflow_connection import MlflowConnection
 from pipeline.tracking.mlflow_errors import UndeliverableError
+from pipeline.tracking.uri import scheme_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +43,6 @@ class MlflowStore:
         self.connection = MlflowConnection(uri, experiment, artifacts)
         self.problems: list[str] = []
         self._artifacts = artifacts
-        self._served = "sql" not in uri.partition("://")[0]  # what answers may be anything: a proxy, a login page
         self._ids: dict[str, str] = {}
         self._places: dict[str, str] = {}  # MLflow's id of a run -> where its artifacts are
         self._writer: Callable[[str, Path, str], None] | None = None
@@ -82,6 +83,11 @@ class MlflowStore:
         else:
             self.connection.check()
 
+    @property
+    def served(self) -> bool:
+        """Whether a server answers, which may be anything: a proxy, a login page. A database is in this process."""
+        return "sql" not in scheme_of(self.uri)
+
     def prove(self) -> None:
         """Writes something that changes nothing: what a store does with it shows whether it takes anything.
 
@@ -89,6 +95,27 @@ class MlflowStore:
             Exception: As MLflow does when the store is away.
         """
         self.connection.client.set_experiment_tag(self.connection.experiment_id, STORE_TAG, self.token)
+
+    @property
+    def stamp(self) -> int:
+        """When a journal was last delivered to its end, in ms since the epoch, as the store has it; 0 for never.
+
+        Raises:
+            Exception: As MLflow does when the store is away.
+        """
+        experiment = self.connection.client.get_experiment(self.connection.experiment_id)
+        found = str(experiment.tags.get(DELIVERED_TAG, ""))
+        return int(found) if found.isascii() and found.isdigit() and len(found) < 19 else 0
+
+    def sign(self) -> int:
+        """Gives the store a later stamp, which an older state of it will not have; returns the stamp.
+
+        Raises:
+            Exception: As MLflow does when the store is away.
+        """
+        stamp = max(time.time_ns() // 10**6, self.stamp + 1)
+        self.connection.client.set_experiment_tag(self.connection.experiment_id, DELIVERED_TAG, str(stamp))
+        return stamp
 
     def open_again(self) -> None:
         """Opens what is at the address now; what was known of the former store is forgotten."""
@@ -207,7 +234,7 @@ class MlflowStore:
         """
         client = self.connection.client
         client.set_terminated(run_id, status, time_ms)
-        if not self._served:  # a database has it when the call comes back
+        if not self.served:  # a database has it when the call comes back
             return
         info = client.get_run(run_id).info
         if (info.run_id, info.status) != (run_id, status):

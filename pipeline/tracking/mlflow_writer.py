@@ -59,6 +59,15 @@ class MlflowWriter:
         """See `delivery.EntrySink.token`."""
         return self._store.token
 
+    @property
+    def stamp(self) -> int:
+        """See `delivery.EntrySink.stamp`."""
+        return self._store.stamp
+
+    def sign(self) -> int:
+        """See `delivery.EntrySink.sign`."""
+        return self._store.sign()
+
     def has(self, key: str) -> bool:
         """See `delivery.EntrySink.has`."""
         return self._store.run_id(key) is not None or self._store.is_deleted(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.tracking import journal
-from pipeline.tracking.delivery import BATCH, EntrySink, delivered_offset, delivered_to, save_offset
+from pipeline.tracking.delivery import BATCH, DeliveredState, EntrySink, delivered_state, save_offset
 from pipeline.tracking.entries import Entry, note_row, orphan_entries
 from pipeline.tracking.mlflow_errors import StoreChangedError
 from pipeline.tracking.refused import keep_refused, remove_refused
@@ -15,7 +15,7 @@ def replay(path: Path, store: EntrySink, *, everything: bool = False) -> int:
     """Applies what the store has not got of a dead controller's journal (`ablate sync`).
 
     Rows that it had left open are closed as interrupted, where nobody has done so yet. A journal that was delivered to
-    another store than the one that is there now is delivered whole.
+    another store than the one that is there now, or to a later state of it, is delivered whole.
 
     Args:
         path: The journal.
@@ -31,13 +31,13 @@ def replay(path: Path, store: EntrySink, *, everything: bool = False) -> int:
     with journal.abandoned(path) as free:
         if not free:
             return 0
-        start = delivered_offset(path)
-        known = delivered_to(path)
+        known = delivered_state(path)
+        start = known.offset
         anew = everything or (start > 0 and not _has(path, store, known))
         if anew:
             start = 0
         elif start >= journal.valid_end(path):
-            if not known:
+            if not known.token:
                 save_offset(path, start, store.token)
             return 0
         try:
@@ -71,20 +71,22 @@ def _apply(path: Path, store: EntrySink, start: int, *, again: bool) -> int:
         if len(entries) >= BATCH:
             hand_over(end)
     entries += orphan_entries(rows)
-    hand_over(journal.valid_end(path))
+    end = journal.valid_end(path)
+    hand_over(end)
+    save_offset(path, end, token, store.sign())
     return count
 
 
-def _has(path: Path, store: EntrySink, token: str) -> bool:
-    """Whether the store that is there is the one that a journal was delivered to.
+def _has(path: Path, store: EntrySink, known: DeliveredState) -> bool:
+    """Whether the store that is there is the one that a journal was delivered to, and no older state of it.
 
     Args:
         path: The journal.
         store: The store.
-        token: Of the store that it was delivered to; earlier versions kept none, and its first row tells.
+        known: Of its delivery; earlier versions kept no token, and the journal's first row tells.
     """
-    if token:
-        return token == store.token
+    if known.token:
+        return known.token == store.token and known.stamp <= store.stamp
     opened = (str(entry.get("key", "")) for entry, _ in journal.read_entries(path) if entry.get("kind") == "open")
     first = next(opened, None)
     return first is None or store.has(first)
@@ -108,7 +110,7 @@ def earlier_journals(path: Path, uri: str, experiment: str) -> list[Path]:
 
 def is_left(path: Path, store: EntrySink) -> bool:
     """Whether a journal, whose controller is gone, is not in the store that is there now."""
-    known = delivered_to(path)
+    known = delivered_state(path)
     with journal.abandoned(path) as free:
-        behind = delivered_offset(path) < journal.valid_end(path) or bool(known and known != store.token)
+        behind = known.offset < journal.valid_end(path) or bool(known.token and not _has(path, store, known))
     return free and behind

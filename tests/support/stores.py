@@ -27,6 +27,7 @@ class Sink:
         self.entries: list[dict[str, Any]] = []
         self.away = False
         self.token = "0" * 32
+        self.stamp = 0
         self.refuses: list[dict[str, Any]] = []
         self.opened = 0
         self._known = self.token
@@ -43,7 +44,12 @@ class Sink:
     def replace(self) -> None:
         """Another store takes its place, with nothing in it."""
         self.entries.clear()
-        self.token = uuid.uuid4().hex
+        self.token, self.stamp = uuid.uuid4().hex, 0
+
+    def sign(self) -> int:
+        self._asked()
+        self.stamp += 1
+        return self.stamp
 
     def has(self, key: str) -> bool:
         return any(entry.get("key") == key for entry in self.entries)
@@ -81,7 +87,7 @@ class MemoryStore:
         self.runs: dict[str, StoredRun] = {}
         self.away = False
         self.deleted: set[str] = set()
-        self.token = "0" * 32
+        self.token, self.stamp = "0" * 32, 0
         self._opened = self.token
 
     def _asked(self) -> None:
@@ -91,7 +97,12 @@ class MemoryStore:
     def replace(self) -> None:
         """Another store takes its place, with nothing in it."""
         self.runs.clear()
-        self.token = uuid.uuid4().hex
+        self.token, self.stamp = uuid.uuid4().hex, 0
+
+    def sign(self) -> int:
+        self._asked()
+        self.stamp += 1
+        return self.stamp
 
     def connect(self) -> None:
         self._asked()

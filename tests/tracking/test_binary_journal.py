@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.delivery import delivered_offset, save_offset
+from pipeline.tracking.delivery import delivered_state, save_offset
 from pipeline.tracking.journal import Journal, read_entries, valid_end
 from pipeline.tracking.replay import replay
 from tests.support.stores import Sink
@@ -84,5 +84,5 @@ def test_a_replay_goes_on_behind_the_offset_of_the_earlier_version(path: Path) -
     assert replay(path, sink) == 2
     assert sink.entries[:2] == ENTRIES[2:]
     assert [(entry["key"], entry["orphan"]) for entry in sink.entries[2:]] == [("parent", True)]
-    assert delivered_offset(path) == path.stat().st_size
+    assert delivered_state(path).offset == path.stat().st_size
     assert replay(path, sink) == 0

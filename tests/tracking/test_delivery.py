@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.tracking import delivery
-from pipeline.tracking.delivery import Delivery, delivered_offset
+from pipeline.tracking.delivery import DeliveredState, Delivery, delivered_state
 from pipeline.tracking.journal import Journal
 from tests.support.stores import Sink
 
@@ -40,9 +40,10 @@ def test_delivery_goes_on_where_an_outage_stopped_it(tmp_path: Path) -> None:
     store.away = False
     assert worker.wait(book.end, 12)
     assert worker.error is None
+    assert delivered_state(book.path).stamp == 0, "not all yet"
     assert worker.stop(5)
     assert store.entries == numbered(2010)
-    assert delivered_offset(book.path) == book.end
+    assert delivered_state(book.path) == DeliveredState(book.end, store.token, store.stamp) and store.stamp == 1
 
 
 def test_an_entry_that_is_still_being_written_is_not_delivered(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.design.names import DELIVERED_TAG
 from pipeline.errors import InputError, OutsideError
 from pipeline.tracking.mlflow_errors import UndeliverableError
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -39,6 +41,20 @@ def test_a_server_is_asked_whether_a_run_has_ended_and_a_database_is_believed(
         served.end(run_id, "FINISHED", 3)
     monkeypatch.setattr(mlflow_store.connection.client, "get_run", None)
     mlflow_store.end(run_id, "FINISHED", 3)
+
+
+def test_a_stamp_is_later_than_all_before_whatever_the_clocks_say(
+    mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert mlflow_store.stamp == 0
+    first = mlflow_store.sign()
+    assert mlflow_store.stamp == first
+    monkeypatch.setattr(time, "time_ns", lambda: 5)
+    assert mlflow_store.sign() == mlflow_store.stamp == first + 1
+    connection = mlflow_store.connection
+    for text in ("", "x", "-1", "1" * 5000, "²"):
+        connection.client.set_experiment_tag(connection.experiment_id, DELIVERED_TAG, text)
+        assert mlflow_store.stamp == 0
 
 
 def test_a_run_that_the_client_made_twice_is_one(mlflow_store: MlflowStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.delivery import delivered_offset
+from pipeline.tracking.delivery import delivered_state
 from pipeline.tracking.journal import read_entries
 from pipeline.tracking.outbox import Outbox
 from tests.support.stores import Sink
@@ -24,7 +24,7 @@ def test_entries_go_out_in_order_and_stay_in_the_journal(ram_path: Path) -> None
     assert sink.entries == [{"kind": "a"}, {"kind": "b"}, {"kind": "c"}]
     assert [entry for entry, _ in read_entries(outbox.path)] == sink.entries
     assert outbox.drain(5) and beats == [3]
-    assert delivered_offset(outbox.path) == outbox.end
+    assert delivered_state(outbox.path).offset == outbox.end
     with pytest.raises(OSError, match="closed"):
         outbox.append({"kind": "d"})
 
@@ -42,4 +42,4 @@ def test_what_a_sink_that_is_away_has_not_got_is_told(ram_path: Path) -> None:
     assert outbox.error == "connection refused"
     assert outbox.wait(5, end) and not outbox.wait(5)
     assert not outbox.drain(0.1)
-    assert delivered_offset(outbox.path) == end
+    assert delivered_state(outbox.path).offset == end

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.tracking import delivery
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.replay import replay
+from pipeline.tracking.replay import is_left, replay
 from tests.support.stores import Sink
 
 
@@ -48,6 +48,19 @@ def test_replay_delivers_the_rest_and_closes_what_was_left_open(tmp_path: Path) 
         ("parent", "KILLED", True),
     ]
     assert replay(path, store) == 0
+
+
+def test_an_older_state_of_the_store_gets_what_it_had(tmp_path: Path) -> None:
+    path, store = tmp_path / "a.journal", Sink()
+    ends = write(path, numbered(3))
+    delivery.save_offset(path, ends[-1], store.token, store.sign())
+    assert not is_left(path, store) and replay(path, store) == 0
+    store.sign()
+    assert not is_left(path, store) and replay(path, store) == 0, "another controller has delivered since"
+    store.stamp = 0
+    assert is_left(path, store) and replay(path, store) == 3
+    assert delivery.delivered_state(path).stamp == store.stamp > 0
+    assert not is_left(path, store) and replay(path, store) == 0
 
 
 def test_replay_leaves_a_living_writer_alone(tmp_path: Path) -> None:
