@@ -37,6 +37,7 @@ from pipeline.tuning.sampler import DistinctSampler, distributions
 from pipeline.tuning.space import Config, Space
 
 NAMELESS_SECONDS = 30.0  # a trial gets its owner's name within milliseconds; without one its process has died
+CHOOSING_SECONDS = 5.0  # within which a living process writes its trial's parameters behind its number
 TRIALS_LOCK_PATIENCE = 120.0
 
 
@@ -95,10 +96,17 @@ class SharedStudy:
         """Whether no earlier trial has this configuration, nor the study enough trials without it.
 
         Every process writes its trial before it reads the others', so of two that ask at the same time at least
-        the later one sees the other.
+        the later one sees the other. Number and parameters are written one after the other: an earlier trial that
+        has a number alone may become any configuration, and is waited for unless its process has died of it.
         """
         config = self.space.config(trial.params)
-        earlier = [t for t in self._counted() if t.number < trial.number]
+        patience = time.monotonic() + CHOOSING_SECONDS
+        while True:
+            earlier = [t for t in self._counted() if t.number < trial.number]
+            choosing = any(t.state == TrialState.RUNNING and self._config(t) is None for t in earlier)
+            if not choosing or time.monotonic() > patience:
+                break
+            time.sleep(0.05)
         return config not in {self._config(t) for t in earlier} and len(earlier) < self.budget
 
     def config_of(self, trial: optuna.Trial) -> Config:

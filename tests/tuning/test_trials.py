@@ -116,6 +116,36 @@ def test_no_budget_is_exceeded_by_trials_that_start_together(tmp_path: Path) -> 
     assert len({tuple(sorted(trial.params.items())) for trial in mine}) == len(mine)
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_trial_that_has_a_number_and_no_parameters_yet_is_waited_for(
+    dies: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna writes them one after the other: two hosts took the same configuration."""
+    monkeypatch.setattr(trials, "CHOOSING_SECONDS", 0.5 if dies else 30.0, raising=False)
+    one = make_ledger(SPACE, tmp_path / "one", 12, study=shared(tmp_path))
+    other = make_ledger(SPACE, tmp_path / "other", 12, study=shared(tmp_path))
+    numbered = one.study.ask()
+    sampled = other.sampler.sample_relative
+    chosen = [dict(SPACE.baseline.params)]
+    monkeypatch.setattr(other.sampler, "sample_relative", lambda *a: chosen.pop() if chosen else sampled(*a))
+    found: list[optuna.Trial | None] = []
+    asking = threading.Thread(target=lambda: found.append(other.ask()))
+    asking.start()
+    asking.join(0.3)
+    assert asking.is_alive()
+    if not dies:
+        for name, distribution in one._distributions.items():
+            one.study._storage.set_trial_param(
+                numbered._trial_id,
+                name,
+                distribution.to_internal_repr(SPACE.baseline.params[name]),
+                distribution,
+            )
+    asking.join(60)
+    (trial,) = found
+    assert trial is not None and (trial.params == SPACE.baseline.params) is dies
+
+
 ACTIONS = st.lists(st.sampled_from(["ask", "measure", "fail", "interrupt", "die", "reap"]), max_size=40)
 
 
