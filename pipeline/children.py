@@ -5,12 +5,16 @@ That folder holds a user's own files, and somebody else's where it is shared: a 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.import_path import leave_folder, path_environment
@@ -53,6 +57,54 @@ def start_module(name: str, *words: str, environment: Mapping[str, str], **setti
     """
     command = [sys.executable, "-P", "-m", name, *words]
     return subprocess.Popen(command, env={**environment, **path_environment()}, **settings)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that has ended.
+
+    Attributes:
+        code: exit status, negative for a signal.
+        seconds: from its start to its end.
+        out, err: what it printed; bytes that are no text are replaced.
+    """
+
+    code: int
+    seconds: float
+    out: str
+    err: str
+
+
+def finished_command(words: Sequence[str], timeout: float) -> Finished:
+    """Runs a user's own command, in the user's environment, to its end; none of its processes outlives the call.
+
+    Args:
+        words: program and arguments.
+        timeout: longest time in s.
+
+    Raises:
+        TimeoutError: it took longer.
+        OSError: it cannot be started.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+        return Finished(process.returncode, time.perf_counter() - began, out, err)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"{timeout:g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # there may be more than the one that has ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def output_of(program: str, *words: str, timeout: float) -> str:

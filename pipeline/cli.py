@@ -248,6 +248,14 @@ def compare(options: command_options.CompareOptions) -> int:
     return run_compare(options)
 
 
+@_command(command_options.AbOptions, cli, works=True)
+def ab(options: command_options.AbOptions) -> int:
+    """Run two commands in turn: is B slower than A? Exit code 1 if it was shown to be, 0 if not."""
+    from pipeline.commands.ab import run_ab
+
+    return run_ab(options)
+
+
 @_command(run_options.JsonOptions, cli)
 def techniques(options: run_options.JsonOptions) -> int:
     """List the techniques: levels, requirements, what each preserves and what it can save."""

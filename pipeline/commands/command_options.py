@@ -164,3 +164,36 @@ class DataOptions(DataDirOptions):
     """
 
     names: tuple[str, ...] = argument()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbOptions(JsonOptions):
+    """`ablate ab`.
+
+    Attributes:
+        command_a: command line of what is compared with.
+        command_b: command line of what is compared.
+        metric: name of what they print as `METRIC name=value`; None for the time that they take.
+        better: whether less or more of it is better.
+        margin: how much worse B may be, as a fraction.
+        precision: half width of an interval around 1, as a fraction, that is narrow enough for "the same".
+        min_pairs: pairs at the first look.
+        max_pairs: pairs at the last look.
+        max_seconds: after which no pair begins; None for no limit.
+        timeout: longest time of one run, in s.
+        warmups: runs of each command that are thrown away first.
+        seed: of the order within the pairs.
+    """
+
+    command_a: str = argument()
+    command_b: str = argument()
+    metric: str | None = option(None, "Compare what they print as METRIC NAME=VALUE, not their time.", metavar="NAME")
+    better: str = option("lower", "Which values of the metric are better.", choices=("lower", "higher"))
+    margin: float = option(0.0, "B may be worse by so much (0.02: 2 %).", allowed=Range(0, 1))
+    precision: float = option(0.01, 'Half width of the interval that says "the same".', allowed=INNER_SHARE)
+    min_pairs: int = option(8, "Pairs at the first look.", allowed=Range(2, 10_000))
+    max_pairs: int = option(40, "Pairs at the last look.", allowed=Range(2, 10_000))
+    max_seconds: float | None = option(None, "No pair begins after it.", metavar="S", allowed=POSITIVE)
+    timeout: float = option(3600.0, "Longest time of one run.", metavar="S", allowed=POSITIVE)
+    warmups: int = option(1, "Runs of each command that are thrown away first.", allowed=Range(0, 100))
+    seed: int = option(0, "Of the order within the pairs.", allowed=Range(0, 2**31 - 1))

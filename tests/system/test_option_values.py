@@ -63,6 +63,7 @@ BASES: dict[str, tuple[str, ...]] = {
     "grid": ("--models", "test_resnet", "--datasets", "digits", *CELL),
     "run": ONE,
     "tune": (*ONE, "--batch-sizes", "64", "--accumulation", "1"),
+    "ab": ("nonsense", "nonsense"),
     "bench": ("--models", "nonsense"),
     "compare": ("nonsense", "nonsense"),
     "data prepare": ("nonsense",),
