@@ -37,7 +37,7 @@ test: $(VENV)/.ready
 
 # in the order of their files: xdist would start the scopes with the fewest tests last, and of these those take longest
 slow: $(VENV)/.ready
-	$(BIN)/python -m pytest -m "slow and not quiet" --timeout 1200 $(PARALLEL) --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "slow and not quiet" --timeout 1200 $(PARALLEL) --no-loadscope-reorder --durations 25
 	$(BIN)/python -m pytest -m "slow and quiet" --timeout 1200
 
 # everything that needs a GPU, in ten minutes; DEVICE=cpu rehearses it, STAGES=smoke,paper32 chooses
