@@ -19,6 +19,7 @@ STARTERS = {  # module -> what of it makes a process
     "pty": {"fork", "spawn"},
     "multiprocessing": {"Process", "Pool", "Manager", "get_context", "set_start_method"},
     "os": {"fork", "forkpty", "system", "popen", "posix_spawn", "posix_spawnp", "startfile"},
+    "platform": {"platform", "processor"},  # they start `uname`
     "asyncio": {"create_subprocess_exec", "create_subprocess_shell"},
 }
 POOLS = ("ProcessPoolExecutor",)  # their context is given

@@ -45,7 +45,15 @@ def _cpu_model() -> str:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
         found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
+    return found.group(1) if found else platform.machine()
+
+
+def system_name() -> str:
+    """What `platform.platform` says, which starts a program `uname`, from wherever PATH has one, to say it."""
+    library = "".join(platform.libc_ver())
+    return "-".join(
+        [platform.system(), platform.release(), platform.machine(), *(["with", library] if library else ())]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +67,7 @@ def host_provenance() -> dict[str, str]:
     facts = {
         "ablate": __version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": system_name(),
         "hostname": socket.gethostname(),
         "cpu": _cpu_model(),
         "cpu_count": str(os.cpu_count() or 0),

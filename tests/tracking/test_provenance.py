@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,23 @@ def test_facts_are_named_and_hold_no_environment(monkeypatch: pytest.MonkeyPatch
     assert facts["env.python"] == ".".join(str(part) for part in sys.version_info[:3])
     assert {"env.hostname", "env.cpu", "env.cpu_count", "env.torch", "env.scikit_learn"} <= set(facts)
     assert all(isinstance(value, str) and "verysecret" not in value for value in facts.values())
+
+
+def test_no_program_of_the_folder_is_started_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = platform.platform()
+    for program in ("uname", "git", "lscpu"):
+        (tmp_path / program).write_text(f"#!/bin/sh\ntouch {tmp_path}/started; echo ours\n")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f".:{os.environ['PATH']}")
+    for cached in (platform._uname_cache, platform._platform_cache):  # type: ignore[attr-defined]
+        assert cached, "asked before"
+    monkeypatch.setattr(platform, "_uname_cache", None)
+    monkeypatch.setattr(platform, "_platform_cache", {})
+    host_provenance.cache_clear()
+    provenance._git.cache_clear()
+    assert host_provenance()["env.platform"] == named
+    assert not (tmp_path / "started").exists()
 
 
 def test_the_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
