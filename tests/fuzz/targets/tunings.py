@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from pipeline.tracking.provenance import host_provenance
 from pipeline.tuning.storage import existing
 from tests.fuzz import templates
 from tests.fuzz.checks import Guard, command, preload
@@ -60,6 +61,7 @@ class Target:
 
     def __init__(self, folder: Path, cache: Path) -> None:
         preload(".tuning.storage", ".commands.tune")
+        host_provenance()  # asks git once
         self._folder = folder
         template = templates.tuning(cache)
         self._template, self._name = template / "optuna.db", (template / "name").read_text()

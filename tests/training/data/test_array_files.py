@@ -35,6 +35,32 @@ def test_verify_finds_one_flipped_bit(tmp_path: Path) -> None:
     assert len(problems) == 1 and str(path) in problems[0] and "SHA-256" in problems[0]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"('",
+        b"((\n",
+        b"[" * 90,
+        b"\xff",
+        b"1 #",
+        b"{} #",
+        b"{'descr': 1} #",
+        b"'" + b"a" * 80,
+        b"\0",
+        b"  x",
+        b"9" * 90,
+    ],
+)
+def test_a_header_that_is_none_is_damage(header: bytes, tmp_path: Path) -> None:
+    open_store("digits", tmp_path)
+    path = _place(tmp_path) / "test_labels.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:10] + header + content[10 + len(header) :])  # behind magic, version and length
+    assert array_files.open_arrays(_place(tmp_path)) is None
+    open_store("digits", tmp_path)
+    assert path.read_bytes() == content, "made anew"
+
+
 def test_full_disk_leaves_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
