@@ -22,9 +22,10 @@ from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.local import child
 from pipeline.execution.local.process import SERVER_LOST, Child, death, dump_and_stop, stop
-from pipeline.host import oom_kills, process_environment
+from pipeline.host import ENDING_SIGNALS, oom_kills, process_environment
 
 FLOPS = FLOPS_PER_IMAGE
+NEWS_SECONDS = 2.0  # within which a busy parent learns of a signal that has ended its worker
 
 
 @dataclass(frozen=True)
@@ -231,11 +232,21 @@ class LocalLauncher:
             if end is None:
                 worker.wait()
                 end = _dead(worker, oom_kills() > prepared.kills)
-                if self._cancelled:  # a batch system ends parent and workers together
+                if self._ended_with_parent(worker.process.exitcode):
                     end = End(time=end.time, outcome="interrupted", error="cancelled")
         if end.outcome != "finished":
             yield Artifact(time=time.time(), path="log.txt")
         yield end
+
+    def _ended_with_parent(self, code: int | None) -> bool:
+        """Whether a worker's death belongs to the end of this call: batch systems signal parent and workers together.
+
+        The worker may be dead before the parent has learnt of its own signal.
+        """
+        until = time.monotonic() + (NEWS_SECONDS if code is not None and -code in ENDING_SIGNALS else 0.0)
+        while not self._cancelled and time.monotonic() < until:
+            time.sleep(0.02)
+        return self._cancelled
 
     def _follow(self, worker: Child, spec: RunSpec) -> Generator[Record, None, End | None]:
         """Yields records up to the last one, which is the generator's return value; None when it never came."""

@@ -10,6 +10,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,19 @@ def test_a_worker_that_exits_is_a_failed_run(make: Any) -> None:
     os.kill(worker_pid(), signal.SIGTERM)
     end = end_of(list(records))
     assert (end.outcome, end.error) == ("failed", "worker ended with signal SIGTERM")
+
+
+def test_a_worker_that_ended_by_a_signal_that_the_parent_learns_of_later_is_interrupted(make: Any) -> None:
+    """As batch systems and shells send it: to all of them, and a busy parent is the last to react."""
+    launcher = make()
+    records = launcher.launch(long_spec())
+    until_training(records)
+    os.kill(worker_pid(), signal.SIGTERM)
+    told = threading.Timer(0.7, launcher.cancel)
+    told.start()
+    end = end_of(list(records))
+    told.join()
+    assert (end.outcome, end.error) == ("interrupted", "cancelled")
 
 
 def test_a_worker_that_sends_no_record_is_a_failed_run(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
