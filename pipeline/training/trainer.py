@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ def train(
         DivergedError: a loss or a weight became infinite or no number; says the epoch. What was measured until then
             has been yielded.
     """
-    run = _Run(spec, model, inputs, device, group)
+    run = Run(spec, model, inputs, device, group)
     epochs = run.recipe.epochs
     values: dict[str, float] = {}
     resumed = checkpoints.resume(lambda: run.state_dict([]) | {"epoch": 0}, run.restore) if checkpoints else None
@@ -110,11 +110,24 @@ def train(
     return result
 
 
-class _Run:
-    """The state of one training run."""
+class Run:
+    """The state of one training run.
+
+    Args:
+        spec: the run.
+        model: the initialised model, on the CPU.
+        inputs: the run's training, validation and test batches.
+        device: where the model trains.
+        group: the processes that train together.
+    """
 
     def __init__(
-        self, spec: RunSpec, model: nn.Module, inputs: Inputs, device: torch.device, group: ProcessGroup
+        self,
+        spec: RunSpec,
+        model: nn.Module,
+        inputs: Inputs,
+        device: torch.device,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.group = group
         self.stop_rule = StopRule(spec.recipe, spec.probe, inputs.train.num_samples)
@@ -175,27 +188,20 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> Generator[Record, None, dict[str, float]]:
         """Trains one epoch; the generator's return value is its metrics. One host sync, at the end."""
-        losses = WindowLosses(len(self.windows), self.device)
-        self.precision.training()
-        self.learner.model.train()
+        updates = EpochUpdates(self, epoch)
         self.meter.start_training()
-        batches = self.batches(self.inputs.train, epoch)
         began = shown = time.perf_counter()
         images = 0
-        for made, window in enumerate(self.windows, start=1):
-            losses.add(optimizer_step(self.learner, window, batches, self.inputs.train, self.meter.clock.end_phase))
-            self.meter.end_window(window.total)
-            images += window.total
-            if self.stop_rule.stops_after_window(window.total, self.meter):
+        for made, size in enumerate(updates, start=1):
+            images += size
+            if self.stop_rule.stops_after_window(size, self.meter):
                 break
             now = time.perf_counter()
             if now - shown > PROGRESS_SECONDS:
                 shown = now
                 yield self._progress(epoch, made, images / (now - began))
         seconds = self.meter.end_training()
-        updated = self.precision.outcomes()
-        self.updates += sum(updated)
-        self.last_loss = mean_loss(self.group.mean(losses.all()).cpu(), self.windows[:made], updated, epoch)
+        self.last_loss = updates.mean_loss()
         return {
             TRAIN_LOSS: self.last_loss,
             EPOCH_SECONDS: seconds,
@@ -272,3 +278,44 @@ class _Run:
         self.meter.load_state_dict(state["meter"])
         self.updates = int(state["updates"])
         return epoch, history
+
+
+class EpochUpdates:
+    """An epoch's training, update by update: each item that is taken is one, and the images of its window.
+
+    Between two items the run stands still. Nothing waits for the device until `mean_loss`.
+
+    Args:
+        run: whose epoch it is.
+        epoch: its number, from 1.
+    """
+
+    def __init__(self, run: Run, epoch: int) -> None:
+        self._run = run
+        self._epoch = epoch
+        self._losses = WindowLosses(len(run.windows), run.device)
+        self._made = 0
+        run.precision.training()
+        run.learner.model.train()
+
+    def __iter__(self) -> Iterator[int]:
+        run = self._run
+        batches = run.batches(run.inputs.train, self._epoch)
+        for window in run.windows:
+            loss = optimizer_step(run.learner, window, batches, run.inputs.train, run.meter.clock.end_phase)
+            self._losses.add(loss)
+            run.meter.end_window(window.total)
+            self._made += 1
+            yield window.total
+
+    def mean_loss(self) -> float:
+        """The mean loss of the updates that were made; counts them as the run's.
+
+        Raises:
+            DivergedError: a loss was infinite or no number.
+        """
+        run = self._run
+        updated = run.precision.outcomes()
+        run.updates += sum(updated)
+        losses = run.group.mean(self._losses.all()).cpu()
+        return mean_loss(losses, run.windows[: self._made], updated, self._epoch)

@@ -86,13 +86,13 @@ def test_compiled_training_is_bounded_and_compiles_nothing_after_the_warm_up(
     from pipeline.training import trainer
 
     frames: list[int] = []
-    original = trainer._Run.warm_up
+    original = trainer.Run.warm_up
 
     def counted(run: Any) -> None:
         original(run)
         frames.append(counters["stats"]["unique_graphs"])
 
-    monkeypatch.setattr(trainer._Run, "warm_up", counted)
+    monkeypatch.setattr(trainer.Run, "warm_up", counted)
     # aot_eager: the same tracing and guards, without minutes of code generation
     compiled = trainer.compile_model
 
