@@ -7,7 +7,7 @@ filled by earlier versions have them.
 from __future__ import annotations
 
 # Tags of every run, and of the parent run of a call
-KIND_TAG = "ablate.kind"  # run, sentinel, grid, tune
+KIND_TAG = "ablate.kind"  # run, sentinel, turns; grid, tune, speed
 KEY_TAG = "ablate.key"
 OWNER_TAG = "ablate.owner"
 CLAIM_TAG = "ablate.claim"
@@ -92,6 +92,18 @@ UPDATES = "updates/count"
 SKIPPED_STEPS = "amp/skipped_steps"
 FINAL_SCALE = "amp/final_scale"
 FLOPS_PER_IMAGE = "model/flops_per_image"
+# Metrics of a cell that took turns. With the round as their step
+ROUND_SECONDS = "round/seconds"
+ROUND_RATE = "round/images_per_second"
+ROUND_PLACE = "round/place"  # in the order of the round, from 1
+ROUND_JOULES = "round/joules"
+# and of the whole cell
+TURN_IMAGES = "turns/images"
+HEAD_IMAGES = "turns/head_images"
+RECIPE_IMAGES = "turns/recipe_images"  # that all epochs of the recipe have
+# Metrics of the parent run of cells that took turns
+SPEED_SECONDS = "speed/wall_seconds"
+SPEED_ROUNDS = "speed/rounds"  # the fewest of a group
 # Metrics of a tuning's parent run
 TUNE_TRIALS = "tune/trials"
 TUNE_INFEASIBLE = "tune/infeasible"

@@ -323,3 +323,34 @@ class RunOptions(GridOptions):
     models: str = option(help="Model name, or timm:NAME.", name="--model", metavar="M")
     datasets: str = option(help="Data set name, or imagefolder:DIR.", name="--dataset", metavar="D")
     techniques: str = option("none", "Techniques that are on.", metavar="none|A,B")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedOptions(GridOptions):
+    """`ablate speed`: a grid of which all cells are alive at once and take turns.
+
+    Attributes:
+        precision: half width of the 95 % intervals of main effects and of techniques alone, as a fraction, at which
+            rounds are enough.
+        max_seconds: time after which no round begins; None for no limit.
+        min_rounds: rounds of each (model, data set), at least.
+        timeout: longest time of a cell's set-up, or of a turn, in s; None for no limit.
+    """
+
+    omitted: ClassVar = (
+        *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "nproc", "target_accuracy"),
+        *("tuned", "tune_trials", "tune_seconds", "storage", "retries", "checkpoint_every", "seeds", "address"),
+    )
+    reworded: ClassVar = {
+        "launcher": "What has the cells stand: local.",
+        "jobs": "Groups at once (CPU: 1; GPU: one per GPU).",
+        "timeout": "Longest time of a cell's set-up, or of a turn.",
+        "fresh": "Measure everything again, under a new parent run.",
+    }
+
+    precision: float = option(0.01, "Half width of the intervals at which rounds are enough.", allowed=INNER_SHARE)
+    max_seconds: float | None = option(600.0, "No round begins after it.", metavar="S", allowed=SECONDS)
+    min_rounds: int = option(8, "Rounds of each model and data set, at least.", allowed=Range(4, 10_000))
+    timeout: float | None = option(
+        300.0, "Longest time of a cell's set-up, or of a turn.", metavar="SECONDS", allowed=SECONDS
+    )

@@ -34,7 +34,8 @@ class PlannedRun:
         spec: the cell.
         block: its replicate, from 0 up.
         position: when it runs, from 0 up.
-        kind: `run` for the design's cells, `sentinel` for the baselines repeated at a block's ends.
+        kind: `run` for the design's cells, `sentinel` for the baselines repeated at a block's ends, `turns` for cells
+            that take turns.
         tainted: why its measurement is to be doubted (see `execution.interference`); empty when nothing is known
             against it.
         title: its name where the specification's own would not tell it apart; else empty.

@@ -38,6 +38,23 @@ class Job(Frozen):
     flops_per_image: float | None = None
 
 
+NO_TURN = b"end"  # what it is sent instead when there is no further one
+
+
+class TurnOrder(Frozen):
+    """What a worker that stands still is sent: its next turn.
+
+    Attributes:
+        number: of the turn, which its record repeats.
+        images: that the clock sees; a multiple of the cells' windows.
+        head: images before them that it does not see, likewise.
+    """
+
+    number: Natural
+    images: Natural
+    head: Natural
+
+
 class Phase(Frozen):
     """How far a worker is in its life, for the live display.
 
@@ -49,6 +66,44 @@ class Phase(Frozen):
     type: Literal["phase"] = "phase"
     time: Time
     name: str
+
+
+class Ready(Frozen):
+    """A worker that takes turns is set up and warm, and stands still.
+
+    Attributes:
+        time: seconds since the epoch.
+        epoch_images: images of an epoch.
+        ahead_images: that its input pipeline reads ahead while it stands.
+        edge_seconds: duration of a turn of no images.
+    """
+
+    type: Literal["ready"] = "ready"
+    time: Time
+    epoch_images: Natural
+    ahead_images: Natural
+    edge_seconds: float
+
+
+class Turn(Frozen):
+    """A turn is over.
+
+    Attributes:
+        time: seconds since the epoch.
+        number: the order's.
+        seconds: between two waits for the device.
+        images: that were trained on meanwhile.
+        updates: that were made meanwhile.
+        joules: energy of the GPU meanwhile; None where its counter cannot tell.
+    """
+
+    type: Literal["turn"] = "turn"
+    time: Time
+    number: Natural
+    seconds: float
+    images: Natural
+    updates: Natural
+    joules: float | None = None
 
 
 class Progress(Frozen):
@@ -136,10 +191,12 @@ class End(Frozen):
     error: str | None = None
 
 
-Record = Phase | Progress | Metrics | Tags | Artifact | End
+Record = Phase | Progress | Ready | Turn | Metrics | Tags | Artifact | End
 
-_RECORDS: dict[str, type[Phase | Progress | Metrics | Tags | Artifact | End]] = {
+_RECORDS: dict[str, type[Phase | Progress | Ready | Turn | Metrics | Tags | Artifact | End]] = {
     "phase": Phase,
+    "ready": Ready,
+    "turn": Turn,
     "progress": Progress,
     "metrics": Metrics,
     "tags": Tags,

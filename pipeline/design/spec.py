@@ -197,6 +197,17 @@ class Probe(Frozen):
         return self
 
 
+class TurnPlan(Frozen):
+    """How a cell trains that takes turns with others: it stands still in between, and is never evaluated.
+
+    Attributes:
+        multiple: images of which each turn and each epoch has a whole multiple, a common multiple of the windows of
+            all cells that take turns; what an epoch has beyond is left out.
+    """
+
+    multiple: Count
+
+
 class RunSpec(Frozen):
     """One cell of a design in one replicate: all that can change its result, and nothing else.
 
@@ -211,6 +222,7 @@ class RunSpec(Frozen):
         recipe: how it trains, techniques applied.
         probe: how a trial of a tuning is shorter; None for a full run.
         nproc: processes that train data-parallel, each on a device of its own; `batch_size` is split over them.
+        turns: how it takes turns with other cells; None for a run of its own.
     """
 
     model: str
@@ -223,6 +235,7 @@ class RunSpec(Frozen):
     recipe: Recipe = Recipe()
     probe: Probe | None = None
     nproc: Threads = 1
+    turns: TurnPlan | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -238,7 +251,8 @@ class RunSpec(Frozen):
         )
         measured = [] if self.probe is None else [self.probe.model_dump(mode="json")]
         parallel = [] if self.nproc == 1 else [{"nproc": self.nproc}]
-        return content_digest([*head, self.recipe.digest, *measured, *parallel])
+        in_turn = [] if self.turns is None else [{"turns": self.turns.model_dump(mode="json")}]
+        return content_digest([*head, self.recipe.digest, *measured, *parallel, *in_turn])
 
     @property
     def label(self) -> str:

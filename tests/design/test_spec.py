@@ -16,7 +16,7 @@ from pipeline.design.spec import Recipe, RunSpec
 
 SPEC = RunSpec(model="test_resnet", dataset="digits", techniques=("amp", "ga=4"), seed=5)
 # values of all kinds that fields take; each field is moved to the first one that it accepts and does not have
-FIELDS: tuple[Any, ...] = ({"epochs": 7}, {"max_windows": 7})
+FIELDS: tuple[Any, ...] = ({"epochs": 7}, {"max_windows": 7}, {"multiple": 7})
 VALUES: tuple[Any, ...] = (True, False, 1, 2, 9, 64, 0.25, 0.5, ("pm",), "cuda", "other", *FIELDS)
 
 
