@@ -79,6 +79,7 @@ class Meter:
         self._phases = 0
         self._peaks: dict[str, float] = {}
         self._joules = 0.0
+        self._phase_joules: float | None = None
         self._handle = nvml.handle_of(str(torch.cuda.get_device_properties(device).uuid)) if self._cuda else None
         self._energy_known = self._handle is not None and nvml.energy_joules(self._handle) is not None
         self._began = 0.0
@@ -113,11 +114,19 @@ class Meter:
         seconds = time.perf_counter() - self._began
         self.train_seconds += seconds
         self.clock.end_epoch()
+        self._phase_joules = None
         if self._energy_began is not None:
-            self._joules += (nvml.energy_joules(self._handle) or self._energy_began) - self._energy_began
+            joules = (nvml.energy_joules(self._handle) or self._energy_began) - self._energy_began
+            self._joules += joules
+            self._phase_joules = joules if ENERGY_ERROR * seconds >= ENERGY_STEP else None
         self._phases += 1
         self._read_peaks()
         return seconds
+
+    @property
+    def phase_joules(self) -> float | None:
+        """Energy of the training phase that ended last, J; None where it was too short for the counter, or has none."""
+        return self._phase_joules
 
     def timed_evaluation(self, evaluate: Callable[[], Any]) -> Any:
         """Runs `evaluate`, counts its time as evaluation, and returns its result."""

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.design import requirements
 from pipeline.design.records import Job
+from pipeline.design.turns import images_of_epoch
 from pipeline.errors import OutsideError
 from pipeline.training import models
 from pipeline.training.data import inputs, store
@@ -78,7 +79,8 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
         if model not in built:
             trainable.know(spec, models.build_model(spec.model, recipe, len(source.class_names)))
             built.add(model)
-        trainable.check(spec, samples[part], len(source.class_names))
+        images = images_of_epoch(spec, samples[part])
+        trainable.check(spec, images, len(source.class_names))
 
 
 def _machine() -> requirements.Machine:

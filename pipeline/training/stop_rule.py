@@ -25,15 +25,16 @@ class StopRule:
         recipe: recipe of the run; `epochs` and `eval_every` are read.
         probe: how a trial is measured; None for a full run.
         samples: training samples in an epoch.
+        endless: whether there is no end, and the epochs of the recipe are no limit.
 
     Attributes:
         epochs: most epochs that the run can have.
         over: whether the run has ended.
     """
 
-    def __init__(self, recipe: Recipe, probe: Probe | None, samples: int) -> None:
+    def __init__(self, recipe: Recipe, probe: Probe | None, samples: int, *, endless: bool = False) -> None:
         self._probe = probe
-        self.epochs = recipe.epochs
+        self.epochs = UNLIMITED_EPOCHS if endless else recipe.epochs
         if probe is not None and probe.max_samples is not None:
             self.epochs = math.ceil(probe.max_samples / samples)
         elif probe is not None and probe.interval is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.design.names import EPOCH_RATE, EPOCH_SECONDS, TEST_SCORE, TRAIN_LOSS, UPDATES, VAL_LOSS, VAL_SCORE
 from pipeline.design.records import Metrics, Phase, Progress, Record
 from pipeline.design.spec import RunSpec
+from pipeline.design.turns import images_of_epoch
 from pipeline.training import cuda_graphs
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.data.inputs import EvalInput, Inputs
@@ -130,7 +131,7 @@ class Run:
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.group = group
-        self.stop_rule = StopRule(spec.recipe, spec.probe, inputs.train.num_samples)
+        self.stop_rule = StopRule(spec.recipe, spec.probe, inputs.train.num_samples, endless=spec.turns is not None)
         # the schedule is defined over the run that there will be
         recipe = self.recipe = spec.recipe.model_copy(update={"epochs": self.stop_rule.epochs})
         self.inputs = inputs
@@ -138,7 +139,8 @@ class Run:
         layout = torch.channels_last if recipe.channels_last else torch.preserve_format
         self.model_name = spec.model
         self.model = model.to(device).to(memory_format=layout)
-        windows = plan_windows(inputs.train.num_samples, recipe.batch_size, recipe.accumulation_steps)
+        self.epoch_images = images_of_epoch(spec, inputs.train.num_samples)
+        windows = plan_windows(self.epoch_images, recipe.batch_size, recipe.accumulation_steps)
         self.windows, self.batches = group.share(windows)
         optimizer = build_optimizer(self.model, spec.model, recipe)
         self.precision = Precision(recipe, device)

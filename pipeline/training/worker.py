@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from pipeline.design.names import BATCHNORM_TAG, FLOPS_PER_IMAGE, PARAMETERS_TAG, SETUP_SECONDS, TOTAL_SECONDS
-from pipeline.design.records import Artifact, End, Job, Metrics, Outcome, Phase, Record, Tags
+from pipeline.design.records import NO_TURN, Artifact, End, Job, Metrics, Outcome, Phase, Record, Tags, TurnOrder
 from pipeline.design.spec import RunSpec
 from pipeline.errors import AblateError, first_line, not_allowed
 from pipeline.training import environment, models, onednn, ranks
@@ -28,11 +28,13 @@ from pipeline.training.data_parallel import SINGLE_PROCESS, ProcessGroup
 from pipeline.training.losses import DivergedError
 from pipeline.training.scores import confusion
 from pipeline.training.trainer import TrainResult, train
+from pipeline.training.turns import train_in_turns
 
 Emit = Callable[[Record], None]
+StartSignal = Callable[[], bytes]
 
 
-def run_job(job: Job, emit: Emit, began: float | None = None, start_signal: Callable[[], None] | None = None) -> None:
+def run_job(job: Job, emit: Emit, began: float | None = None, start_signal: StartSignal | None = None) -> None:
     """Runs one job to its end; the last record is always an `End`.
 
     The phase `done` says that everything that is measured is over: what follows may share the machine.
@@ -42,6 +44,7 @@ def run_job(job: Job, emit: Emit, began: float | None = None, start_signal: Call
         emit: takes each record.
         began: `time.monotonic()` of this machine at launch, s, for the set-up time; default now.
         start_signal: returns when training may start (the run before this one may still be ending); default at once.
+            Of a cell that takes turns it returns with each turn's order after that, and with `NO_TURN` at the end.
     """
     began = time.monotonic() if began is None else began
     if job.spec.nproc > 1:
@@ -115,7 +118,7 @@ def _rank(job: Job, emit: Emit, began: float) -> None:
         raise
 
 
-def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: Callable[[], None] | None) -> None:
+def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: StartSignal | None) -> None:
     spec = job.spec
     waiting = _Waiting(start_signal)
     emit(Phase(time=time.time(), name="setup"))
@@ -137,23 +140,38 @@ def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: 
     try:
         emit(Tags(time=time.time(), values=_facts(spec, source, model, device)))
         environment.seed_all(spec.seed if group.is_main_process else derive(spec.seed, group.rank) % 2**31)
-        checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
         waiting()
         setup = time.monotonic() - began - waiting.seconds
+        if spec.turns is not None:
+            emit(Metrics(time=time.time(), values={SETUP_SECONDS: setup, **_counted(flops)}))
+            _drain(train_in_turns(spec, model, data, device, orders(start_signal)), emit)
+            return
+        checkpoints = Checkpoints(Path(job.work_dir, "checkpoint.pt"), spec.digest, job.checkpoint_every)
         result = _drain(train(spec, model, data, device, checkpoints, group), emit)
         emit(Phase(time=time.time(), name="done"))
         if result is not None:
             matrix = confusion(result.labels, result.logits.argmax(axis=1), data.num_classes)
             draw_confusion(matrix, data.class_names, Path(job.work_dir, "confusion.png"))
             emit(Artifact(time=time.time(), path="confusion.png", folder="figures"))
-        values = {SETUP_SECONDS: setup, TOTAL_SECONDS: time.monotonic() - began - waiting.seconds}
-        if flops is not None and math.isfinite(flops) and flops > 0:
-            values[FLOPS_PER_IMAGE] = flops
-        emit(Metrics(time=time.time(), values=values))
+        total = time.monotonic() - began - waiting.seconds
+        emit(Metrics(time=time.time(), values={SETUP_SECONDS: setup, TOTAL_SECONDS: total, **_counted(flops)}))
         if group.is_main_process:
             checkpoints.discard()
     finally:
         data.close()
+
+
+def _counted(flops: float | None) -> dict[str, float]:
+    return {FLOPS_PER_IMAGE: flops} if flops is not None and math.isfinite(flops) and flops > 0 else {}
+
+
+def orders(start_signal: StartSignal | None) -> Iterator[TurnOrder]:
+    """The orders of a cell that takes turns, until there is no further one.
+
+    Args:
+        start_signal: see `run_job`.
+    """
+    return map(TurnOrder.model_validate_json, iter(start_signal, NO_TURN) if start_signal else ())
 
 
 def _same_data(spec: RunSpec, source: store.ImageStore | store.FolderSource) -> None:
@@ -166,7 +184,7 @@ def _same_data(spec: RunSpec, source: store.ImageStore | store.FolderSource) -> 
 class _Waiting:
     """Waits for the start signal the first time that it is called; `seconds` is how long, no part of the run."""
 
-    def __init__(self, start_signal: Callable[[], None] | None) -> None:
+    def __init__(self, start_signal: StartSignal | None) -> None:
         self._start_signal = start_signal
         self.seconds = 0.0
 

@@ -84,7 +84,7 @@ class Polite:
 
     def __init__(self, train: TrainInput) -> None:
         self._train = train
-        self.num_samples = train.num_samples
+        self.num_samples, self.ahead_batches = train.num_samples, train.ahead_batches
         self.to_device, self.prepare, self.close = train.to_device, train.prepare, train.close
 
     def epoch(self, epoch: int, sizes: Sequence[int], positions: Tensor | None = None) -> Iterator[HostBatch]:

@@ -88,6 +88,8 @@ class GatherTrain(OrderedInput):
     copy has ended. (On a CPU, which only tests ask for, the batch is the buffer: nothing is copied.)
     """
 
+    ahead_batches = RING
+
     def __post_init__(self) -> None:
         super().__post_init__()
         # page-locked memory needs a device to copy to: Tensor.pin_memory raises elsewhere

@@ -45,6 +45,10 @@ class TrainInput(Protocol):
 
     num_samples: int
 
+    @property
+    def ahead_batches(self) -> int:
+        """Micro-batches that are made ready, outside of the training process's own time, before it asks for them."""
+
     def epoch(self, epoch: int, sizes: Sequence[int], positions: torch.Tensor | None = None) -> Iterator[HostBatch]:
         """Starts an epoch and yields micro-batches of exactly these sizes, in `split.epoch_order`.
 

@@ -30,6 +30,7 @@ from pipeline.training.data.transforms import memory_format, per_sample
 _SAMPLE = 5  # stream of random numbers, see `split`
 _Batch = tuple[int, list[int]]
 # a batch for which there is no room: a write that fails, or one to a map that is not backed, which kills the worker
+PREFETCH = 2  # batches that each worker keeps ready, PyTorch's default
 _SHARED_MEMORY = ("</torch_", "Bus error", "shared memory")
 
 
@@ -138,10 +139,14 @@ class LoaderTrain:
         recipe: recipe of the run; workers, pinning and memory format are read.
         seed: seed of the order.
         device: where the model trains.
+
+    Attributes:
+        num_samples, ahead_batches: see `TrainInput`.
     """
 
     def __init__(self, samples: Samples, rows: Indices, recipe: Recipe, seed: int, device: torch.device) -> None:
         self.num_samples = len(rows)
+        self.ahead_batches = PREFETCH * recipe.num_workers
         self._rows = rows
         self._seed = seed
         self._device = device
@@ -217,6 +222,7 @@ def _loader(
         # typed for lists of rows; the fetcher hands `__getitems__` whatever a batch is
         batch_sampler=cast(Any, schedule),
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         # pinning needs a device and warns without one; evaluation is alike in all cells, so never pinned
         pin_memory=train and recipe.pin_memory and device.type == "cuda",
         persistent_workers=train and workers > 0,

@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,10 @@ class OrderedInput:
         seed: seed of order and augmentation.
         device: where the model trains.
         num_samples: training images of an epoch.
+        ahead_batches: see `TrainInput`.
     """
+
+    ahead_batches: ClassVar[int] = 0
 
     images: Images
     labels: Labels
