@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pipeline.design.plan import PlannedRun
-from pipeline.design.records import Record
+from pipeline.design.records import Record, TurnOrder
 from pipeline.design.spec import RunSpec
 
 
@@ -28,7 +29,7 @@ class Launcher(Protocol):
 
     Nothing closes a launcher: what it holds has to end with this process, however that ends.
 
-    A launcher may offer more, which is looked for with `isinstance`: `ChoosesNext` and `PreparesNext`.
+    A launcher may offer more, which is looked for with `isinstance`: `ChoosesNext`, `PreparesNext` and `HasCellsStand`.
     """
 
     @property
@@ -108,6 +109,52 @@ class ChoosesNext(Protocol):
 
     def release(self, run: PlannedRun) -> None:
         """Gives the slot of a chosen run back: it will not be launched."""
+        ...
+
+
+class StandsStill(Protocol):
+    """A worker that stands still between its turns."""
+
+    def until(self, kind: type[Record], seconds: float | None) -> Generator[Record, None, None]:
+        """What it tells up to a record of a kind, or else to its `End`, after which it is gone.
+
+        Args:
+            kind: of the last record.
+            seconds: after which it is stopped, with the outcome `timeout`; None for never.
+        """
+        ...
+
+    def order(self, turn: TurnOrder) -> None:
+        """Lets it take a turn."""
+        ...
+
+    def dismiss(self) -> None:
+        """Lets it end: it says what all its turns measured, and then `End`."""
+        ...
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        ...
+
+
+@runtime_checkable
+class HasCellsStand(Protocol):
+    """A launcher that can have many cells set up at once, on one slot, which take turns there."""
+
+    def work_dir(self, spec: RunSpec) -> Path:
+        """See `Launcher.work_dir`."""
+        ...
+
+    def slot(self) -> AbstractContextManager[str | None]:
+        """Keeps a slot for whoever is in the context: GPUs as CUDA_VISIBLE_DEVICES takes them; None on the CPU."""
+        ...
+
+    def stand(self, spec: RunSpec, slot: str | None) -> StandsStill:
+        """Starts the worker of a cell that takes turns; its first record is waited for with `until(Ready, ..)`.
+
+        Raises:
+            OutsideError: no process can be started.
+        """
         ...
 
 

@@ -29,7 +29,7 @@ def run_child(
     Args:
         payload: the job, as JSON.
         began: `time.monotonic()` when the parent launched it, in s.
-        start_signal: training starts when a message comes from here.
+        start_signal: training starts when a message comes from here; so does each turn of a cell that takes turns.
         records: where records go, each as one JSON message.
         lifeline: never written to; its end-of-file means that the parent is dead.
         log_path: takes standard output and error.
@@ -83,10 +83,10 @@ def check_child(payloads: list[str], records: Connection, lifeline: Connection, 
     _leave(records)
 
 
-def _await(start_signal: Connection) -> None:
-    """Waits for the parent's word; without a parent there is no run."""
+def _await(start_signal: Connection) -> bytes:
+    """Waits for the parent's next word; without a parent there is no run."""
     try:
-        start_signal.recv_bytes()
+        return start_signal.recv_bytes()
     except EOFError:
         os._exit(1)
 

@@ -22,6 +22,7 @@ from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.local import child
 from pipeline.execution.local.process import SERVER_LOST, Child, death, dump_and_stop, stop
+from pipeline.execution.local.standing import Patience, StandingWorker
 from pipeline.host import ENDING_SIGNALS, oom_kills, process_environment
 
 FLOPS = FLOPS_PER_IMAGE
@@ -212,6 +213,22 @@ class LocalLauncher:
         """Runs a job whose slot somebody else keeps (see `launch`)."""
         return self._launch(self._start_worker(job), job)
 
+    @contextmanager
+    def slot(self) -> Iterator[str | None]:
+        """See `HasCellsStand.slot`."""
+        slot = self._slots.get()
+        try:
+            yield slot
+        finally:
+            self._slots.put(slot)
+
+    def stand(self, spec: RunSpec, slot: str | None) -> StandingWorker:
+        """See `HasCellsStand.stand`."""
+        job = self.job(spec, slot)
+        prepared = self._start_worker(job)
+        patience = Patience(None)
+        return StandingWorker(prepared.child, self._launch(prepared, job, patience), patience)
+
     def _start_worker(self, job: Job) -> PreparedWorker:
         folder = Path(job.work_dir)
         if folder.is_symlink():  # a run's folder is made here: what it leads to is not a run's
@@ -224,11 +241,13 @@ class LocalLauncher:
         self._running.add(worker.pid)
         return PreparedWorker(job.gpu, worker, kills, _present(job.gpu))
 
-    def _launch(self, prepared: PreparedWorker, job: Job) -> Generator[Record, None, None]:
+    def _launch(
+        self, prepared: PreparedWorker, job: Job, patience: Patience | None = None
+    ) -> Generator[Record, None, None]:
         worker = prepared.child
         with self._closing(worker):
             worker.send_start()
-            end = yield from self._follow(worker, job.spec)
+            end = yield from self._follow(worker, job.spec, patience or Patience(self._timeout))
             if end is None:
                 worker.wait()
                 end = _dead(worker, oom_kills() > prepared.kills)
@@ -248,17 +267,16 @@ class LocalLauncher:
             time.sleep(0.02)
         return self._cancelled
 
-    def _follow(self, worker: Child, spec: RunSpec) -> Generator[Record, None, End | None]:
+    def _follow(self, worker: Child, spec: RunSpec, patience: Patience) -> Generator[Record, None, End | None]:
         """Yields records up to the last one, which is the generator's return value; None when it never came."""
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             worker.cap_log()
             if self._cancelled:
                 stop(worker.process)
                 return End(time=time.time(), outcome="interrupted", error="cancelled")
-            if deadline is not None and time.monotonic() > deadline:
+            if patience.is_over():
                 dump_and_stop(worker.process)
-                return End(time=time.time(), outcome="timeout", error=f"no end within {self._timeout:g} s")
+                return End(time=time.time(), outcome="timeout", error=f"no end within {patience.seconds:g} s")
             if not wait([worker.records], timeout=0.2):
                 continue
             try:

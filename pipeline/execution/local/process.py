@@ -75,11 +75,15 @@ class Child:
                 if end is not None:
                     end.close()
 
-    def send_start(self) -> None:
-        """Lets it go on; a process that has died meanwhile is noticed by whoever reads its records."""
+    def send_start(self, message: bytes = b"go") -> None:
+        """Lets it go on; a process that has died meanwhile is noticed by whoever reads its records.
+
+        Args:
+            message: what it is told to do, where there is a choice.
+        """
         if self._start_signal is not None:
             with suppress(OSError):
-                self._start_signal.send_bytes(b"go")
+                self._start_signal.send_bytes(message)
 
     def cap_log(self) -> None:
         """Lets a log that has grown too long begin anew; the child opens it for appending."""
