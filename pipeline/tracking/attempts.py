@@ -11,7 +11,7 @@ from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, DIGEST_TAG, HEARTBEAT_
 from pipeline.tracking import entries, journal
 from pipeline.tracking.delivery import delivered_state
 
-PARENTS = ("grid", "tune")  # kinds of rows that others lie under
+PARENTS = ("grid", "tune", "speed")  # kinds of rows that others lie under
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Attempt:
         digest: The cell's; empty for a parent.
         outcome: How it ended; empty while the run is open.
         owner: The controller's name, see `liveness.owner`.
-        kind: `run`, `sentinel`, or one of `PARENTS`.
+        kind: `run`, `sentinel`, `turns`, or one of `PARENTS`.
         run_id: MLflow's; empty when only a journal knows the run.
         parent: Key (in a journal) or MLflow's id (in the store) of the run that it lies under.
         start_time: When it began, in ms since the epoch.

@@ -59,6 +59,14 @@ class Outbox:
         self._delivery.notify(end)
         return end
 
+    def keep(self, *entries: Entry) -> None:
+        """Appends a group of entries, to be delivered with those that come next: delivery would disturb what is timed.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        self._journal.append(*entries)
+
     def wait(self, timeout: float, end: int | None = None) -> bool:
         """Waits until everything is delivered; at once False while the sink is away.
 
@@ -66,7 +74,9 @@ class Outbox:
             timeout: The longest wait in s.
             end: Offset up to which it matters; all of it if not given.
         """
-        return self._delivery.wait(self._journal.end if end is None else end, timeout)
+        end = self._journal.end if end is None else end
+        self._delivery.notify(end)
+        return self._delivery.wait(end, timeout)
 
     def drain(self, timeout: float) -> bool:
         """Delivers what is left, for at most `timeout` s, and closes the journal.

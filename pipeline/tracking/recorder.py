@@ -233,6 +233,20 @@ class Recorder:
         elif isinstance(record, Artifact):
             self.outbox.append(artifact_entry(opened.key, opened.work_dir / record.path, record.folder))
 
+    def record_round(self, number: int, values: Iterable[tuple[OpenRun, Mapping[str, float]]]) -> None:
+        """Journals what the cells of a round measured, in one piece: there are no half rounds.
+
+        The store has it with whatever is journaled next: delivery would disturb the next round.
+
+        Args:
+            number: of the round.
+            values: of each cell, by metric.
+
+        Raises:
+            OSError: The journal refuses.
+        """
+        self.outbox.keep(*(metrics_entry(opened.key, of_cell, step=number) for opened, of_cell in values))
+
     def close(self, opened: OpenRun, end: End, more: Mapping[str, str] | None = None) -> None:
         """Closes a run with its outcome and gives the claim back.
 

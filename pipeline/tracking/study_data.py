@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pipeline.design.names import (
     COMMAND_TAG,
@@ -20,6 +19,7 @@ from pipeline.design.names import (
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.round_data import RunSource, parents_of_rounds, round_frame
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class StudyData:
         history: Per-epoch metrics, columns `run_id, key, step, timestamp, value`; may be empty.
         techniques: The study's techniques in order; empty means "derive them from the on/off params".
         target_accuracy: The validation accuracy, as a fraction, whose `TARGET_CURVES` were read; None for none.
+        rounds: What its cells measured when they took turns (`ablate speed`), one row for each cell and round in the
+            columns of `runs`; may be empty.
     """
 
     name: str
@@ -53,22 +55,7 @@ class StudyData:
     history: pd.DataFrame = field(default_factory=_no_points)
     techniques: tuple[str, ...] = ()
     target_accuracy: float | None = None
-
-
-class RunSource(Protocol):
-    """Where runs are read: MLflow's client (`MlflowStore`) or the tables of a local store (`SqliteReader`)."""
-
-    def frame(self) -> pd.DataFrame:
-        """The experiment's runs."""
-        ...
-
-    def history(self, run_ids: Iterable[str], keys: Sequence[str]) -> pd.DataFrame:
-        """Per-epoch points of some runs."""
-        ...
-
-    def tags_of(self, run_id: str) -> dict[str, str]:
-        """Tags of a run."""
-        ...
+    rounds: pd.DataFrame = field(default_factory=_no_points)
 
 
 def load_study_data(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, str]:
@@ -126,7 +113,12 @@ def read_study_data(
     runs = source.frame()
     if runs.empty:
         raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
-    runs, parent = finished_runs(runs)
+    everything = runs
+    in_turns = parents_of_rounds(everything)
+    rounds = round_frame(source, everything, in_turns[-1]) if in_turns else _no_points()
+    runs, parent = finished_runs(everything)
+    if runs.empty and len(rounds):  # nothing but `ablate speed`
+        runs, parent = rounds, in_turns[-1]
     if runs.empty:
         raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
     tags = source.tags_of(parent) if parent else {}
@@ -136,7 +128,7 @@ def read_study_data(
     measured = [key for key in CURVES if f"metrics.{key}" in runs][:1]  # the report draws the first that there is
     if target:
         measured = list(dict.fromkeys([*measured, *TARGET_CURVES]))
-    return StudyData(name, runs, source.history(wanted, measured), techniques, target), parent
+    return StudyData(name, runs, source.history(wanted, measured), techniques, target, rounds), parent
 
 
 def _fraction(text: str) -> float | None:

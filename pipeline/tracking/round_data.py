@@ -1,0 +1,124 @@
+"""The rounds of `ablate speed`, read from the tracking store by nothing but the names of the contract."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.design.names import (
+    BLOCK_TAG,
+    DATASET_PARAM,
+    DIGEST_TAG,
+    FINISHED_STATE,
+    IMAGES_PER_SECOND,
+    KIND_TAG,
+    MODEL_PARAM,
+    OUTCOME_TAG,
+    RECIPE_IMAGES,
+    ROUND_RATE,
+    TRAIN_SECONDS,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class RunSource(Protocol):
+    """Where runs are read: MLflow's client (`MlflowStore`) or the tables of a local store (`SqliteReader`)."""
+
+    def frame(self) -> pd.DataFrame:
+        """The experiment's runs."""
+        ...
+
+    def history(self, run_ids: Iterable[str], keys: Sequence[str]) -> pd.DataFrame:
+        """Per-epoch points of some runs."""
+        ...
+
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        """Tags of a run."""
+        ...
+
+
+_KEPT = ("run_id", "start_time", "end_time")
+# A cell that failed, or was left out, has rounds that nothing is compared with; an interrupted call's are whole.
+COUNTED = ("finished", "interrupted", "")
+
+
+def parents_of_rounds(runs: pd.DataFrame) -> list[str]:
+    """MLflow's ids of the parent runs of `ablate speed`, the youngest last.
+
+    Args:
+        runs: one row per run of the experiment, as `RunSource.frame` gives them.
+    """
+    kind = runs.get(f"tags.{KIND_TAG}")
+    if kind is None:
+        return []
+    return [str(run_id) for run_id in runs[kind == "speed"].sort_values("start_time")["run_id"]]
+
+
+def rates_under(source: RunSource, runs: pd.DataFrame, parent: str) -> dict[str, dict[int, float]]:
+    """Images/s of each cell in each round: digest -> round -> rate.
+
+    Args:
+        source: where the rounds are read.
+        runs: one row per run of the experiment.
+        parent: MLflow's id of the parent run.
+    """
+    rows = rows_under(runs, parent)
+    if rows.empty:
+        return {}
+    digest_of = dict(zip(rows["run_id"].astype(str), rows[f"tags.{DIGEST_TAG}"].astype(str), strict=True))
+    rates: dict[str, dict[int, float]] = {}
+    points = source.history(list(digest_of), [ROUND_RATE])
+    for run_id, step, value in zip(points["run_id"], points["step"], points["value"], strict=True):
+        if 0 < value < math.inf:  # not nan either
+            rates.setdefault(digest_of[str(run_id)], {})[int(step)] = float(value)
+    return rates
+
+
+def rows_under(runs: pd.DataFrame, parent: str) -> pd.DataFrame:
+    """The rows of cells that took turns under a parent run, and whose rounds count."""
+    kind, above = runs.get(f"tags.{KIND_TAG}"), runs.get("tags.mlflow.parentRunId")
+    if kind is None or above is None or f"tags.{DIGEST_TAG}" not in runs:
+        return runs.iloc[0:0]
+    rows = runs[(kind == "turns") & (above == parent)]
+    outcome = rows.get(f"tags.{OUTCOME_TAG}")
+    return rows if outcome is None else rows[outcome.fillna("").isin(COUNTED)]
+
+
+def round_frame(source: RunSource, runs: pd.DataFrame, parent: str) -> pd.DataFrame:
+    """One row for each cell and round, as a grid's frame has for each cell and block; empty where there is none.
+
+    The block is the round. The training time is that of the recipe's epochs at the round's rate, without evaluation.
+
+    Args:
+        source: where the rounds are read.
+        runs: one row per run of the experiment.
+        parent: MLflow's id of the parent run.
+    """
+    import pandas as pd
+
+    rates = rates_under(source, runs, parent)
+    if not rates:
+        return pd.DataFrame()
+    found: list[dict[str, Any]] = []
+    # of several rows of one cell (calls that went on) the youngest one tells how it trained
+    cells = rows_under(runs, parent).sort_values("start_time").drop_duplicates(f"tags.{DIGEST_TAG}", keep="last")
+    for row in ({str(name): value for name, value in cell.items()} for cell in cells.to_dict("records")):
+        mine = rates.get(str(row[f"tags.{DIGEST_TAG}"]), {})
+        images = float(row.get(f"metrics.{RECIPE_IMAGES}", math.nan))
+        group = f"{row.get(f'params.{MODEL_PARAM}')}/{row.get(f'params.{DATASET_PARAM}')}"
+        kept = {name: value for name, value in row.items() if name.startswith(("params.", "tags.")) or name in _KEPT}
+        for number, rate in sorted(mine.items()):
+            measured = {
+                "status": FINISHED_STATE,
+                f"tags.{KIND_TAG}": "run",
+                f"tags.{OUTCOME_TAG}": "finished",
+                # rounds of different groups have nothing in common but their number
+                f"tags.{BLOCK_TAG}": f"{group}/{number}",
+                f"metrics.{IMAGES_PER_SECOND}": rate,
+                f"metrics.{TRAIN_SECONDS}": images / rate,
+            }
+            found.append({**kept, **measured})
+    return pd.DataFrame(found)

@@ -1,0 +1,110 @@
+"""Rounds as the store has them: which rows count, and what a study's frame is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.tracking.round_data import parents_of_rounds, rates_under, round_frame
+from pipeline.tracking.study_data import read_study_data
+
+
+def cell(run_id: str, digest: str, outcome: str = "finished", parent: str = "speed", start: int = 5) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "status": "FINISHED",
+        "start_time": start,
+        "tags.ablate.kind": "turns",
+        "tags.ablate.digest": digest,
+        "tags.ablate.outcome": outcome,
+        "tags.mlflow.parentRunId": parent,
+        "params.model": "m",
+        "params.dataset": "d",
+        "metrics.turns/recipe_images": 1000.0,
+        "metrics.throughput/images_per_second": 1.0,
+    }
+
+
+def parent(run_id: str, start: int, kind: str = "speed") -> dict[str, Any]:
+    return {"run_id": run_id, "start_time": start, "status": "FINISHED", "tags.ablate.kind": kind}
+
+
+class Rounds:
+    """A store: rows, and rates of each run's rounds."""
+
+    def __init__(self, rows: list[dict[str, Any]], rates: dict[str, dict[int, float]]) -> None:
+        self.rows, self.rates = rows, rates
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+    def history(self, run_ids: Iterable[str], keys: Sequence[str]) -> pd.DataFrame:
+        points = [
+            (run, key, step, 0, value)
+            for run in run_ids
+            for key in keys
+            if key == "round/images_per_second"
+            for step, value in self.rates.get(run, {}).items()
+        ]
+        return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
+
+    def tags_of(self, run_id: str) -> dict[str, str]:
+        return {"ablate.techniques": "ga"} if run_id == "speed" else {}
+
+
+SOURCE = Rounds(
+    [
+        parent("speed", 2),
+        parent("old", 1),
+        cell("a1", "a", "interrupted", start=3),
+        cell("a2", "a", start=4),
+        cell("b", "b"),
+        cell("gone", "c", "failed"),
+        cell("elsewhere", "a", parent="old"),
+    ],
+    {
+        "a1": {1: 10.0, 2: 20.0},
+        "a2": {3: 40.0},
+        "b": {1: 5.0, 2: math.nan, 3: math.inf, 4: -1.0, 5: 0.0},
+        "gone": {1: 7.0},
+        "elsewhere": {1: 99.0},
+    },
+)
+
+
+def test_rows_of_one_cell_go_on_with_each_other_and_lost_cells_do_not_count() -> None:
+    assert parents_of_rounds(SOURCE.frame()) == ["old", "speed"]
+    assert rates_under(SOURCE, SOURCE.frame(), "speed") == {"a": {1: 10.0, 2: 20.0, 3: 40.0}, "b": {1: 5.0}}
+
+
+def test_a_frame_has_a_row_for_each_cell_and_round() -> None:
+    frame = round_frame(SOURCE, SOURCE.frame(), "speed")
+    found = frame[["tags.ablate.digest", "tags.ablate.block", "metrics.time/train_seconds", "tags.ablate.kind"]]
+    assert found.to_numpy().tolist() == [
+        ["a", "m/d/1", 100.0, "run"],
+        ["a", "m/d/2", 50.0, "run"],
+        ["a", "m/d/3", 25.0, "run"],
+        ["b", "m/d/1", 200.0, "run"],
+    ]
+    assert set(frame["run_id"]) == {"a2", "b"}, "the youngest row tells how it trained"
+
+
+@pytest.mark.parametrize("rows", [[], [{"run_id": "x"}], [parent("speed", 1)], [cell("b", "b") | {"run_id": "none"}]])
+def test_where_there_is_nothing_the_frame_is_empty(rows: list[dict[str, Any]]) -> None:
+    source = Rounds(rows, {})
+    assert round_frame(source, source.frame(), "speed").empty
+
+
+def test_a_study_has_its_youngest_rounds_beside_its_grid_and_alone() -> None:
+    grid = [
+        parent("grid", 9, "grid") | {"tags.ablate.command": "grid"},
+        {**cell("run", "z", parent="grid"), "tags.ablate.kind": "run"},
+    ]
+    both, of_grid = read_study_data(Rounds(SOURCE.rows + grid, SOURCE.rates), "s", curves=False)
+    assert of_grid == "grid" and both.runs["run_id"].tolist() == ["run"] and len(both.rounds) == 4
+    alone, of_rounds = read_study_data(SOURCE, "s", curves=False)
+    assert of_rounds == "speed" and alone.runs is alone.rounds and alone.techniques == ("ga",)
