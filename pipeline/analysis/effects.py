@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis import contrasts, time_to_target, verdicts
+from pipeline.analysis import contrasts, time_to_target, times_in_rounds, verdicts
 from pipeline.analysis.frame import OFF, Factor, Tidy, inert, tidy
 from pipeline.analysis.group_effects import CELL, group_rows
 from pipeline.analysis.pooling import ALL, pool
@@ -258,6 +258,8 @@ def estimate(
     for key, runs in data.runs.groupby(["model", "dataset"], sort=False):
         rows_of_group = group_rows((str(key[0]), str(key[1])), runs, data.factors)
         found += rows_of_group if target_accuracy is None else time_to_target.limited(rows_of_group, runs, data.factors)
+    rounds = times_in_rounds.of_study(study, data)
+    found = rounds.put_into(found)
     outcomes = _outcomes(data.runs)
     aliases, alias_notes = _alias_lines(data.runs, data.factors)
     if not found:
@@ -273,10 +275,10 @@ def estimate(
     return Effects(
         decided[COLUMNS],
         details,
-        _cell_table(against, data.runs),
+        _cell_table(against, rounds.put_over(data.runs)),
         outcomes,
         aliases,
-        alias_notes + _notes(decided, data, controls) + time_to_target.notes(data.runs, target_accuracy),
+        alias_notes + rounds.notes + _notes(decided, data, controls) + time_to_target.notes(data.runs, target_accuracy),
         data,
         controls,
         options,

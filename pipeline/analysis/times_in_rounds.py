@@ -1,0 +1,126 @@
+"""Times from cells that took turns (`ablate speed`), in the place of those of a grid's runs.
+
+A grid's runs of one block are minutes apart, turns of one round seconds: what is known of both is taken from the
+rounds. Accuracy, memory and all else stay the grid's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis.frame import BASELINE, IGNORED_RECIPE_FIELDS, Tidy, text, tidy
+from pipeline.analysis.group_effects import group_rows
+from pipeline.analysis.round_effects import raised_for_looks
+from pipeline.design.names import DATASET_PARAM, MODEL_PARAM, RECIPE_PARAM, TECHNIQUES_PARAM
+from pipeline.tracking.study_data import StudyData
+
+TIMES = ("train_seconds", "images_per_second")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RoundTimes:
+    """What rounds say.
+
+    Attributes:
+        rows: effects, as `group_rows` gives them.
+        runs: the tidy rounds.
+        notes: what a reader must know of them.
+    """
+
+    rows: tuple[Row, ...] = ()
+    runs: pd.DataFrame | None = None
+    notes: tuple[str, ...] = ()
+
+    def put_into(self, rows: Iterable[Row]) -> list[Row]:
+        """Replaces those of a grid's effects that the rounds have too; adds none that the grid has not."""
+        mine = {_key(row): row for row in self.rows}
+        return [mine.get(_key(row), row) for row in rows]
+
+    def put_over(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """The runs with the rounds' times: those of cells that took turns are the rounds', in rows of their own."""
+        if self.runs is None:
+            return runs
+        cells = set(self.runs[["model", "dataset", "cell"]].itertuples(index=False, name=None))
+        known = [cell in cells for cell in runs[["model", "dataset", "cell"]].itertuples(index=False, name=None)]
+        kept = runs.copy()
+        kept.loc[known, list(TIMES)] = np.nan
+        theirs = self.runs.reindex(columns=kept.columns)
+        return pd.concat([kept, theirs], ignore_index=True)
+
+
+def of_study(study: StudyData, grid: Tidy) -> RoundTimes:
+    """Estimates a study's effects on times from its rounds, where they are of the grid's cells on the grid's machine.
+
+    Args:
+        study: the study.
+        grid: its runs.
+    """
+    if study.rounds.empty:
+        return RoundTimes()
+    only = study.runs is study.rounds
+    data = grid if only else tidy(replace(study, runs=study.rounds, rounds=pd.DataFrame()))
+    rows: list[Row] = []
+    notes: list[str] = []
+    used: list[pd.DataFrame] = []
+    for key, runs in data.runs.groupby(["model", "dataset"], sort=False):
+        model, dataset = str(key[0]), str(key[1])
+        ours = grid.runs[grid.runs["model"].eq(model) & grid.runs["dataset"].eq(dataset)]
+        if ours.empty:
+            continue
+        why = "" if only else _differs(study, model, dataset, ours, runs)
+        if why:
+            notes.append(f"{model} / {dataset}: times are the grid's, since {why} when its cells took turns.")
+            continue
+        timed = runs.assign(
+            **{name: np.nan for name in runs.select_dtypes("number").columns if name not in (*TIMES, "position")}
+        )
+        rows += [_raised(row) for row in group_rows((model, dataset), timed, data.factors) if row["response"] in TIMES]
+        used.append(timed)
+        number = runs["block"].nunique()
+        notes.append(f"{model} / {dataset}: times are from {number} rounds of `ablate speed`.")
+    return RoundTimes(tuple(rows), pd.concat(used, ignore_index=True) if used else None, tuple(notes))
+
+
+def _raised(row: Row) -> Row:
+    """Raises an effect's error for the looks after which rounds were enough."""
+    raised = float(raised_for_looks(np.asarray(row["se"]), np.asarray(row["dof"])))
+    scores = row["scores"]
+    if scores is not None and row["se"] > 0:
+        ratio = raised / row["se"]
+        scores = replace(scores, values=scores.values * ratio, pooled=scores.pooled * ratio**2)
+    return {**row, "se": raised, "scores": scores}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["model"], row["dataset"], row["response"], row["kind"], row["term"]
+
+
+def _differs(study: StudyData, model: str, dataset: str, grid: pd.DataFrame, rounds: pd.DataFrame) -> str:
+    """Says why rounds tell nothing of a grid's cells; empty where they do."""
+    if set(grid["machine"]) != set(rounds["machine"]):
+        return "they ran on another machine"
+    recipes = [_recipes(runs, model, dataset) for runs in (study.runs, study.rounds)]
+    for cell in recipes[0].keys() & recipes[1].keys():
+        fields = sorted(name for name, values in recipes[0][cell].items() if recipes[1][cell].get(name) != values)
+        if fields:
+            return f"{', '.join(fields)} had other values"
+    return "" if BASELINE in set(rounds["cell"]) else "there was no baseline"
+
+
+def _recipes(runs: pd.DataFrame, model: str, dataset: str) -> dict[str, dict[str, frozenset[str]]]:
+    """Recipe fields of each cell, with all values that they had."""
+    mine = runs[text(runs, f"params.{MODEL_PARAM}").eq(model) & text(runs, f"params.{DATASET_PARAM}").eq(dataset)]
+    prefix = f"params.{RECIPE_PARAM}"
+    fields = [
+        str(c) for c in mine.columns if str(c).startswith(prefix) and c[len(prefix) :] not in IGNORED_RECIPE_FIELDS
+    ]
+    return {
+        str(cell): {name[len(prefix) :]: frozenset(text(rows, name)) for name in fields}
+        for cell, rows in mine.groupby(text(mine, f"params.{TECHNIQUES_PARAM}"))
+    }

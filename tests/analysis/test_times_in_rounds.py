@@ -1,0 +1,96 @@
+"""A grid's study whose times come from rounds: those and nothing else, of the same cells on the same machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.analysis.effects import Effects, estimate
+from pipeline.analysis.recommendation import recommend
+from pipeline.tracking.study_data import StudyData
+from tests.support.planted import TRUTH, one, planted
+
+
+def rounds_of(grid: StudyData, rounds: int = 12, noise: float = 0.004, **changed: str) -> pd.DataFrame:
+    """Rounds of the grid's cells, as `tracking.round_data` gives them."""
+    names = set(grid.runs["params.model"])
+    made = planted(models=tuple(sorted(names)), blocks=rounds, noise=noise, seed=9).runs
+    kept = [c for c in made.columns if not c.startswith("metrics.") or c.startswith("metrics.t")]
+    made = made[[c for c in kept if c not in ("metrics.test/accuracy", "metrics.test/f1_macro")]]
+    return made.assign(**{"run_id": made["run_id"] + "-turns", **changed})
+
+
+def with_rounds(models: tuple[str, ...] = ("resnet", "vit"), noise: float = 0.1, **changed: str) -> StudyData:
+    grid = planted(models=models, blocks=4, noise=noise)
+    return replace(grid, rounds=rounds_of(grid, **changed))
+
+
+def width(effects: Effects, **where: str) -> float:
+    row = one(effects, **where)
+    return float(np.log(row["high"] / row["low"]))
+
+
+def test_times_are_the_rounds_and_all_else_is_the_grid_s() -> None:
+    study = with_rounds()
+    alone, both = estimate(replace(study, rounds=pd.DataFrame())), estimate(study)
+    assert list(alone.table[["model", "dataset", "response", "kind", "term"]].itertuples(index=False)) == list(
+        both.table[["model", "dataset", "response", "kind", "term"]].itertuples(index=False)
+    )
+    for model in ("resnet", "vit", "all"):
+        where = {"model": model, "term": "ga", "kind": "main"}
+        assert width(both, **where) < 0.2 * width(alone, **where)
+        row = one(both, **where)
+        assert row["low"] < np.exp(TRUTH["ga"]) < row["high"]
+        for response in ("accuracy", "gpu_peak_allocated_mib"):
+            first, second = (one(e, response=response, **where) for e in (alone, both))
+            assert first["estimate"] == second["estimate"] and first["p_adjusted"] == second["p_adjusted"]
+    assert one(both, model="resnet", term="ga", kind="main")["blocks"] == 12
+    assert "resnet / digits: times are from 12 rounds of `ablate speed`." in both.notes
+    cells = both.cells[both.cells["response"].eq("train_seconds") & both.cells["cell"].eq("amp")]
+    assert cells["blocks"].eq(12).all() and cells["cell_runs"].eq(12).all()
+
+
+def test_the_recommendation_follows_them() -> None:
+    study = with_rounds(("resnet",), noise=0.5)
+    assert recommend(estimate(replace(study, rounds=pd.DataFrame())), study)[0].cell == "baseline"
+    (advice,) = recommend(estimate(study), study)
+    assert "amp" in advice.cell and advice.high < 0.8
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"tags.env.hostname": "elsewhere", "tags.env.gpu_uuid": "GPU-other"}, "they ran on another machine"),
+        ({"params.recipe.batch_size": "7"}, "batch_size had other values"),
+    ],
+)
+def test_rounds_of_something_else_are_left_out_and_it_is_said(changed: dict[str, str], why: str) -> None:
+    study = with_rounds(("resnet",))
+    if "params.recipe.batch_size" in changed:
+        study = replace(study, runs=study.runs.assign(**{"params.recipe.batch_size": "8"}))
+    study = replace(study, rounds=study.rounds.assign(**changed))
+    found = estimate(study)
+    plain = estimate(replace(study, rounds=pd.DataFrame()))
+    pd.testing.assert_frame_equal(found.table, plain.table)
+    assert f"resnet / digits: times are the grid's, since {why} when its cells took turns." in found.notes
+
+
+def test_models_that_took_no_turns_keep_the_grid_s() -> None:
+    study = with_rounds()
+    study = replace(study, rounds=study.rounds[study.rounds["params.model"].eq("vit")])
+    found, plain = estimate(study), estimate(replace(study, rounds=pd.DataFrame()))
+    where = {"term": "ga", "kind": "main"}
+    assert one(found, model="resnet", **where)["estimate"] == one(plain, model="resnet", **where)["estimate"]
+    assert one(found, model="vit", **where)["estimate"] != one(plain, model="vit", **where)["estimate"]
+
+
+def test_rounds_alone_are_a_study() -> None:
+    frame = with_rounds(("resnet",)).rounds
+    found = estimate(StudyData("s", frame, techniques=("ga", "amp", "pm"), rounds=frame))
+    assert set(found.table["response"]) == {"train_seconds", "images_per_second"}
+    looked, unlooked = found, estimate(StudyData("s", frame, techniques=("ga", "amp", "pm")))
+    ratio = width(looked, term="ga", kind="main") / width(unlooked, term="ga", kind="main")
+    assert 1.03 < ratio < 1.1, "wider for the looks"
