@@ -192,6 +192,14 @@ def grid(options: run_options.GridOptions) -> int:
     return run_grid(options)
 
 
+@_command(run_options.SpeedOptions, cli, works=True)
+def speed(options: run_options.SpeedOptions) -> int:
+    """Measure speed alone, to one percent, in minutes: all cells are alive at once and take turns."""
+    from pipeline.commands.speed import run_speed
+
+    return run_speed(options)
+
+
 @_command(run_options.RunOptions, cli, works=True)
 def run(options: run_options.RunOptions) -> int:
     """Run one cell."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -75,6 +76,36 @@ def oom_kills() -> int:
         except OSError:
             continue
     return 0
+
+
+def available_memory_mib() -> float:
+    """Memory that processes of this control group can still have, MiB; infinite where nobody tells.
+
+    A container sees its host's memory; what it may use is in the control group. Cached files count as available.
+    """
+    free = [_meminfo_kib("MemAvailable") / 1024, _group_memory_mib()]
+    return min(free)
+
+
+def _meminfo_kib(name: str) -> float:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return float(line.split()[1])
+    except OSError:
+        pass
+    return math.inf
+
+
+def _group_memory_mib() -> float:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = float((group / "memory.max").read_text())  # "max" where there is none
+        used = float((group / "memory.current").read_text())
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
+    except (OSError, ValueError, KeyError):
+        return math.inf
+    return (limit - used + float(cached)) / 2**20
 
 
 def die_with_parent() -> None:
