@@ -62,6 +62,7 @@ ONE = ("--model", "test_resnet", "--dataset", "digits", *CELL)
 BASES: dict[str, tuple[str, ...]] = {
     "grid": ("--models", "test_resnet", "--datasets", "digits", *CELL),
     "run": ONE,
+    "speed": ("--models", "test_resnet", "--datasets", "digits", *CELL),
     "tune": (*ONE, "--batch-sizes", "64", "--accumulation", "1"),
     "ab": ("nonsense", "nonsense"),
     "bench": ("--models", "nonsense"),
