@@ -1,8 +1,8 @@
 """`ablate grid` and `ablate run`: the whole walk, one line a step.
 
 options -> study and plan (`design.selection`) -> launcher, tracking store and controller (`execution.session`, which
-launches each cell's run and has its records journaled and stored) -> the table of results (`execution.summary`).
-Effects with intervals are another command's: `commands.report`.
+launches each cell's run and has its records journaled and stored) -> the table of results (`execution.summary`) -> the
+answer in a sentence for each technique (`commands.answer`). Why, and what to use, is for `commands.report` to say.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.commands import grid_text
+from pipeline.commands.answer import answer_lines, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, shown_on, stream_for_progress
 from pipeline.design.names import DIGEST_TAG
@@ -51,7 +52,9 @@ def run_grid(options: GridOptions) -> int:
     except KeyboardInterrupt:  # before the first run
         return interrupted()
     assert session.grid is not None
-    grid_text.print_results(session, outcome, summary.tables(session.grid.results()), options.as_json)
+    # after an interruption everybody wants to leave
+    answer = [] if options.as_json or options.single or outcome.interrupted else _answer(session)
+    grid_text.print_results(session, outcome, summary.tables(session.grid.results()), options.as_json, answer)
     return exit_code(
         broken=outcome.broken,
         was_interrupted=outcome.interrupted,
@@ -71,6 +74,15 @@ def _run(options: GridOptions, selected: SelectedPlan, out: TextIO) -> tuple[Ses
     with shown_on(out) as display:
         session = Session(options, selected, display, precision=precision_of_plan)
         return session, session.run(alone=options.single)
+
+
+def _answer(session: Session) -> list[str]:
+    """What the grid says, one sentence for each technique; nothing where the store does not answer."""
+    assert session.grid is not None
+    if session.grid.recorder.error is not None:
+        return []
+    effects = effects_of_plan(session.store, session.plan)
+    return [] if effects is None or effects.table.empty else answer_lines(effects)
 
 
 def precision_of_plan(store: MlflowStore, plan: Plan, width: float) -> list[MainEffectPrecision]:

@@ -28,7 +28,9 @@ def print_plan(plan: Plan, as_json: bool) -> None:
     print(json.dumps(_plan_document(plan), indent=1) if as_json else _plan_text(plan))
 
 
-def print_results(session: Session, outcome: GridOutcome, tables: Tables, as_json: bool) -> None:
+def print_results(
+    session: Session, outcome: GridOutcome, tables: Tables, as_json: bool, answer: Sequence[str] = ()
+) -> None:
     """Prints what a grid measured.
 
     Args:
@@ -36,11 +38,14 @@ def print_results(session: Session, outcome: GridOutcome, tables: Tables, as_jso
         outcome: how it ended.
         tables: its results.
         as_json: whether to print one document instead of tables.
+        answer: lines that say what the tables mean.
     """
     if as_json:
         print(json.dumps(_result_document(session, outcome, tables), indent=1))
     else:
         print_tables(tables)
+        if answer:
+            print("\n".join(answer))
         print(_closing_text(session, outcome))
 
 
@@ -72,7 +77,7 @@ def _closing_text(session: Session, outcome: GridOutcome) -> str:
     lines += not_stored(session.store.problems)
     uri = redacted(session.options.tracking_uri or "")
     lines.append("compare the runs: ablate ui" + (f" --tracking-uri {uri}" if uri else ""))
-    lines.append(f"effects with intervals: ablate report {session.plan.study.name}")
+    lines.append(f"why, and what to use: ablate report {session.plan.study.name}")
     return "\n".join(lines)
 
 

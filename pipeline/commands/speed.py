@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.commands import grid_text
+from pipeline.commands.answer import answer_lines
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress
 from pipeline.design.options import SpeedOptions
@@ -110,17 +111,13 @@ def _effects(session: TurnSession) -> Effects | None:
 
 
 def _answer(session: TurnSession, outcome: SpeedOutcome, effects: Effects) -> list[str]:
-    from pipeline.analysis.report.headlines import headlines
-
     lines = []
     for name, course in outcome.courses.items():
         lost = {digest: each for digest, each in course.outcomes.items() if each != "finished"}
         names = {run.spec.digest: run.spec.label for group in session.groups for run in group.runs}
         left_out = "".join(f"; {names[digest]}: {each}" for digest, each in lost.items())
         lines.append(f"{name}: {course.rounds} rounds, {course.judgement.text}{left_out}")
-    lines += [*_cell_lines(effects), "", "training time without evaluation, turns beside each other:"]
-    lines += [f"  {line}" for line in headlines(effects)]
-    lines += [f"  note: {note}" for note in effects.notes if "rounds of `ablate speed`" not in note]
+    lines += [*_cell_lines(effects), *answer_lines(effects)]
     lines += not_stored(session.store.problems)
     uri = redacted(session.options.tracking_uri or "")
     lines.append(

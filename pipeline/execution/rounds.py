@@ -311,7 +311,7 @@ class Rounds:
             return None
         return turn_length(
             self._group.multiple,
-            fastest_seconds=min(cell.seconds for cell in standing),
+            seconds=[cell.seconds for cell in standing],
             edge_seconds=max(each.edge_seconds for each in ready),
             ahead_images=max(each.ahead_images for each in ready),
             epoch_images=min(each.epoch_images for each in ready),

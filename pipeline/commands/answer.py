@@ -1,0 +1,49 @@
+"""The answer that a command ends with: one sentence for each technique."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.design.names import DIGEST_TAG
+from pipeline.design.plan import Plan
+
+if TYPE_CHECKING:
+    from pipeline.analysis.effects import Effects
+    from pipeline.tracking.mlflow_store import MlflowStore
+
+MOST_RUNS = 5000  # that are analysed at the end of a call; of more the report tells
+
+
+def effects_of_plan(store: MlflowStore, plan: Plan) -> Effects | None:
+    """The effects of a plan's runs, with times from rounds of the same cells; None where there is nothing to tell.
+
+    Args:
+        store: the tracking store, on the study's experiment.
+        plan: all runs of the call.
+    """
+    from pipeline.analysis.effects import estimate
+    from pipeline.tracking.round_data import parents_of_rounds, round_frame
+    from pipeline.tracking.study_data import StudyData, finished_runs
+
+    if len(plan.runs) > MOST_RUNS or not plan.study.techniques:
+        return None
+    everything = store.frame()
+    runs, _ = finished_runs(everything)
+    if runs.empty:
+        return None
+    runs = runs[runs[f"tags.{DIGEST_TAG}"].isin({run.spec.digest for run in plan.runs})].reset_index(drop=True)
+    if runs.empty:
+        return None
+    parents = parents_of_rounds(everything)
+    rounds = round_frame(store, everything, parents[-1]) if parents else everything.iloc[0:0]
+    return estimate(StudyData(plan.study.name, runs, techniques=tuple(plan.study.techniques), rounds=rounds))
+
+
+def answer_lines(effects: Effects) -> list[str]:
+    """The answer in lines: effects on the training time, and what a reader must know of where they come from."""
+    from pipeline.analysis.report.headlines import headlines
+
+    notes = [f"  note: {note}" for note in effects.notes if "rounds of `ablate speed`" not in note]
+    rounds = [note for note in effects.notes if "times are from" in note]
+    where = " (times are from rounds of `ablate speed`)" if rounds else ""
+    return [f"training time{where}:", *(f"  {line}" for line in headlines(effects)), *notes]

@@ -1,0 +1,138 @@
+"""`ablate speed` with real processes: a planted cost is found, and kills lose nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.ablate import environment, python_path
+from tests.support.processes import Workspace, fork_servers, kill, rows_of, until, workers, working_in
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+CALL = """
+from pipeline.execution.local import launcher
+
+original = launcher.process_context
+
+
+def with_planted(kind):
+    made = original(kind)
+    preload = made.set_forkserver_preload
+    made.set_forkserver_preload = lambda modules: preload([*modules, "planted_cost"])
+    return made
+
+
+if __name__ == "__main__":
+    launcher.process_context = with_planted
+    from pipeline.cli import main
+
+    main()
+"""
+COST = """
+import time
+
+from pipeline.training.trainer import EpochUpdates
+
+original = EpochUpdates.__iter__
+
+
+def planted(self):
+    updates = original(self)
+    while True:
+        began = time.perf_counter()
+        images = next(updates, None)
+        if images is None:
+            return
+        if self._run.recipe.pin_memory:
+            end = time.perf_counter() + SHARE * (time.perf_counter() - began)
+            while time.perf_counter() < end:
+                pass
+        yield images
+
+
+EpochUpdates.__iter__ = planted
+"""
+
+
+@pytest.mark.quiet
+def test_a_technique_that_costs_ten_percent_is_found(tmp_path: Path, digits_dir: Path) -> None:
+    """`pm` does nothing on a CPU but what is planted there: it waits for a tenth of each window."""
+    (tmp_path / "planted_cost.py").write_text(COST.replace("SHARE", "0.1"))
+    (tmp_path / "call.py").write_text(CALL)
+    words = (
+        *("speed", "--study", "quickstart", "--device", "cpu", "--models", "test_resnet", "--datasets", "digits"),
+        *(
+            "--techniques",
+            "pm",
+            "--precision",
+            "0.02",
+            "--max-seconds",
+            "90",
+            "--json",
+            "--data-dir",
+            str(digits_dir),
+        ),
+    )
+    where = os.pathsep.join([str(tmp_path), python_path()])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "call.py"), *words],
+        cwd=tmp_path, env=environment(PYTHONPATH=where), capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (found,) = [row for row in json.loads(done.stdout)["effects"] if row["kind"] == "main"]
+    print(found)
+    assert found["term"] == "pm" and found["low"] > 1.03 and 1.07 < found["estimate"] < 1.13
+
+
+def test_a_storm_of_kills_loses_no_round(tmp_path: Path) -> None:
+    """Parents, workers and fork servers are killed; every round that was journaled is there once, for all cells."""
+    place = Workspace(tmp_path / "work")
+    words = ("speed", "--study", place.file.name, "--device", "cpu", "--min-rounds", "300", "--precision", "0.5")
+    chance, kills = random.Random(3), Counter[str]()
+    process = place.start(*words)
+    while sum(kills.values()) < 12:
+        time.sleep(chance.uniform(0.5, 5.0))
+        if process.poll() is not None:
+            process.communicate()
+            process = place.start(*words)
+            continue
+        victim = chance.choice(("parent", "worker", "worker", "fork server"))
+        found = [process.pid]
+        if victim != "parent":
+            found = workers(place.folder) if victim == "worker" else fork_servers(place.folder)
+        if not found:
+            continue
+        if victim == "parent":
+            kill(process)
+            process = place.start(*words)
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(chance.choice(found), signal.SIGKILL)
+        kills[victim] += 1
+    kill(process)
+    until(lambda: not working_in(place.folder), 15, "the end of all processes")
+    print(dict(kills))
+    last = place.call(*words[:-4], "--min-rounds", "20", "--precision", "0.9", timeout=300)
+    assert last.code == 0, last.err
+    until(lambda: not working_in(place.folder), 15, "the end of all processes")
+    rows = rows_of(place.database, "")
+    assert {row.status for row in rows} <= {"FINISHED", "KILLED", "FAILED"}
+    assert len([row for row in rows if row.tags["ablate.kind"] == "speed"]) == 1, "all calls are one measurement"
+    rounds: dict[str, list[int]] = {}
+    for row in rows:
+        steps = [step for key, step, _, _ in row.points if key == "round/images_per_second"]
+        rounds.setdefault(row.digest, []).extend(steps)
+    cells = [sorted(steps) for steps in rounds.values() if steps]
+    assert len(cells) == 4 and all(steps == cells[0] for steps in cells), "rounds are whole"
+    assert cells[0] == list(range(1, len(cells[0]) + 1)) and len(cells[0]) >= 20, "each is there once"
