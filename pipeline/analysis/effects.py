@@ -85,6 +85,7 @@ class Effects:
         aliases: Alias sets of a fractional design, as equations; empty for full factorials.
         notes: What a reader must know about the analysis as a whole.
         study: The tidy study.
+        timed: Its runs, and the rounds of cells that took turns, each with the times that the effects are of.
         inert: The techniques treated as A/A controls.
         options: The settings.
     """
@@ -96,6 +97,7 @@ class Effects:
     aliases: tuple[str, ...]
     notes: tuple[str, ...]
     study: Tidy
+    timed: pd.DataFrame
     inert: frozenset[str]
     options: EffectOptions
 
@@ -266,20 +268,22 @@ def estimate(
         empty = pd.DataFrame(columns=COLUMNS)
         cells = pd.DataFrame(columns=["model", "dataset", "cell", "response", "mean", "estimate", "low", "high"])
         note = ("No finished run has a measured response: there is nothing to estimate yet.",)
-        return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, controls, options)
+        return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, data.runs, controls, options)
     rows = pd.DataFrame(found)
     effects = rows[rows["kind"].ne(CELL)]
     decided = _decide(pd.concat([effects, pool(effects)], ignore_index=True), options, controls)
     against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
+    timed = rounds.put_over(data.runs)
     details = decided.drop(columns=[*COLUMNS, "scores"], errors="ignore").assign(blocks=decided["blocks"])
     return Effects(
         decided[COLUMNS],
         details,
-        _cell_table(against, rounds.put_over(data.runs)),
+        _cell_table(against, timed),
         outcomes,
         aliases,
         alias_notes + rounds.notes + _notes(decided, data, controls) + time_to_target.notes(data.runs, target_accuracy),
         data,
+        timed,
         controls,
         options,
     )

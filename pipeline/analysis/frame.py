@@ -19,8 +19,11 @@ from pipeline.design.names import (
     BATCHNORM_TAG,
     BLOCK_TAG,
     BUDGET_PHASES,
+    COMPILE_SECONDS,
     DATASET_PARAM,
     DEVICE_PARAM,
+    EPOCH_RATE,
+    EPOCH_SECONDS,
     ERROR_TAG,
     FAILED_STATE,
     FINISHED_STATE,
@@ -38,6 +41,7 @@ from pipeline.design.names import (
     NPROC_PARAM,
     OUTCOME_TAG,
     POSITION_TAG,
+    RECIPE_IMAGES,
     RECIPE_PARAM,
     RUNNING_STATE,
     SEED_PARAM,
@@ -50,6 +54,7 @@ from pipeline.design.names import (
     TRAIN_SECONDS,
     UPDATES,
     VAL_ACCURACY,
+    WARMUP_SECONDS,
     budget_seconds,
 )
 from pipeline.design.techniques import TECHNIQUES
@@ -111,9 +116,9 @@ class Tidy:
         name: The study's name.
         runs: One row per cell and block, repeats resolved (see `_latest`), sentinels apart. Columns:
             run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, host, machine,
-            processes, start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS` and
-            `budget.PHASE` (float, NaN = absent), and for each response that is a ratio `invalid.RESPONSE`
-            (text, see `Response.invalid`).
+            processes, start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS`,
+            `budget.PHASE`, compile_seconds, first_use_seconds and epoch_images (float, NaN = absent), and for each
+            response that is a ratio `invalid.RESPONSE` (text, see `Response.invalid`).
         sentinels: The same columns for sentinel baselines.
         factors: The techniques with their on-levels.
         superseded: How many runs were set aside because a later run repeated the same cell of the same block.
@@ -269,6 +274,14 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
             frame[f"invalid.{response.name}"] = response.invalid(runs[raw]) if raw in runs else ""
     for phase in BUDGET_PHASES:
         frame[f"budget.{phase}"] = number(runs, f"metrics.{budget_seconds(phase)}")
+    frame["compile_seconds"] = number(runs, f"metrics.{COMPILE_SECONDS}")
+    frame["first_use_seconds"] = number(runs, f"metrics.{WARMUP_SECONDS}")
+    # of the last epoch; a row of rounds has what all epochs have
+    epochs = number(runs, f"params.{RECIPE_PARAM}epochs")
+    in_rounds = number(runs, f"metrics.{RECIPE_IMAGES}") / epochs
+    frame["epoch_images"] = in_rounds.fillna(
+        number(runs, f"metrics.{EPOCH_SECONDS}") * number(runs, f"metrics.{EPOCH_RATE}")
+    )
     frame["seconds_to_target"] = np.nan  # no metric: `time_to_target` has it of a target that is asked for
     return frame
 

@@ -20,6 +20,7 @@ from pipeline.design.names import DATASET_PARAM, MODEL_PARAM, RECIPE_PARAM, TECH
 from pipeline.tracking.study_data import StudyData
 
 TIMES = ("train_seconds", "images_per_second")
+_KNOWN = (*TIMES, "position", "compile_seconds", "first_use_seconds", "epoch_images")  # of cells that took turns
 Row = dict[str, Any]
 
 
@@ -77,9 +78,8 @@ def of_study(study: StudyData, grid: Tidy) -> RoundTimes:
         if why:
             notes.append(f"{model} / {dataset}: times are the grid's, since {why} when its cells took turns.")
             continue
-        timed = runs.assign(
-            **{name: np.nan for name in runs.select_dtypes("number").columns if name not in (*TIMES, "position")}
-        )
+        unknown = [name for name in runs.select_dtypes("number").columns if name not in _KNOWN]
+        timed = runs.assign(**dict.fromkeys(unknown, np.nan))
         rows += [_raised(row) for row in group_rows((model, dataset), timed, data.factors) if row["response"] in TIMES]
         used.append(timed)
         number = runs["block"].nunique()

@@ -41,9 +41,11 @@ def effects_of_plan(store: MlflowStore, plan: Plan) -> Effects | None:
 
 def answer_lines(effects: Effects) -> list[str]:
     """The answer in lines: effects on the training time, and what a reader must know of where they come from."""
+    from pipeline.analysis.break_even import break_evens
     from pipeline.analysis.report.headlines import headlines
 
     notes = [f"  note: {note}" for note in effects.notes if "rounds of `ablate speed`" not in note]
     rounds = [note for note in effects.notes if "times are from" in note]
     where = " (times are from rounds of `ablate speed`)" if rounds else ""
-    return [f"training time{where}:", *(f"  {line}" for line in headlines(effects)), *notes]
+    even = [f"  {each.model} / {each.dataset}: {each}" for each in break_evens(effects)]
+    return [f"training time{where}:", *(f"  {line}" for line in headlines(effects)), *even, *notes]

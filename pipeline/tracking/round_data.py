@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.design.names import (
     BLOCK_TAG,
+    COMPILE_SECONDS,
     DATASET_PARAM,
     DIGEST_TAG,
     FINISHED_STATE,
@@ -18,6 +19,7 @@ from pipeline.design.names import (
     RECIPE_IMAGES,
     ROUND_RATE,
     TRAIN_SECONDS,
+    WARMUP_SECONDS,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +42,10 @@ class RunSource(Protocol):
         ...
 
 
-_KEPT = ("run_id", "start_time", "end_time")
+_KEPT = (
+    *("run_id", "start_time", "end_time"),
+    *(f"metrics.{name}" for name in (RECIPE_IMAGES, COMPILE_SECONDS, WARMUP_SECONDS)),
+)
 # A cell that failed, or was left out, has rounds that nothing is compared with; an interrupted call's are whole.
 COUNTED = ("finished", "interrupted", "")
 

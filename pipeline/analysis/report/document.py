@@ -65,6 +65,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "recommendations": [clean(asdict(r)) for r in report.recommendations],
         "machines": [clean(asdict(m)) for m in report.machines],
         "why": [clean(asdict(r)) for r in report.reasons],
+        "break_even": [clean({**asdict(each), "words": str(each)}) for each in report.break_evens],
         "budgets": [clean(asdict(b)) for b in report.budgets],
         "throughput": [clean(asdict(a)) for a in report.throughput],
         "fastest": fastest(report.throughput),

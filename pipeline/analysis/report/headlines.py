@@ -137,6 +137,7 @@ def summary_lines(report: Report) -> list[str]:
     lines = [f"study {report.study.name}: {parts}, {report.effects.study.n_blocks} blocks"]
     lines += [f"  {line}" for line in headlines(report.effects)[:24]]
     lines += [f"  {line}" for line in machine_lines(report)]
+    lines += [f"  {even.model} / {even.dataset}: {even}" for even in report.break_evens[:12]]
     for advice in report.recommendations[:12]:
         line = advice.set_line or "(keep the baseline)"
         numbers = f" ({advice.numbers})" if advice.compared else ""

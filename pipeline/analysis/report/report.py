@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.analysis import recommendation, time_budget
 from pipeline.analysis.anchors import Anchor, anchors
+from pipeline.analysis.break_even import BreakEven, break_evens
 from pipeline.analysis.comparison import provenance
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.machines import NextMachine, next_machine
@@ -26,6 +27,7 @@ class Report:
         throughput: What every cell reaches of its device; empty where operations were not counted.
         reasons: One sentence per technique, model and dataset.
         recommendations: One per model and dataset.
+        break_evens: When cells have paid back what they take before training; empty where none takes much.
         machines: Effects for the next machine; empty where one machine ran everything.
         provenance: Name of an `env` tag -> its values.
         audit: The audit of the paper, where it was asked for.
@@ -40,6 +42,7 @@ class Report:
     reasons: list[time_budget.Reason]
     recommendations: list[recommendation.Recommendation]
     machines: list[NextMachine]
+    break_evens: list[BreakEven]
     provenance: dict[str, tuple[str, ...]]
     audit: Audit | None = None
     memory_limit_mib: float | None = None
@@ -69,6 +72,7 @@ def build_report(
         time_budget.reasons(effects, budgets),
         recommendation.recommend(effects, study, memory_limit_mib),
         next_machine(effects),
+        break_evens(effects),
         provenance(study),
         audit,
         memory_limit_mib,

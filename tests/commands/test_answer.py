@@ -1,0 +1,57 @@
+"""The answer at the end of a call: of the plan's runs alone, and of none too many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline.analysis.effects import estimate
+from pipeline.commands import answer
+from pipeline.commands.answer import answer_lines, effects_of_plan
+from pipeline.design.plan import Plan
+from pipeline.design.selection import GridOptions, select_plan
+from tests.support.planted import planted
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    options = GridOptions(study="quickstart", models="test_resnet", datasets="digits", seeds=4, device="cpu")
+    return select_plan(options, "cpu").plan
+
+
+def store_with(plan: Plan, others: int = 0) -> Any:
+    """A store with a row for each of the plan's runs, and some that are not its own."""
+    runs = planted(blocks=4 + others, device="cpu", gpu=False).runs.assign(**{"tags.ablate.kind": "run"})
+    digests = [run.spec.digest for run in plan.cells]
+    runs["tags.ablate.digest"] = digests + ["another"] * (len(runs) - len(digests))
+    return SimpleNamespace(frame=lambda: runs)
+
+
+def test_it_is_of_the_plan_s_runs(plan: Plan) -> None:
+    effects = effects_of_plan(store_with(plan, others=3), plan)
+    assert effects is not None and effects.study.n_blocks == 4
+    pd.testing.assert_frame_equal(effects.table, estimate(planted(blocks=4, device="cpu", gpu=False)).table)
+    lines = answer_lines(effects)
+    assert lines[0] == "training time:" and any(line.startswith("  ga") and "as fast [" in line for line in lines)
+    assert any(line.startswith("  note: ") for line in lines)
+
+
+def test_where_there_is_nothing_to_tell_there_is_none(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_with(plan)
+    assert effects_of_plan(store, replace(plan, study=plan.study.model_copy(update={"techniques": {}}))) is None
+    assert effects_of_plan(SimpleNamespace(frame=lambda: store.frame().iloc[:0]), plan) is None
+    others = store.frame().assign(**{"tags.ablate.digest": "another"})
+    assert effects_of_plan(SimpleNamespace(frame=lambda: others), plan) is None
+    monkeypatch.setattr(answer, "MOST_RUNS", len(plan.runs) - 1)
+    assert effects_of_plan(store, plan) is None
+
+
+def test_it_says_where_times_are_from() -> None:
+    study = planted(blocks=9)
+    effects = estimate(replace(study, rounds=study.runs))
+    assert answer_lines(effects)[0] == "training time (times are from rounds of `ablate speed`):"
+    assert not any("times are from 9 rounds" in line for line in answer_lines(effects)), "said once"
