@@ -28,8 +28,11 @@ $(VENV)/.ready: requirements.lock setup.cfg pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	mv $(VENV)/.begun $@
 
+# accuracy from the grid, times from cells that take turns, one answer from both
 grid: $(VENV)/.ready
 	$(BIN)/ablate grid --study quickstart
+	$(BIN)/ablate speed --study quickstart --max-seconds 240
+	$(BIN)/ablate report quickstart
 	@echo "open MLflow's interface on these runs: $(BIN)/ablate ui"
 
 test: $(VENV)/.ready

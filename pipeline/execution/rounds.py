@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
 
@@ -158,21 +158,26 @@ class Rounds:
         self.course = Course(rates={key: dict(rates) for key, rates in before.items() if key in mine})
         self._largest = (0.0, 0.0)  # memory of a cell, MiB: host's and device's
 
-    def run(self, slot: str | None, deadline: float | None) -> Course:
+    def is_enough(self) -> bool:
+        """Whether earlier calls have made enough rounds."""
+        if not self._enough(self._group.runs):
+            return False
+        self.course.outcomes = {run.spec.digest: "finished" for run in self._group.runs}
+        return True
+
+    def run(self, slot: str | None, deadline: float | None, tainted: str = "") -> Course:
         """Takes the group to its end.
 
         Args:
             slot: GPUs as CUDA_VISIBLE_DEVICES takes them; None on the CPU.
             deadline: `time.monotonic()` after which no round begins; None for none.
+            tainted: why what is measured is to be doubted; empty when nothing is known against it.
 
         Raises:
             OSError: the journal refuses.
             OutsideError: no process can be started.
         """
-        if self._enough(self._group.runs):
-            self.course.outcomes = {run.spec.digest: "finished" for run in self._group.runs}
-            return self.course
-        baseline, *waiting = self._group.runs
+        baseline, *waiting = (replace(run, tainted=tainted) for run in self._group.runs)
         while not self._stopped():
             standing: list[_Cell] = []
             try:

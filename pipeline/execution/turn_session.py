@@ -145,9 +145,11 @@ class TurnSession:
                 )
             self._prepare()
             outcome = SpeedOutcome()
+            # from here on a signal ends the rounds, and not this thread in the midst of opening rows
+            pool = self._pool = RunPool(self.launcher, InterferenceCheck(self.plan.device))
             before = self._open()
             try:
-                self._measure(outcome, before)
+                self._measure(pool, outcome, before)
             except OSError as error:  # the journal refuses
                 outcome.broken = f"journal: {error.strerror or error}"
             except AblateError as error:
@@ -190,10 +192,9 @@ class TurnSession:
         parent = self.store.run_id(recorder.parent.key)
         return rates_under(self.store, self.store.frame(), parent) if parent else {}
 
-    def _measure(self, outcome: SpeedOutcome, before: Rates) -> None:
+    def _measure(self, pool: RunPool, outcome: SpeedOutcome, before: Rates) -> None:
         limit = self.options.max_seconds
         deadline = None if limit is None else time.monotonic() + limit
-        pool = self._pool = RunPool(self.launcher, InterferenceCheck(self.plan.device))
 
         def work() -> None:
             with self.launcher.slot() as slot:
@@ -207,22 +208,24 @@ class TurnSession:
                             at_once = min(self.launcher.jobs, len(self._left))
                             until = now + max(deadline - now, 0.0) * at_once / len(self._left)
                         group = self._left.pop(0)
-                    rounds = self._rounds(pool, group, before)
-                    outcome.courses[group.name] = rounds.course
-                    with pool.running():
-                        rounds.run(slot, until)
+                    self._group(pool, group, slot, until, outcome, before)
 
         pool.run(work, "group")
         outcome.interrupted, outcome.broken = pool.interrupted, pool.broken
 
-    def _rounds(self, pool: RunPool, group: TurnGroup, before: Rates) -> Rounds:
-        first = pool.with_interference(replace(group.runs[0], block=self.groups.index(group)))
-        if first.tainted:
-            self.listener.note(f"{group.name}: {first.tainted}; rounds spread that over all cells")
-        runs = tuple(replace(run, tainted=first.tainted) for run in group.runs)
-        return Rounds(
+    def _group(
+        self,
+        pool: RunPool,
+        group: TurnGroup,
+        slot: str | None,
+        until: float | None,
+        outcome: SpeedOutcome,
+        before: Rates,
+    ) -> None:
+        """Measures one group, unless earlier calls have."""
+        rounds = Rounds(
             self.plan,
-            replace(group, runs=runs),
+            group,
             self.launcher,
             self.recorder,
             self.listener,
@@ -230,6 +233,14 @@ class TurnSession:
             lambda: pool.stopped,
             before,
         )
+        outcome.courses[group.name] = rounds.course
+        if rounds.is_enough():
+            return
+        watched = pool.with_interference(replace(group.runs[0], block=self.groups.index(group)))
+        if watched.tainted:
+            self.listener.note(f"{group.name}: {watched.tainted}; rounds spread that over all cells")
+        with pool.running():
+            rounds.run(slot, until, watched.tainted)
 
     def _close(self, outcome: SpeedOutcome) -> None:
         complete = len(outcome.courses) == len(self.groups) and all(

@@ -16,7 +16,9 @@ from pipeline.design.names import (
     KIND_TAG,
     MODEL_PARAM,
     OUTCOME_TAG,
+    POSITION_TAG,
     RECIPE_IMAGES,
+    ROUND_PLACE,
     ROUND_RATE,
     TRAIN_SECONDS,
     WARMUP_SECONDS,
@@ -70,16 +72,21 @@ def rates_under(source: RunSource, runs: pd.DataFrame, parent: str) -> dict[str,
         runs: one row per run of the experiment.
         parent: MLflow's id of the parent run.
     """
+    return _points_under(source, runs, parent, ROUND_RATE)
+
+
+def _points_under(source: RunSource, runs: pd.DataFrame, parent: str, name: str) -> dict[str, dict[int, float]]:
+    """A metric of each cell in each round, where it is positive: digest -> round -> value."""
     rows = rows_under(runs, parent)
     if rows.empty:
         return {}
     digest_of = dict(zip(rows["run_id"].astype(str), rows[f"tags.{DIGEST_TAG}"].astype(str), strict=True))
-    rates: dict[str, dict[int, float]] = {}
-    points = source.history(list(digest_of), [ROUND_RATE])
+    found: dict[str, dict[int, float]] = {}
+    points = source.history(list(digest_of), [name])
     for run_id, step, value in zip(points["run_id"], points["step"], points["value"], strict=True):
         if 0 < value < math.inf:  # not nan either
-            rates.setdefault(digest_of[str(run_id)], {})[int(step)] = float(value)
-    return rates
+            found.setdefault(digest_of[str(run_id)], {})[int(step)] = float(value)
+    return found
 
 
 def rows_under(runs: pd.DataFrame, parent: str) -> pd.DataFrame:
@@ -107,11 +114,13 @@ def round_frame(source: RunSource, runs: pd.DataFrame, parent: str) -> pd.DataFr
     rates = rates_under(source, runs, parent)
     if not rates:
         return pd.DataFrame()
+    places = _points_under(source, runs, parent, ROUND_PLACE)
     found: list[dict[str, Any]] = []
     # of several rows of one cell (calls that went on) the youngest one tells how it trained
     cells = rows_under(runs, parent).sort_values("start_time").drop_duplicates(f"tags.{DIGEST_TAG}", keep="last")
     for row in ({str(name): value for name, value in cell.items()} for cell in cells.to_dict("records")):
-        mine = rates.get(str(row[f"tags.{DIGEST_TAG}"]), {})
+        digest = str(row[f"tags.{DIGEST_TAG}"])
+        mine, place = rates.get(digest, {}), places.get(digest, {})
         images = float(row.get(f"metrics.{RECIPE_IMAGES}", math.nan))
         group = f"{row.get(f'params.{MODEL_PARAM}')}/{row.get(f'params.{DATASET_PARAM}')}"
         kept = {name: value for name, value in row.items() if name.startswith(("params.", "tags.")) or name in _KEPT}
@@ -122,6 +131,7 @@ def round_frame(source: RunSource, runs: pd.DataFrame, parent: str) -> pd.DataFr
                 f"tags.{OUTCOME_TAG}": "finished",
                 # rounds of different groups have nothing in common but their number
                 f"tags.{BLOCK_TAG}": f"{group}/{number}",
+                f"tags.{POSITION_TAG}": str(int(place.get(number, 0))),
                 f"metrics.{IMAGES_PER_SECOND}": rate,
                 f"metrics.{TRAIN_SECONDS}": images / rate,
             }

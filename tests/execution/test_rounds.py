@@ -41,6 +41,7 @@ class Case:
         self.listener = ListenerLog()
         self.judged: list[tuple[list[str], int]] = []
         self.stop = False
+        self.tainted = ""
 
     def run(
         self,
@@ -71,7 +72,7 @@ class Case:
             before or {},
         )
         deadline = None if seconds is None else time.monotonic() + seconds
-        return made.run(None, deadline)
+        return made.course if made.is_enough() else made.run(None, deadline, self.tainted)
 
     def ends(self) -> dict[str, list[str]]:
         """Outcomes of each cell's rows."""
@@ -100,6 +101,13 @@ def test_every_cell_has_a_turn_in_each_round_in_an_order_shuffled_anew(case: Cal
     assert set(course.outcomes.values()) == {"finished"} and course.rounds == 5 and course.judgement.decided
     lengths = {(order.images, order.head) for _, order in found.launcher.turns if order.number}
     assert len(lengths) == 1 and next(iter(lengths))[0] % found.group.multiple == 0
+
+
+def test_what_is_known_against_the_machine_is_in_every_row(case: Callable[..., Case]) -> None:
+    found = case()
+    found.tainted = "a busy neighbour"
+    found.run()
+    assert [run.tainted for run in found.log.runs] == ["a busy neighbour"] * 4
 
 
 def test_the_order_is_the_seed_s(case: Callable[..., Case]) -> None:

@@ -119,15 +119,18 @@ class RoundLog:
         rounds: (number, label -> values) of each round.
         closed: (label, how it ended) of each row.
         opened: labels of the rows.
+        runs: what they are of.
     """
 
     rounds: list[tuple[int, dict[str, Mapping[str, float]]]] = field(default_factory=list)
     closed: list[tuple[str, End]] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
+    runs: list[PlannedRun] = field(default_factory=list)
 
     def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
         assert plan.study.name
         self.opened.append(run.spec.label)
+        self.runs.append(run)
         return OpenRun(run.spec.label, run, work_dir)
 
     def record(self, opened: OpenRun, record: Record) -> None:

@@ -47,8 +47,8 @@ class Rounds:
             (run, key, step, 0, value)
             for run in run_ids
             for key in keys
-            if key == "round/images_per_second"
-            for step, value in self.rates.get(run, {}).items()
+            for step, rate in self.rates.get(run, {}).items()
+            for value in [rate if key == "round/images_per_second" else 9.0 - step]
         ]
         return pd.DataFrame(points, columns=["run_id", "key", "step", "timestamp", "value"])
 
@@ -83,13 +83,14 @@ def test_rows_of_one_cell_go_on_with_each_other_and_lost_cells_do_not_count() ->
 
 def test_a_frame_has_a_row_for_each_cell_and_round() -> None:
     frame = round_frame(SOURCE, SOURCE.frame(), "speed")
-    found = frame[["tags.ablate.digest", "tags.ablate.block", "metrics.time/train_seconds", "tags.ablate.kind"]]
+    found = frame[["tags.ablate.digest", "tags.ablate.block", "metrics.time/train_seconds", "tags.ablate.position"]]
     assert found.to_numpy().tolist() == [
-        ["a", "m/d/1", 100.0, "run"],
-        ["a", "m/d/2", 50.0, "run"],
-        ["a", "m/d/3", 25.0, "run"],
-        ["b", "m/d/1", 200.0, "run"],
+        ["a", "m/d/1", 100.0, "8"],
+        ["a", "m/d/2", 50.0, "7"],
+        ["a", "m/d/3", 25.0, "6"],
+        ["b", "m/d/1", 200.0, "8"],
     ]
+    assert set(frame["tags.ablate.kind"]) == {"run"}
     assert set(frame["run_id"]) == {"a2", "b"}, "the youngest row tells how it trained"
 
 

@@ -134,7 +134,12 @@ def summary_lines(report: Report) -> list[str]:
     """Returns the terminal summary: the answer, the recommendation, and the cautions."""
     counts = report.effects.study.runs["outcome"].value_counts()
     parts = ", ".join(f"{n} {name}" for name, n in counts.items()) or "no runs"
-    lines = [f"study {report.study.name}: {parts}, {report.effects.study.n_blocks} blocks"]
+    runs = report.effects.study.runs
+    if report.study.runs is report.study.rounds:  # nothing but `ablate speed`
+        cells = len(runs[["model", "dataset", "cell"]].drop_duplicates())
+        lines = [f"study {report.study.name}: {cells} cells, which took turns"]
+    else:
+        lines = [f"study {report.study.name}: {parts}, {report.effects.study.n_blocks} blocks"]
     lines += [f"  {line}" for line in headlines(report.effects)[:24]]
     lines += [f"  {line}" for line in machine_lines(report)]
     lines += [f"  {even.model} / {even.dataset}: {even}" for even in report.break_evens[:12]]
