@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
@@ -27,15 +27,11 @@ from pipeline.design.names import (
     ROUND_SECONDS,
     TURN_IMAGES,
 )
-from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.records import End, Metrics, Ready, Record, Turn, TurnOrder
+from pipeline.design.plan import PlannedRun
+from pipeline.design.records import End, Turn, TurnOrder
 from pipeline.design.turns import TurnGroup, TurnLength, turn_length
-from pipeline.execution.cell_queue import LOST_TRIES
-from pipeline.execution.launcher import HasCellsStand, StandsStill
-from pipeline.execution.listener import Listener
-from pipeline.tracking.recorder import OpenRun, Recorder
+from pipeline.execution.turn_cell import TurnCall, TurnCell
 
-RESTARTS = 1  # of a cell that dies or hangs
 ROOM = 1.2  # times the largest cell's memory that has to be free for the next one
 LEAST_TOGETHER = 2  # cells that are tried at once whatever they need: the baseline and another
 
@@ -69,23 +65,6 @@ class Judge(Protocol):
 
 
 @dataclass
-class _Cell:
-    """A cell that is alive."""
-
-    opened: OpenRun
-    worker: StandsStill
-    deaths: int = 0
-    losses: int = 0
-    ready: Ready | None = None
-    seconds: float = 0.0  # of the turn before the first round
-    end: End | None = None
-
-    @property
-    def run(self) -> PlannedRun:
-        return self.opened.run
-
-
-@dataclass
 class Course:
     """What came of a group.
 
@@ -112,13 +91,11 @@ class RoundRules:
     Attributes:
         judge: says when they are enough.
         least: rounds of a group, at least.
-        timeout: longest time of a set-up or a turn, in s; None for no limit.
         seed: of the order within the rounds.
     """
 
     judge: Judge
     least: int
-    timeout: float | None
     seed: int
 
 
@@ -126,34 +103,19 @@ class Rounds:
     """The rounds of one group in one call.
 
     Args:
-        plan: what the group is of.
+        call: what all cells of the call share.
         group: its cells.
-        launcher: has them stand.
-        recorder: keeps what they tell.
-        listener: shows it.
         rules: how rounds are made.
-        stopped: whether the call has been ended.
         before: rates of earlier calls: digest -> round -> images/s.
+
+    Attributes:
+        course: what has come of it.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        group: TurnGroup,
-        launcher: HasCellsStand,
-        recorder: Recorder,
-        listener: Listener,
-        rules: RoundRules,
-        stopped: Callable[[], bool],
-        before: Rates,
-    ) -> None:
-        self._plan = plan
+    def __init__(self, call: TurnCall, group: TurnGroup, rules: RoundRules, before: Rates) -> None:
+        self._call = call
         self._group = group
-        self._launcher = launcher
-        self._recorder = recorder
-        self._listener = listener
         self._rules = rules
-        self._stopped = stopped
         mine = {run.spec.digest for run in group.runs}
         self.course = Course(rates={key: dict(rates) for key, rates in before.items() if key in mine})
         self._largest = (0.0, 0.0)  # memory of a cell, MiB: host's and device's
@@ -178,17 +140,17 @@ class Rounds:
             OutsideError: no process can be started.
         """
         baseline, *waiting = (replace(run, tainted=tainted) for run in self._group.runs)
-        while not self._stopped():
-            standing: list[_Cell] = []
+        while not self._call.stopped():
+            standing: list[TurnCell] = []
             try:
                 left = self._admit([baseline, *waiting], slot, standing)
-                self._rounds(standing, slot, self._until(deadline, len(standing) - 1, len(left)))
+                self._rounds(standing, self._until(deadline, len(standing) - 1, len(left)))
             finally:
                 self._dismiss(standing)
             if not left or len(left) == len(waiting):
                 break
             waiting = left
-            self._listener.note(f"{self._group.name}: {len(left)} more cells, beside the baseline again")
+            self._call.listener.note(f"{self._group.name}: {len(left)} more cells, beside the baseline again")
         return self.course
 
     @staticmethod
@@ -208,109 +170,58 @@ class Rounds:
 
     # -- standing ------------------------------------------------------------------------------------------------
 
-    def _admit(self, runs: Sequence[PlannedRun], slot: str | None, standing: list[_Cell]) -> list[PlannedRun]:
+    def _admit(self, runs: Sequence[PlannedRun], slot: str | None, standing: list[TurnCell]) -> list[PlannedRun]:
         """Has cells stand, one after the other, while there is room; returns those that were left."""
         left: list[PlannedRun] = []
         for number, run in enumerate(runs):
-            if self._stopped():
+            if self._call.stopped():
                 break
             if len(standing) >= LEAST_TOGETHER and not self._has_room(slot):
                 left += runs[number:]
                 break
             before = _free_mib(slot)
-            cell = self._set_up(run, slot)
+            cell = TurnCell(self._call, run, slot, self._group.multiple)
             if cell.end is None:
-                used = tuple(
-                    max(was - now, 0.0) if math.isfinite(was) else 0.0
-                    for was, now in zip(before, _free_mib(slot), strict=True)
-                )
-                self._largest = (max(self._largest[0], used[0]), max(self._largest[1], used[1]))
                 standing.append(cell)
+                self._note_size(before, _free_mib(slot))
             elif cell.end.outcome == "oom" and len(standing) >= LEAST_TOGETHER:
                 left.append(run)
                 others = f"no room beside {len(standing)} others ({cell.end.error}); it comes with fewer"
-                self._close(cell, End(time=time.time(), outcome="interrupted", error=others))
+                cell.close(End(time=time.time(), outcome="interrupted", error=others))
             else:
-                self._lose(cell)
+                self._close(cell, cell.end)
         return left
+
+    def _note_size(self, before: tuple[float, float], after: tuple[float, float]) -> None:
+        """Keeps the largest memory that a cell has taken."""
+        host_mib, device_mib = (
+            max(was - now, 0.0) if math.isfinite(was) else 0.0 for was, now in zip(before, after, strict=True)
+        )
+        self._largest = max(self._largest[0], host_mib), max(self._largest[1], device_mib)
 
     def _has_room(self, slot: str | None) -> bool:
         return all(free >= ROOM * need for free, need in zip(_free_mib(slot), self._largest, strict=True))
 
-    def _set_up(self, run: PlannedRun, slot: str | None) -> _Cell:
-        """Starts a cell; where it dies it is tried again. Its `end` says that it is dead."""
-        opened = self._recorder.open(run, self._plan, self._launcher.work_dir(run.spec))
-        self._listener.preparing(f"{run.name}: set-up")
-        cell = _Cell(opened, self._launcher.stand(run.spec, slot))
-        self._warm_up(cell)
-        while self._may_live(cell):
-            self._stand_again(cell, slot)
-        return cell
-
-    def _may_live(self, cell: _Cell) -> bool:
-        """Whether a dead cell is started again: not for want of memory, which it would lack again."""
-        if cell.end is None or cell.end.outcome == "oom" or self._stopped():
-            return False
-        if cell.end.outcome == "interrupted":  # nothing is known against it
-            return cell.losses < LOST_TRIES
-        return cell.deaths <= RESTARTS
-
-    def _stand_again(self, cell: _Cell, slot: str | None) -> None:
-        self._listener.note(f"{cell.run.name}: {cell.end.error if cell.end else ''}; started again")
-        cell.end, cell.ready = None, None
-        cell.worker = self._launcher.stand(cell.run.spec, slot)
-        self._warm_up(cell)
-
-    def _warm_up(self, cell: _Cell) -> None:
-        """Sets a cell up, and lets it take a first turn, which does not count."""
-        ready = self._heard(cell, Ready)
-        if isinstance(ready, Ready):
-            cell.ready = ready
-            multiple = self._group.multiple
-            turn = self._turn(cell, TurnOrder(number=0, images=multiple, head=multiple))
-            cell.seconds = turn.seconds if turn is not None else 0.0
-
-    def _heard(self, cell: _Cell, kind: type[Record]) -> Record | None:
-        """Reads what a cell tells up to a record of a kind; None where it ended before."""
-        last: Record | None = None
-        for record in cell.worker.until(kind, self._rules.timeout):
-            if isinstance(record, End):
-                cell.end = record
-                cell.losses += record.outcome == "interrupted"
-                cell.deaths += record.outcome != "interrupted"
-                return None
-            self._recorder.record(cell.opened, record)
-            last = record
-        return last
-
-    def _turn(self, cell: _Cell, order: TurnOrder) -> Turn | None:
-        """Lets a cell train; None where it died."""
-        cell.worker.order(order)
-        turn = self._heard(cell, Turn)
-        return turn if isinstance(turn, Turn) else None
-
     # -- rounds --------------------------------------------------------------------------------------------------
 
-    def _rounds(self, standing: list[_Cell], slot: str | None, deadline: float | None) -> None:
+    def _rounds(self, standing: list[TurnCell], deadline: float | None) -> None:
         """Makes rounds until they are enough, or time is over."""
         length = self._length(standing)
         if length is None:
             return
         for cell in standing:
-            values = {TURN_IMAGES: float(length.images), HEAD_IMAGES: float(length.head)}
-            self._recorder.record(cell.opened, Metrics(time=time.time(), values=values))
-        while len(standing) > 1 and not self._stopped() and (deadline is None or time.monotonic() < deadline):
+            cell.log({TURN_IMAGES: float(length.images), HEAD_IMAGES: float(length.head)})
+        while len(standing) > 1 and not self._call.stopped() and (deadline is None or time.monotonic() < deadline):
             self._round(standing, length)
             for cell in [cell for cell in standing if cell.end is not None]:
-                while self._may_live(cell):
-                    self._stand_again(cell, slot)
-                if cell.end is not None and not self._stopped():
+                cell.revive()
+                if cell.end is not None and not self._call.stopped():
                     standing.remove(cell)
-                    self._lose(cell)
+                    self._close(cell, cell.end)
             if self._enough([cell.run for cell in standing]):
                 return
 
-    def _length(self, standing: Sequence[_Cell]) -> TurnLength | None:
+    def _length(self, standing: Sequence[TurnCell]) -> TurnLength | None:
         ready = [cell.ready for cell in standing if cell.ready is not None]
         if not ready:
             return None
@@ -322,55 +233,46 @@ class Rounds:
             epoch_images=min(each.epoch_images for each in ready),
         )
 
-    def _round(self, standing: Sequence[_Cell], length: TurnLength) -> None:
+    def _round(self, standing: Sequence[TurnCell], length: TurnLength) -> None:
         """Makes one round; it counts where every cell came to the end of its turn."""
         number = self.course.rounds + 1
         order = list(standing)
         random.Random(f"{self._rules.seed}/{self._group.name}/{number}").shuffle(order)
-        turns: list[tuple[_Cell, Turn]] = []
+        turns: list[tuple[TurnCell, Turn]] = []
         for cell in order:
-            turn = self._turn(cell, TurnOrder(number=number, images=length.images, head=length.head))
-            if turn is None or self._stopped():
+            turn = cell.turn(TurnOrder(number=number, images=length.images, head=length.head))
+            if turn is None or self._call.stopped():
                 return
             turns.append((cell, turn))
-        self._recorder.record_round(number, [(cell.opened, _values(turn, at)) for at, (cell, turn) in enumerate(turns)])
+        self._call.recorder.record_round(
+            number, [(cell.opened, _values(turn, at)) for at, (cell, turn) in enumerate(turns)]
+        )
         for cell, turn in turns:
             self.course.rates.setdefault(cell.run.spec.digest, {})[number] = turn.images / turn.seconds
-        self._listener.preparing(f"{self._group.name}: round {number}: {self.course.judgement.text}")
+        self._call.listener.preparing(f"{self._group.name}: round {number}: {self.course.judgement.text}")
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
-    def _dismiss(self, standing: Iterable[_Cell]) -> None:
+    def _dismiss(self, standing: Sequence[TurnCell]) -> None:
         """Ends cells that are alive, and closes their rows."""
-        cells = list(standing)
-        if self._stopped():
-            for cell in cells:
-                cell.worker.kill()
-                self._close(cell, cell.end or End(time=time.time(), outcome="interrupted", error="cancelled"))
+        if self._call.stopped():
+            for cell in standing:
+                self._close(cell, cell.kill())
             return
-        for cell in cells:
-            cell.worker.dismiss()
-        for cell in cells:
-            if cell.end is None:
-                self._heard(cell, End)
-            end = cell.end or End(time=time.time(), outcome="failed", error="its worker did not end")
-            self.course.outcomes[cell.run.spec.digest] = end.outcome
-            self._close(cell, end)
+        for cell in standing:
+            cell.dismiss()
+        for cell in standing:
+            self._close(cell, cell.finish())
 
-    def _lose(self, cell: _Cell) -> None:
+    def _close(self, cell: TurnCell, end: End) -> None:
         """Closes the row of a cell that is dead and stays so."""
-        end = cell.end or End(time=time.time(), outcome="failed", error="its worker did not end")
-        self.course.outcomes[cell.run.spec.digest] = end.outcome
-        self._close(cell, end)
-
-    def _close(self, cell: _Cell, end: End) -> None:
-        rates = self.course.rates.get(cell.run.spec.digest)
+        digest = cell.run.spec.digest
+        if not self._call.stopped():
+            self.course.outcomes[digest] = end.outcome
+        rates = self.course.rates.get(digest)
         if rates:
-            values = {IMAGES_PER_SECOND: median(rates.values())}
-            self._recorder.record(cell.opened, Metrics(time=time.time(), values=values))
-        self._recorder.close(cell.opened, end)
-        if end.outcome != "finished" and not self._stopped():
-            self._listener.note(f"{cell.run.name}: {end.outcome}: {end.error}")
+            cell.log({IMAGES_PER_SECOND: median(rates.values())})
+        cell.close(end)
 
 
 def _values(turn: Turn, place: int) -> dict[str, float]:

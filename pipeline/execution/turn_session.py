@@ -35,6 +35,7 @@ from pipeline.execution.pool import RunPool
 from pipeline.execution.rounds import Course, Judge, Rates, RoundRules, Rounds
 from pipeline.execution.session import distinct
 from pipeline.execution.threads import Background, told_if_long
+from pipeline.execution.turn_cell import TurnCall
 from pipeline.locks import exclusive
 from pipeline.paths import STATE_DIR, own_state_dir
 from pipeline.shown import redacted
@@ -95,7 +96,7 @@ class TurnSession:
         self.groups = groups
         self.options = options
         self.listener = listener
-        self._rules = RoundRules(judge, options.min_rounds, options.timeout, plan.study.order_seed)
+        self._rules = RoundRules(judge, options.min_rounds, plan.study.order_seed)
         self._state_dir = state_dir
         own_state_dir(state_dir)
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or plan.study.name
@@ -223,16 +224,10 @@ class TurnSession:
         before: Rates,
     ) -> None:
         """Measures one group, unless earlier calls have."""
-        rounds = Rounds(
-            self.plan,
-            group,
-            self.launcher,
-            self.recorder,
-            self.listener,
-            self._rules,
-            lambda: pool.stopped,
-            before,
+        call = TurnCall(
+            self.plan, self.launcher, self.recorder, self.listener, self.options.timeout, lambda: pool.stopped
         )
+        rounds = Rounds(call, group, self._rules, before)
         outcome.courses[group.name] = rounds.course
         if rounds.is_enough():
             return

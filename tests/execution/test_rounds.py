@@ -13,6 +13,7 @@ from pipeline.design.selection import GridOptions, select_plan
 from pipeline.design.turns import TurnGroup, turn_groups
 from pipeline.execution import rounds
 from pipeline.execution.rounds import Judgement, Rates, RoundRules, Rounds
+from pipeline.execution.turn_cell import TurnCall
 from tests.support.launchers import ListenerLog
 from tests.support.standing import FakeStandingLauncher, Life, RoundLog
 
@@ -60,17 +61,8 @@ class Case:
             watch()
             return Judgement(shared >= enough, f"{shared} rounds")
 
-        rules = RoundRules(judge, least, 10.0, 7)
-        made = Rounds(
-            self.plan,
-            self.group,
-            self.launcher,
-            self.log,
-            self.listener,
-            rules,
-            lambda: self.stop,
-            before or {},
-        )
+        call = TurnCall(self.plan, self.launcher, self.log, self.listener, 10.0, lambda: self.stop)
+        made = Rounds(call, self.group, RoundRules(judge, least, 7), before or {})
         deadline = None if seconds is None else time.monotonic() + seconds
         return made.course if made.is_enough() else made.run(None, deadline, self.tainted)
 
