@@ -45,12 +45,16 @@ class BreakEven:
             return f"{what}; not shown to pay back, from {_epochs(self.low)} on if at all"
         said = f"{what}; pays from {_epochs(self.epochs)} on"
         if not math.isnan(self.low):
-            said += f" [{self.low:.2g}, {'never' if math.isinf(self.high) else f'{self.high:.2g}'}]"
+            said += f" [{_shown(self.low)}, {'never' if math.isinf(self.high) else _shown(self.high)}]"
         return f"{said}, of {self.images:,.0f} images each"
 
 
+def _shown(count: float) -> str:
+    return f"{count:.2g}" if count < 10 else f"{count:,.0f}"
+
+
 def _epochs(count: float) -> str:
-    return f"{count:.2g} epoch{'' if f'{count:.2g}' == '1' else 's'}"
+    return f"{_shown(count)} epoch{'' if _shown(count) == '1' else 's'}"
 
 
 def break_evens(effects: Effects) -> list[BreakEven]:

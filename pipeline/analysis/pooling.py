@@ -93,13 +93,19 @@ def _average(groups: Sequence[dict[Any, Any]]) -> dict[Any, Any]:
     if not known:
         return row | {"log_estimate": math.nan, "se": math.nan, "dof": math.nan, "method": "none"}
     scores = [group["scores"] for group in known]
-    if None in scores:
+    if None in scores or _disjoint(scores):
         se, dof = independent(*np.array([[[group["se"] ** 2], [group["dof"]]] for group in known]).swapaxes(0, 1))
     else:
         se, dof = by_block(scores)
     mean = math.fsum(group["log_estimate"] for group in known) / len(known)
     method = min((group["method"] for group in known), key=_WEAKEST.index)
     return row | {"log_estimate": mean, "se": se.item(), "dof": dof.item(), "method": method}
+
+
+def _disjoint(scores: Sequence[BlockScores]) -> bool:
+    """Whether no block is shared, as with rounds of cells that took turns: the groups are independent."""
+    names = [name for group in scores for name in group.blocks]
+    return len(scores) > 1 and len(set(names)) == len(names)
 
 
 def independent(variance: Floats, dof: Floats) -> tuple[Floats, Floats]:

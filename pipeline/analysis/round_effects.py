@@ -113,7 +113,7 @@ def round_effects(
 def _effect(term: str, kind: str, values: Floats, precision: float, least: int) -> RoundEffect:
     """Estimates one effect from its contrast in each round, (r,)."""
     widths = running_widths(values)
-    enough = precise(widths, (1 + precision) ** 2 - 1, first=least - FURTHER_BLOCKS, further=FURTHER_BLOCKS)
+    enough = precise(widths, (1 + precision) ** 2 - 1, first=max(least - FURTHER_BLOCKS, 1), further=FURTHER_BLOCKS)
     mean, low, high = student_t.mean_interval(values, UNLOOKED)
     return RoundEffect(term, kind, math.exp(mean), math.exp(low), math.exp(high), bool(enough[-1]))
 

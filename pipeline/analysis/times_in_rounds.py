@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.frame import BASELINE, IGNORED_RECIPE_FIELDS, Tidy, text, tidy
+from pipeline.analysis.frame import BASELINE, IGNORED_RECIPE_FIELDS, Tidy, number, text, tidy
 from pipeline.analysis.group_effects import group_rows
 from pipeline.analysis.round_effects import raised_for_looks
-from pipeline.design.names import DATASET_PARAM, MODEL_PARAM, RECIPE_PARAM, TECHNIQUES_PARAM
+from pipeline.design.names import DATASET_PARAM, MODEL_PARAM, RECIPE_PARAM, SPEED_ROUNDS, TECHNIQUES_PARAM
 from pipeline.tracking.study_data import StudyData
 
 TIMES = ("train_seconds", "images_per_second")
@@ -82,9 +82,16 @@ def of_study(study: StudyData, grid: Tidy) -> RoundTimes:
         timed = runs.assign(**dict.fromkeys(unknown, np.nan))
         rows += [_raised(row) for row in group_rows((model, dataset), timed, data.factors) if row["response"] in TIMES]
         used.append(timed)
-        number = runs["block"].nunique()
-        notes.append(f"{model} / {dataset}: times are from {number} rounds of `ablate speed`.")
+        made = _rounds_of(study.rounds, runs)
+        notes.append(f"{model} / {dataset}: times are from {made} rounds of `ablate speed`.")
     return RoundTimes(tuple(rows), pd.concat(used, ignore_index=True) if used else None, tuple(notes))
+
+
+def _rounds_of(rounds: pd.DataFrame, runs: pd.DataFrame) -> int:
+    """How many rounds the runs of a group are from; several may be one block."""
+    mine = rounds[rounds["run_id"].astype(str).isin(set(runs["run_id"]))]
+    counted = number(mine, f"metrics.{SPEED_ROUNDS}").max()
+    return int(runs["block"].nunique() if np.isnan(counted) else counted)
 
 
 def _raised(row: Row) -> Row:

@@ -350,7 +350,7 @@ class SpeedOptions(GridOptions):
 
     precision: float = option(0.01, "Half width of the intervals at which rounds are enough.", allowed=INNER_SHARE)
     max_seconds: float | None = option(600.0, "No round begins after it.", metavar="S", allowed=SECONDS)
-    min_rounds: int = option(8, "Rounds of each model and data set, at least.", allowed=Range(4, 10_000))
+    min_rounds: int = option(8, "Rounds of each model and data set, at least.", allowed=Range(8, 10_000))
     timeout: float | None = option(
         300.0, "Longest time of a cell's set-up, or of a turn.", metavar="SECONDS", allowed=SECONDS
     )

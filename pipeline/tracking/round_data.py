@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import fmean, geometric_mean
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.design.names import (
@@ -20,6 +21,7 @@ from pipeline.design.names import (
     RECIPE_IMAGES,
     ROUND_PLACE,
     ROUND_RATE,
+    SPEED_ROUNDS,
     TRAIN_SECONDS,
     WARMUP_SECONDS,
 )
@@ -48,6 +50,7 @@ _KEPT = (
     *("run_id", "start_time", "end_time"),
     *(f"metrics.{name}" for name in (RECIPE_IMAGES, COMPILE_SECONDS, WARMUP_SECONDS)),
 )
+MOST_BLOCKS = 200  # of a group in a frame
 # A cell that failed, or was left out, has rounds that nothing is compared with; an interrupted call's are whole.
 COUNTED = ("finished", "interrupted", "")
 
@@ -102,7 +105,9 @@ def rows_under(runs: pd.DataFrame, parent: str) -> pd.DataFrame:
 def round_frame(source: RunSource, runs: pd.DataFrame, parent: str) -> pd.DataFrame:
     """One row for each cell and round, as a grid's frame has for each cell and block; empty where there is none.
 
-    The block is the round. The training time is that of the recipe's epochs at the round's rate, without evaluation.
+    The block is the round. Of more than `MOST_BLOCKS` rounds of a group some that follow each other are one block, with
+    the geometric mean of their rates: errors by block take memory by the square of their number, and 200 tell them well
+    enough. The training time is that of the recipe's epochs at the block's rate, without evaluation.
 
     Args:
         source: where the rounds are read.
@@ -115,25 +120,44 @@ def round_frame(source: RunSource, runs: pd.DataFrame, parent: str) -> pd.DataFr
     if not rates:
         return pd.DataFrame()
     places = _points_under(source, runs, parent, ROUND_PLACE)
-    found: list[dict[str, Any]] = []
     # of several rows of one cell (calls that went on) the youngest one tells how it trained
     cells = rows_under(runs, parent).sort_values("start_time").drop_duplicates(f"tags.{DIGEST_TAG}", keep="last")
-    for row in ({str(name): value for name, value in cell.items()} for cell in cells.to_dict("records")):
-        digest = str(row[f"tags.{DIGEST_TAG}"])
-        mine, place = rates.get(digest, {}), places.get(digest, {})
-        images = float(row.get(f"metrics.{RECIPE_IMAGES}", math.nan))
-        group = f"{row.get(f'params.{MODEL_PARAM}')}/{row.get(f'params.{DATASET_PARAM}')}"
+    rows = [{str(name): value for name, value in cell.items()} for cell in cells.to_dict("records")]
+    numbers: dict[str, set[int]] = {}
+    for row in rows:
+        numbers.setdefault(_group_of(row), set()).update(rates.get(str(row[f"tags.{DIGEST_TAG}"]), {}))
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        digest, group = str(row[f"tags.{DIGEST_TAG}"]), _group_of(row)
         kept = {name: value for name, value in row.items() if name.startswith(("params.", "tags.")) or name in _KEPT}
-        for number, rate in sorted(mine.items()):
+        images = float(row.get(f"metrics.{RECIPE_IMAGES}", math.nan))
+        for block, of_block in _blocks_of(numbers[group]).items():
+            mine = [number for number in of_block if number in rates.get(digest, {})]
+            if not mine:
+                continue
+            measured_rates = [rates[digest][number] for number in mine]
+            rate = geometric_mean(measured_rates) if len(mine) > 1 else measured_rates[0]
             measured = {
                 "status": FINISHED_STATE,
                 f"tags.{KIND_TAG}": "run",
                 f"tags.{OUTCOME_TAG}": "finished",
                 # rounds of different groups have nothing in common but their number
-                f"tags.{BLOCK_TAG}": f"{group}/{number}",
-                f"tags.{POSITION_TAG}": str(int(place.get(number, 0))),
+                f"tags.{BLOCK_TAG}": f"{group}/{block}",
+                f"tags.{POSITION_TAG}": str(fmean(places.get(digest, {}).get(number, 0.0) for number in mine)),
+                f"metrics.{SPEED_ROUNDS}": len(numbers[group]),
                 f"metrics.{IMAGES_PER_SECOND}": rate,
                 f"metrics.{TRAIN_SECONDS}": images / rate,
             }
             found.append({**kept, **measured})
     return pd.DataFrame(found)
+
+
+def _group_of(row: Mapping[str, Any]) -> str:
+    return f"{row.get(f'params.{MODEL_PARAM}')}/{row.get(f'params.{DATASET_PARAM}')}"
+
+
+def _blocks_of(numbers: Collection[int]) -> dict[int, list[int]]:
+    """First round of each block -> its rounds, which follow each other."""
+    ordered = sorted(numbers)
+    size = math.ceil(len(ordered) / MOST_BLOCKS)
+    return {ordered[start]: ordered[start : start + size] for start in range(0, len(ordered), size or 1)}

@@ -48,9 +48,8 @@ def test_the_interval_is_that_of_the_ratio() -> None:
     row = effects.cells[effects.cells["response"].eq("train_seconds") & effects.cells["cell"].eq("compile")].iloc[0]
     saved = [(1 - row[name]) for name in ("low", "estimate", "high")]
     assert [found.low * saved[0], found.epochs * saved[1]] == pytest.approx([found.high * saved[2]] * 2)
-    assert f"pays from {found.epochs:.2g} epochs on [{found.low:.2g}, {found.high:.2g}], of 1,000 images each" in str(
-        found
-    )
+    low, middle, high = (f"{count:.2g}" for count in (found.low, found.epochs, found.high))
+    assert f"pays from {middle} epochs on [{low}, {high}], of 1,000 images each" in str(found)
 
 
 def test_what_is_slower_does_not_pay_back() -> None:
@@ -59,6 +58,8 @@ def test_what_is_slower_does_not_pay_back() -> None:
     unsure = BreakEven("m", "d", "compile", 30.0, 4.0, 2.0, math.inf, 10.0)
     assert "pays from 4 epochs on [2, never]" in str(unsure)
     assert "not shown to pay back" in str(replace(unsure, epochs=math.inf))
+    many = replace(unsure, epochs=1234.0, low=15.4, high=5678.0)
+    assert "pays from 1,234 epochs on [15, 5,678]" in str(many)
     assert "pays from 1 epoch on, of 10" in str(replace(unsure, epochs=1.0, low=math.nan, high=math.nan))
 
 

@@ -70,3 +70,15 @@ def test_what_a_group_says_of_its_effect_is_said_of_the_average():
     study.runs.loc[gone, ["status", "tags.ablate.outcome"]] = ["FAILED", "oom"]
     pooled = rows(estimate(study), term="amp", kind="main", model="all").iloc[0]
     assert "averaged over 1 of 2 settings" in pooled["note"]
+
+
+def test_groups_without_a_shared_block_are_independent():
+    """As rounds of cells that took turns are."""
+    study = planted(models=("resnet", "vit"), blocks=6, noise=0.02)
+    runs = study.runs.assign(**{"tags.ablate.block": study.runs["params.model"] + study.runs["tags.ablate.block"]})
+    found = estimate(replace(study, runs=runs))
+    details = found.table.join(found.details.drop(columns="blocks"))
+    rows = details[details["response"].eq("train_seconds") & details["kind"].eq("main") & details["term"].eq("ga")]
+    pooled = rows[rows["model"].eq("all")].iloc[0]
+    own = rows[rows["model"].ne("all")]
+    assert pooled["se"] == pytest.approx(((own["se"] ** 2).sum() / 4) ** 0.5) and len(own) == 2

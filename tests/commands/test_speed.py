@@ -18,7 +18,7 @@ SMALL = (
     "speed", "--study", "quickstart", "--device", "cpu", "--models", "test_resnet", "--datasets", "digits",
     "--techniques", "ga,pm", "--set", "batch_size=16", "--set", "max_train_samples=128",
 )  # fmt: skip
-QUICK = (*SMALL, "--min-rounds", "6", "--precision", "0.9")
+QUICK = (*SMALL, "--min-rounds", "8", "--precision", "0.9")
 
 
 def rows(folder: Path, kind: str = "turns") -> list[Row]:
@@ -42,7 +42,7 @@ def test_the_document_has_every_cell_s_rounds_and_the_effects(measured: tuple[Pa
     (group,) = found["groups"]
     assert (group["model"], group["dataset"], group["decided"]) == ("test_resnet", "digits", True)
     assert next(cell["techniques"] for cell in group["cells"]) == "baseline" and len(group["cells"]) == 4
-    assert all(len(cell["images_per_second"]) == group["rounds"] >= 6 for cell in group["cells"])
+    assert all(len(cell["images_per_second"]) == group["rounds"] >= 8 for cell in group["cells"])
     assert {cell["outcome"] for cell in group["cells"]} == {"finished"}
     effects = {(row["kind"], row["term"]): row for row in found["effects"]}
     assert {("main", "ga"), ("main", "pm"), ("simple", "ga"), ("combined", "ga+pm")} <= set(effects)
@@ -124,7 +124,7 @@ def test_a_report_takes_times_from_rounds_and_accuracy_from_the_grid(
         (("--techniques", "none"), ("--techniques", "at least one")),
         (("--techniques", "gaa"), ("gaa", "allowed")),
         (("--precision", "1"), ("--precision", "<1")),
-        (("--min-rounds", "3"), ("--min-rounds", "4")),
+        (("--min-rounds", "7"), ("--min-rounds", "8")),
         (("--max-seconds", "0"), ("--max-seconds",)),
         (("--launcher", "ray"), ("--launcher", "local")),
         (("--jobs", "2"), ("--jobs", "1 on a CPU")),

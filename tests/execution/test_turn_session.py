@@ -66,7 +66,7 @@ def session_of(plan: Plan, folder: Path, **changed: Any) -> tuple[TurnSession, L
         return Judgement(all(len(rates[run.spec.digest]) >= 5 for run in runs), "")
 
     listener = ListenerLog()
-    options = replace(OPTIONS, tracking_uri=f"sqlite:///{folder}/store.db", min_rounds=4, **changed)
+    options = replace(OPTIONS, tracking_uri=f"sqlite:///{folder}/store.db", min_rounds=5, **changed)
     return TurnSession(options, plan, turn_groups(plan), listener, judge, folder / "mlruns"), listener
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline.tracking import round_data
 from pipeline.tracking.round_data import parents_of_rounds, rates_under, round_frame
 from pipeline.tracking.study_data import read_study_data
 
@@ -85,13 +86,27 @@ def test_a_frame_has_a_row_for_each_cell_and_round() -> None:
     frame = round_frame(SOURCE, SOURCE.frame(), "speed")
     found = frame[["tags.ablate.digest", "tags.ablate.block", "metrics.time/train_seconds", "tags.ablate.position"]]
     assert found.to_numpy().tolist() == [
-        ["a", "m/d/1", 100.0, "8"],
-        ["a", "m/d/2", 50.0, "7"],
-        ["a", "m/d/3", 25.0, "6"],
-        ["b", "m/d/1", 200.0, "8"],
+        ["a", "m/d/1", 100.0, "8.0"],
+        ["a", "m/d/2", 50.0, "7.0"],
+        ["a", "m/d/3", 25.0, "6.0"],
+        ["b", "m/d/1", 200.0, "8.0"],
     ]
     assert set(frame["tags.ablate.kind"]) == {"run"}
     assert set(frame["run_id"]) == {"a2", "b"}, "the youngest row tells how it trained"
+
+
+def test_of_very_many_rounds_some_are_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(round_data, "MOST_BLOCKS", 4)
+    rates = {run: {number: float(number) for number in range(1, 11)} for run in ("a2", "b")}
+    del rates["b"][10]
+    source = Rounds(SOURCE.rows, rates)
+    frame = round_frame(source, source.frame(), "speed")
+    mine = frame[frame["tags.ablate.digest"].eq("a")]
+    assert mine["tags.ablate.block"].tolist() == ["m/d/1", "m/d/4", "m/d/7", "m/d/10"]
+    assert mine["metrics.throughput/images_per_second"].tolist() == pytest.approx(
+        [6 ** (1 / 3), 120 ** (1 / 3), 504 ** (1 / 3), 10.0]
+    )
+    assert set(frame["metrics.speed/rounds"]) == {10} and len(frame) == 7
 
 
 @pytest.mark.parametrize("rows", [[], [{"run_id": "x"}], [parent("speed", 1)], [cell("b", "b") | {"run_id": "none"}]])
