@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -257,19 +257,21 @@ def _alarms(overall: Estimate | None, sentinel: Estimate | None, tainted: int) -
     return found
 
 
-def examine(study: Tidy, controls: frozenset[str]) -> Trust:
+def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = None) -> Trust:
     """Runs all trust checks on a tidy study.
 
     Args:
         study: The tidy study.
         controls: The techniques that are A/A controls.
+        timed: What the effects on times are of, where that is not the study's runs (`Effects.timed`): the A/A controls
+            are to tell of these.
 
     Returns:
         The findings; parts that the runs cannot show are None, NaN or empty.
     """
     order = run_order(study)
     overall, by_block = drift(order)
-    pairs = control_pairs(study, controls)
+    pairs = control_pairs(study if timed is None else replace(study, runs=timed), controls)
     control = _mean_ratio(pairs)
     means = ((f"{key[0]} / {key[1]}", _mean_ratio(part)) for key, part in pairs.groupby(_GROUP, sort=False))
     by_group = {name: mean for name, mean in means if mean is not None}

@@ -105,8 +105,8 @@ def turn_length(
 
     What disturbs a machine lasts: two turns see the same of it if they are close to each other, so short ones need
     fewer seconds for the same precision. An epoch's end costs (a new order, new workers), and is part of training. It
-    comes at the same image in all cells, so in one round. Turn and head together share no divisor with the epoch: they
-    come to all its places, and its ends fall upon heads no more often than they should.
+    comes at the same image in all cells, so in one round. A turn with a head shares, together with it, no divisor with
+    the epoch: they come to all its places, and its ends fall upon heads no more often than they should.
 
     Args:
         multiple: images, the common multiple of all windows.
@@ -128,5 +128,7 @@ def turn_length(
     least = max(1, math.ceil(wanted / fast))
     head = math.ceil(ahead_images / multiple)
     epoch = epoch_images // multiple
-    count = next(more for more in range(least, least + epoch) if math.gcd(more + head, epoch) == 1)
+    count = least
+    while head and math.gcd(count + head, epoch) != 1:
+        count += 1
     return TurnLength(min(count * multiple, MOST_IMAGES), head * multiple)

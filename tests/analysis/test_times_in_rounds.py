@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.analysis.effects import Effects, estimate
 from pipeline.analysis.recommendation import recommend
+from pipeline.analysis.trust import examine
 from pipeline.tracking.study_data import StudyData
 from tests.support.planted import TRUTH, one, planted
 
@@ -94,3 +95,17 @@ def test_rounds_alone_are_a_study() -> None:
     looked, unlooked = found, estimate(StudyData("s", frame, techniques=("ga", "amp", "pm")))
     ratio = width(looked, term="ga", kind="main") / width(unlooked, term="ga", kind="main")
     assert 1.03 < ratio < 1.1, "wider for the looks"
+
+
+def test_the_a_a_controls_are_those_of_the_times_that_are_used() -> None:
+    """A grid whose control is off by a third is no reason to doubt times that are not the grid's."""
+    study = with_rounds(("resnet",), noise=0.004)
+    on = study.runs["params.pm"].eq("on")
+    seconds = study.runs["metrics.time/train_seconds"]
+    study = replace(study, runs=study.runs.assign(**{"metrics.time/train_seconds": seconds.where(~on, seconds * 1.3)}))
+    off = examine(estimate(replace(study, rounds=pd.DataFrame())).study, frozenset({"pm"}))
+    assert any("A/A controls differ" in alarm for alarm in off.alarms)
+    effects = estimate(study)
+    found = examine(effects.study, frozenset({"pm"}), effects.timed)
+    assert not any("A/A controls" in alarm for alarm in found.alarms)
+    assert found.control is not None and found.control.low < 1 < found.control.high

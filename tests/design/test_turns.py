@@ -72,6 +72,6 @@ def test_a_turn_is_as_short_as_its_edges_allow_and_comes_to_all_places_of_an_epo
     count, head = found.images // multiple, found.head // multiple
     assert found.images == count * multiple and found.head == head * multiple
     least = max(1, math.ceil(max(TURN_SECONDS, edge / EDGE_SHARE) / sorted(seconds)[len(seconds) // 4]))
-    assert least <= count < least + max(epoch, 1)
+    assert least <= count < least + epoch
     assert head * multiple >= ahead > (head - 1) * multiple or head == ahead == 0
-    assert math.gcd(count + head, epoch) == 1
+    assert math.gcd(count + head, epoch) == 1 if head else count == least

@@ -66,7 +66,7 @@ def build_report(
     return Report(
         study,
         effects,
-        examine(effects.study, effects.inert),
+        examine(effects.study, effects.inert, effects.timed),
         budgets,
         anchors(effects),
         time_budget.reasons(effects, budgets),
