@@ -119,7 +119,7 @@ def turn_length(
         Windows of 256 images in 0.015 s, and epochs of 195 of them.
 
         >>> turn_length(256, [0.015] * 4, 0.0, 0, 195 * 256)
-        TurnLength(images=1024, head=0)
+        TurnLength(images=768, head=0)
         >>> turn_length(256, [0.015] * 4, 0.0, 500, 195 * 256)
         TurnLength(images=1280, head=512)
     """
