@@ -69,6 +69,7 @@ def of_study(study: StudyData, grid: Tidy) -> RoundTimes:
     rows: list[Row] = []
     notes: list[str] = []
     used: list[pd.DataFrame] = []
+    made: dict[str, int] = {}
     for key, runs in data.runs.groupby(["model", "dataset"], sort=False):
         model, dataset = str(key[0]), str(key[1])
         ours = grid.runs[grid.runs["model"].eq(model) & grid.runs["dataset"].eq(dataset)]
@@ -82,9 +83,27 @@ def of_study(study: StudyData, grid: Tidy) -> RoundTimes:
         timed = runs.assign(**dict.fromkeys(unknown, np.nan))
         rows += [_raised(row) for row in group_rows((model, dataset), timed, data.factors) if row["response"] in TIMES]
         used.append(timed)
-        made = _rounds_of(study.rounds, runs)
-        notes.append(f"{model} / {dataset}: times are from {made} rounds of `ablate speed`.")
-    return RoundTimes(tuple(rows), pd.concat(used, ignore_index=True) if used else None, tuple(notes))
+        made[f"{model} / {dataset}"] = _rounds_of(study.rounds, runs)
+    if not used:
+        return RoundTimes(notes=tuple(notes))
+    groups = grid.runs.groupby(["model", "dataset"]).ngroups
+    return RoundTimes(tuple(rows), pd.concat(used, ignore_index=True), (_note(made, groups), *notes))
+
+
+def _note(made: Mapping[str, int], groups: int) -> str:
+    """Says of what the times are from rounds, and of how many.
+
+    Args:
+        made: model and data set -> rounds.
+        groups: how many of them the study has.
+    """
+    which, each = next(iter(made)), ""
+    if groups > 1:
+        of = "all" if len(made) == groups else f"{len(made)} of"
+        which, each = f"{of} {groups} models and data sets", " each"
+    fewest, most = min(made.values()), max(made.values())
+    number = str(fewest) if fewest == most else f"{fewest} to {most}"
+    return f"Times of {which} are from {number} rounds of `ablate speed`{each}."
 
 
 def _rounds_of(rounds: pd.DataFrame, runs: pd.DataFrame) -> int:

@@ -44,8 +44,8 @@ def answer_lines(effects: Effects) -> list[str]:
     from pipeline.analysis.break_even import break_evens
     from pipeline.analysis.report.headlines import headlines
 
-    notes = [f"  note: {note}" for note in effects.notes if "rounds of `ablate speed`" not in note]
-    rounds = [note for note in effects.notes if "times are from" in note]
-    where = " (times are from rounds of `ablate speed`)" if rounds else ""
+    rounds = [note for note in effects.notes if note.startswith("Times of ")]
+    notes = [f"  note: {note}" for note in effects.notes if note not in rounds]
+    where = " (from rounds of `ablate speed`)" if rounds else ""
     even = [f"  {each.model} / {each.dataset}: {each}" for each in break_evens(effects)]
     return [f"training time{where}:", *(f"  {line}" for line in headlines(effects)), *even, *notes]

@@ -49,7 +49,7 @@ def test_times_are_the_rounds_and_all_else_is_the_grid_s() -> None:
             first, second = (one(e, response=response, **where) for e in (alone, both))
             assert first["estimate"] == second["estimate"] and first["p_adjusted"] == second["p_adjusted"]
     assert one(both, model="resnet", term="ga", kind="main")["blocks"] == 12
-    assert "resnet / digits: times are from 12 rounds of `ablate speed`." in both.notes
+    assert both.notes[0] == "Times of all 2 models and data sets are from 12 rounds of `ablate speed` each."
     cells = both.cells[both.cells["response"].eq("train_seconds") & both.cells["cell"].eq("amp")]
     assert cells["blocks"].eq(12).all() and cells["cell_runs"].eq(12).all()
 
@@ -86,6 +86,7 @@ def test_models_that_took_no_turns_keep_the_grid_s() -> None:
     where = {"term": "ga", "kind": "main"}
     assert one(found, model="resnet", **where)["estimate"] == one(plain, model="resnet", **where)["estimate"]
     assert one(found, model="vit", **where)["estimate"] != one(plain, model="vit", **where)["estimate"]
+    assert found.notes[0] == "Times of 1 of 2 models and data sets are from 12 rounds of `ablate speed` each."
 
 
 def test_rounds_alone_are_a_study() -> None:
@@ -95,6 +96,14 @@ def test_rounds_alone_are_a_study() -> None:
     looked, unlooked = found, estimate(StudyData("s", frame, techniques=("ga", "amp", "pm")))
     ratio = width(looked, term="ga", kind="main") / width(unlooked, term="ga", kind="main")
     assert 1.03 < ratio < 1.1, "wider for the looks"
+    assert found.notes[0] == "Times of resnet / digits are from 12 rounds of `ablate speed`."
+
+
+def test_groups_may_have_different_numbers_of_rounds() -> None:
+    study = with_rounds()
+    fewer = study.rounds["params.model"].eq("vit") & study.rounds["tags.ablate.block"].astype(int).lt(3)
+    found = estimate(replace(study, rounds=study.rounds[~fewer]))
+    assert found.notes[0] == "Times of all 2 models and data sets are from 9 to 12 rounds of `ablate speed` each."
 
 
 def test_the_a_a_controls_are_those_of_the_times_that_are_used() -> None:

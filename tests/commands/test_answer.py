@@ -53,5 +53,5 @@ def test_where_there_is_nothing_to_tell_there_is_none(plan: Plan, monkeypatch: p
 def test_it_says_where_times_are_from() -> None:
     study = planted(blocks=9)
     effects = estimate(replace(study, rounds=study.runs))
-    assert answer_lines(effects)[0] == "training time (times are from rounds of `ablate speed`):"
-    assert not any("times are from 9 rounds" in line for line in answer_lines(effects)), "said once"
+    assert answer_lines(effects)[0] == "training time (from rounds of `ablate speed`):"
+    assert not any("from 9 rounds" in line for line in answer_lines(effects)), "said once"

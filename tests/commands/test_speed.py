@@ -113,7 +113,7 @@ def test_a_report_takes_times_from_rounds_and_accuracy_from_the_grid(
     assert report.code == 0 and "times are the grid's, since epochs had other values" in text
     assert ablate_in_process(*QUICK, "--set", "epochs=1", cwd=folder, data_dir=digits_dir).code == 0
     report = ablate_in_process("report", "quickstart", "--json", cwd=folder, data_dir=digits_dir)
-    assert re.search(r"times are from \d+ rounds of `ablate speed`", report.out), report.out[:500]
+    assert re.search(r"are from \d+ rounds of `ablate speed`", report.out), report.out[:500]
     responses = {row["response"] for row in json.loads(report.out)["effects"]}
     assert {"train_seconds", "accuracy"} <= responses
 
