@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -15,29 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ablate import environment, python_path
+from tests.support.ablate import python_path, run_ablate
 from tests.support.processes import Workspace, fork_servers, kill, rows_of, until, workers, working_in
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-CALL = """
-from pipeline.execution.local import launcher
+# imported by every interpreter that finds it; the server that runs are forked from is the one that it is for
+CUSTOMIZE = """
+import sys
 
-original = launcher.process_context
-
-
-def with_planted(kind):
-    made = original(kind)
-    preload = made.set_forkserver_preload
-    made.set_forkserver_preload = lambda modules: preload([*modules, "planted_cost"])
-    return made
-
-
-if __name__ == "__main__":
-    launcher.process_context = with_planted
-    from pipeline.cli import main
-
-    main()
+if any("multiprocessing.forkserver" in word for word in sys.orig_argv):
+    import planted_cost
 """
 COST = """
 import time
@@ -69,28 +54,14 @@ EpochUpdates.__iter__ = planted
 def test_a_technique_that_costs_ten_percent_is_found(tmp_path: Path, digits_dir: Path) -> None:
     """`pm` does nothing on a CPU but what is planted there: it waits for a tenth of each window."""
     (tmp_path / "planted_cost.py").write_text(COST.replace("SHARE", "0.1"))
-    (tmp_path / "call.py").write_text(CALL)
+    (tmp_path / "sitecustomize.py").write_text(CUSTOMIZE)
     words = (
         *("speed", "--study", "quickstart", "--device", "cpu", "--models", "test_resnet", "--datasets", "digits"),
-        *(
-            "--techniques",
-            "pm",
-            "--precision",
-            "0.02",
-            "--max-seconds",
-            "90",
-            "--json",
-            "--data-dir",
-            str(digits_dir),
-        ),
+        *("--techniques", "pm", "--precision", "0.02", "--max-seconds", "90"),
     )
-    where = os.pathsep.join([str(tmp_path), python_path()])
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "call.py"), *words],
-        cwd=tmp_path, env=environment(PYTHONPATH=where), capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (found,) = [row for row in json.loads(done.stdout)["effects"] if row["kind"] == "main"]
+    where = {"PYTHONPATH": os.pathsep.join([str(tmp_path), python_path()])}
+    document = run_ablate(*words, "--json", cwd=tmp_path, data_dir=digits_dir, env=where, timeout=300).json()
+    (found,) = [row for row in document["effects"] if row["kind"] == "main"]
     print(found)
     assert found["term"] == "pm" and found["low"] > 1.03 and 1.07 < found["estimate"] < 1.13
 
