@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fuzz.checks import Guard, Violation, tried
+from tests.support.ablate import environment
 
 CORPUS = Path(__file__).parent / "corpus"
 FINDINGS = sorted(path.relative_to(CORPUS).as_posix() for path in CORPUS.glob("*/*"))
@@ -75,3 +78,15 @@ def test_a_target_sees_what_is_forbidden(tmp_path: Path) -> None:
     assert tried(harm, b"fine") is None
     assert not outside.exists()
     assert tried(lambda _data: [][1], b"").key == "IndexError outside"
+
+
+def test_a_library_that_is_first_imported_while_it_looks_is_no_fault(tmp_path: Path) -> None:
+    """The delivery's thread imports MLflow's errors when something is refused, and that import tries a socket."""
+    code = (
+        "import sys; from pathlib import Path; from tests.fuzz.checks import Guard; guard = Guard(Path(sys.argv[1]))\n"
+        "with guard.watching(): import mlflow.exceptions\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
