@@ -70,8 +70,8 @@ class Guard:
     """
 
     def __init__(self, folder: Path, secrets: tuple[Path, ...] = ()) -> None:
-        # The delivery's thread imports MLflow's errors whenever the first delivery fails, and that import binds a socket
-        # (is there IPv6?) and asks `uname`.
+        # The delivery's thread imports MLflow's errors when a delivery fails for the first time, and that import binds
+        # a socket (is there IPv6?) and asks `uname`.
         importlib.import_module("mlflow.exceptions")
         self._folder = f"{folder.resolve()}{os.sep}"
         self._secrets = {str(path.resolve()) for path in secrets}
