@@ -22,7 +22,7 @@ def effects_of_plan(store: MlflowStore, plan: Plan) -> Effects | None:
         plan: all runs of the call.
     """
     from pipeline.analysis.effects import estimate
-    from pipeline.tracking.round_data import parents_of_rounds, round_frame
+    from pipeline.tracking.round_data import youngest_rounds
     from pipeline.tracking.study_data import StudyData, finished_runs
 
     if len(plan.runs) > MOST_RUNS or not plan.study.techniques:
@@ -34,8 +34,7 @@ def effects_of_plan(store: MlflowStore, plan: Plan) -> Effects | None:
     runs = runs[runs[f"tags.{DIGEST_TAG}"].isin({run.spec.digest for run in plan.runs})].reset_index(drop=True)
     if runs.empty:
         return None
-    parents = parents_of_rounds(everything)
-    rounds = round_frame(store, everything, parents[-1]) if parents else everything.iloc[0:0]
+    rounds, _ = youngest_rounds(store, everything)
     return estimate(StudyData(plan.study.name, runs, techniques=tuple(plan.study.techniques), rounds=rounds))
 
 

@@ -55,16 +55,23 @@ MOST_BLOCKS = 200  # of a group in a frame
 COUNTED = ("finished", "interrupted", "")
 
 
-def parents_of_rounds(runs: pd.DataFrame) -> list[str]:
-    """MLflow's ids of the parent runs of `ablate speed`, the youngest last.
+def youngest_rounds(source: RunSource, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rounds under the youngest parent run of `ablate speed` that has any: a call may have ended in its set-up.
 
     Args:
+        source: where the rounds are read.
         runs: one row per run of the experiment, as `RunSource.frame` gives them.
+
+    Returns:
+        `round_frame`, and MLflow's id of the parent run (empty when there are no rounds).
     """
     kind = runs.get(f"tags.{KIND_TAG}")
-    if kind is None:
-        return []
-    return [str(run_id) for run_id in runs[kind == "speed"].sort_values("start_time")["run_id"]]
+    if kind is not None:
+        for parent in runs[kind == "speed"].sort_values("start_time", ascending=False)["run_id"]:
+            found = round_frame(source, runs, str(parent))
+            if len(found):
+                return found, str(parent)
+    return runs.iloc[0:0], ""
 
 
 def rates_under(source: RunSource, runs: pd.DataFrame, parent: str) -> dict[str, dict[int, float]]:

@@ -19,7 +19,7 @@ from pipeline.design.names import (
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
-from pipeline.tracking.round_data import RunSource, parents_of_rounds, round_frame
+from pipeline.tracking.round_data import RunSource, youngest_rounds
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
@@ -114,11 +114,10 @@ def read_study_data(
     if runs.empty:
         raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
     everything = runs
-    in_turns = parents_of_rounds(everything)
-    rounds = round_frame(source, everything, in_turns[-1]) if in_turns else _no_points()
+    rounds, in_turns = youngest_rounds(source, everything)
     runs, parent = finished_runs(everything)
     if runs.empty and len(rounds):  # nothing but `ablate speed`
-        runs, parent = rounds, in_turns[-1]
+        runs, parent = rounds, in_turns
     if runs.empty:
         raise InputError(f"study {name!r}: its youngest grid has no runs yet; allowed: a study that has been run")
     tags = source.tags_of(parent) if parent else {}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.tracking import round_data
-from pipeline.tracking.round_data import parents_of_rounds, rates_under, round_frame
+from pipeline.tracking.round_data import rates_under, round_frame, youngest_rounds
 from pipeline.tracking.study_data import read_study_data
 
 
@@ -78,7 +78,6 @@ SOURCE = Rounds(
 
 
 def test_rows_of_one_cell_go_on_with_each_other_and_lost_cells_do_not_count() -> None:
-    assert parents_of_rounds(SOURCE.frame()) == ["old", "speed"]
     assert rates_under(SOURCE, SOURCE.frame(), "speed") == {"a": {1: 10.0, 2: 20.0, 3: 40.0}, "b": {1: 5.0}}
 
 
@@ -113,6 +112,15 @@ def test_of_very_many_rounds_some_are_one_block(monkeypatch: pytest.MonkeyPatch)
 def test_where_there_is_nothing_the_frame_is_empty(rows: list[dict[str, Any]]) -> None:
     source = Rounds(rows, {})
     assert round_frame(source, source.frame(), "speed").empty
+
+
+def test_a_call_without_rounds_hides_none() -> None:
+    """The youngest one was ended in its set-up: what an earlier one has measured is still there."""
+    rows = [*SOURCE.rows, parent("empty", 9), cell("lost", "a", "interrupted", parent="empty", start=9)]
+    frame, found = youngest_rounds(source := Rounds(rows, SOURCE.rates), source.frame())
+    assert found == "speed" and len(frame) == 4
+    nothing, none = youngest_rounds(source := Rounds([parent("empty", 9)], {}), source.frame())
+    assert nothing.empty and none == ""
 
 
 def test_a_study_has_its_youngest_rounds_beside_its_grid_and_alone() -> None:
