@@ -155,3 +155,16 @@ def test_energy_of_too_short_a_run_is_absent(
     assert ("energy/gpu_joules" in values) is known
     if known:
         assert values["energy/gpu_joules"] == pytest.approx(300.0 * epochs * seconds, rel=0.1)
+
+
+@pytest.mark.parametrize(("seconds", "known"), [(1.9, False), (2.1, True)])
+def test_energy_of_one_phase_is_known_where_the_counter_can_tell(
+    seconds: float, known: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A turn's: the counter moves every 0.1 s, and 5 % may be wrong."""
+    monkeypatch.setattr(metering.nvml, "energy_joules", lambda _handle: 300.0 * clock.now)
+    meter = Meter(CPU, 0, DeviceMemory(CPU))
+    assert meter.phase_joules is None
+    meter._energy_known = True
+    train(meter, clock, [seconds])
+    assert meter.phase_joules == (pytest.approx(300.0 * seconds) if known else None)
