@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,25 +87,39 @@ def finished_command(words: Sequence[str], timeout: float) -> Finished:
         TimeoutError: it took longer.
         OSError: it cannot be started.
     """
+    made: list[subprocess.Popen[str]] = []
+
+    def start() -> None:
+        made.append(
+            subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        )
+
     began = time.perf_counter()
-    process = subprocess.Popen(
-        words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    # A signal's exception comes to the main thread, and between the birth of a process and the end of `Popen` nobody
+    # would know whom to end: a thread starts it, and is waited for in any case.
+    starter = ThreadPoolExecutor(1)
     try:
-        out, err = process.communicate(timeout=timeout)
-        return Finished(process.returncode, time.perf_counter() - began, out, err)
+        starter.submit(start).result()
+        out, err = made[0].communicate(timeout=timeout)
+        return Finished(made[0].returncode, time.perf_counter() - began, out, err)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"{timeout:g} s") from None
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # there may be more than the one that has ended
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        starter.shutdown()
+        for process in made:
+            with contextlib.suppress(
+                ProcessLookupError, PermissionError
+            ):  # there may be more than the one that has ended
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def output_of(program: str, *words: str, timeout: float) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pipeline
-from pipeline.children import output_of, process_context, run_python, start_module
+from pipeline.children import finished_command, output_of, process_context, run_python, start_module
 
 PACKAGE = Path(pipeline.__file__).parent
 STARTERS = {  # module -> what of it makes a process
@@ -104,3 +109,32 @@ def test_another_program_is_not_looked_for_in_the_folder(folder: Path, monkeypat
         output_of("git", "--version", timeout=20)
     monkeypatch.setenv("PATH", str(folder))
     assert output_of("git", timeout=20) == "ours"
+
+
+def test_a_signal_in_the_midst_of_a_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is alive, and whoever starts it does not know it yet."""
+    born: list[int] = []
+
+    class SlowToTell(subprocess.Popen):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            born.append(self.pid)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+
+    monkeypatch.setattr(subprocess, "Popen", SlowToTell)
+    with default_interrupt(), pytest.raises(KeyboardInterrupt):
+        finished_command(["sleep", "300"], timeout=60)
+    assert len(born) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(born[0], 0)
+
+
+@contextmanager
+def default_interrupt() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where whoever runs the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
