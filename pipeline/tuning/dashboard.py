@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
 from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -19,7 +20,17 @@ class _Quiet(WSGIRequestHandler):
         """Says nothing of each request."""
 
 
-class _ServerV6(WSGIServer):
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request.
+
+    In the server's own thread a connection that says nothing (browsers open some in advance) keeps all others waiting,
+    and a signal's exception in the midst of a request is taken for that request's failure, and goes unheard.
+    """
+
+    daemon_threads = True
+
+
+class _ServerV6(_Server):
     address_family = socket.AF_INET6
 
 
@@ -40,7 +51,7 @@ def serve_dashboard(url: str, host: str, port: int) -> None:
         app = optuna_dashboard.wsgi(url)
     except Exception as error:  # each kind of database has its own
         raise OutsideError(f"ui: Optuna cannot open the storage: {first_line(error)}") from None
-    server = _ServerV6 if ":" in host else WSGIServer
+    server = _ServerV6 if ":" in host else _Server
     with make_server(host, port, checking_host(app, host), server_class=server, handler_class=_Quiet) as running:
         running.serve_forever()
 

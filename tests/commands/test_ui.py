@@ -124,3 +124,24 @@ def test_the_dashboard_is_for_this_machines_names_alone(tmp_path: Path) -> None:
         process.kill()
     assert "Traceback" not in process.communicate()[1]
     assert optuna.get_all_study_names(url) == ["mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_dashboard_ends_and_answers_in_the_midst_of_a_request(last: int, tmp_path: Path) -> None:
+    (tmp_path / "mlruns").mkdir()
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/mlruns/optuna.db", study_name="mine")
+    port = free_port()
+    process = start_ablate("ui", "--optuna", "--port", str(port), cwd=tmp_path)
+    try:
+        until(lambda: answers(f"http://127.0.0.1:{port}/api/studies"), 60, "the server's start")
+        # a browser opens connections in advance, and a form that is being sent keeps the application reading
+        with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)) as half:
+            head = f"POST /api/studies HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+            half.sendall(f"{head}Content-Length: 99\r\n\r\n{{".encode())
+            assert answers(f"http://127.0.0.1:{port}/api/studies")
+            process.send_signal(last)
+            assert process.wait(30) == 0
+    finally:
+        process.kill()
+    assert "Traceback" not in process.communicate()[1]
