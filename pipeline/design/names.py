@@ -22,6 +22,11 @@ TAINTED_TAG = "ablate.tainted"
 MOVED_TAG = "ablate.moved"
 BATCHNORM_TAG = "ablate.batchnorm"
 PARAMETERS_TAG = "ablate.parameters"
+ENGAGEMENT_TAG = "ablate.engagement"  # JSON: what was seen of the techniques, name -> value
+NOT_ENGAGED_TAG = "ablate.not_engaged"  # JSON: field of the recipe -> why it did not act
+UNMOVED = "weights"  # beside the fields: no update changed them
+RECOMPILED = "recompiled"  # in the first one: graphs that were compiled when the clock was running
+COMPILER_CACHE = "compiler_cache"  # likewise: cold or warm
 # Tag of an experiment: which store it is, see `tracking.mlflow_connection`
 STORE_TAG = "ablate.store"
 # Tag of an experiment: when a journal was last delivered to it to the end, see `tracking.mlflow_store`

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.design.names import EPOCH_RATE, EPOCH_SECONDS, TEST_SCORE, TRAIN_LOSS, UPDATES, VAL_LOSS, VAL_SCORE
-from pipeline.design.records import Metrics, Phase, Progress, Record
+from pipeline.design.records import Metrics, Phase, Progress, Record, Tags
 from pipeline.design.spec import RunSpec
 from pipeline.design.turns import images_of_epoch
 from pipeline.training import cuda_graphs
@@ -22,6 +22,7 @@ from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.data.inputs import EvalInput, Inputs
 from pipeline.training.data_parallel import SINGLE_PROCESS, ProcessGroup, accumulating
 from pipeline.training.device_memory import DeviceMemory
+from pipeline.training.engagement import Engagement
 from pipeline.training.environment import no_algorithm_search
 from pipeline.training.losses import WindowLosses, check_loss, check_weights, mean_loss
 from pipeline.training.meter import Meter
@@ -98,6 +99,7 @@ def train(
         if run.stop_rule.stops_after_epoch(values):
             break
     check_weights(run.model, epoch)
+    yield run.engaged()
     shared = group.combined(run.meter.summary())
     if not group.is_main_process:
         return None
@@ -142,6 +144,7 @@ class Run:
         self.epoch_images = images_of_epoch(spec, inputs.train.num_samples)
         windows = plan_windows(self.epoch_images, recipe.batch_size, recipe.accumulation_steps)
         self.windows, self.batches = group.share(windows)
+        self.engagement = Engagement(recipe, device, windows)
         optimizer = build_optimizer(self.model, spec.model, recipe)
         self.precision = Precision(recipe, device)
         self.precision.watch(optimizer)
@@ -162,13 +165,18 @@ class Run:
 
     def warm_up(self) -> None:
         """Uses everything for the first time before the clock starts; model and random generators stay as they are."""
+        with self.engagement.watching(self.model):
+            self._warm_up()
+
+    def _warm_up(self) -> None:
         recipe, device, meter = self.recipe, self.device, self.meter
         sizes = {size for window in self.stop_rule.reached(self.windows) for size in window.sizes}
         self.precision.training()
         meter.warmup_seconds += rehearse_update(self.model_name, recipe, device)
         if not recipe.cuda_graph or recipe.compile != "off":  # a capture warms up by itself, once all is compiled
             # without the wrapper that exchanges gradients: the sizes of the ranks may differ in number
-            alone = replace(self.learner, model=self.compiled)
+            seeing = self.engagement.seeing(self.learner.criterion)
+            alone = replace(self.learner, model=self.compiled, criterion=seeing)
             made = warm_up(alone, self.model, recipe, sizes, device, self.memory)
             meter.compile_seconds += made.compile_seconds
             meter.warmup_seconds += made.seconds
@@ -184,6 +192,7 @@ class Run:
                 learner.model, learner.criterion, self.precision, self.recipe, sizes, self.device, recorder
             )
         self.learner = replace(learner, captured=captured)
+        self.engagement.captured = captured
         self.meter.hidden_bytes = captured.hidden_bytes
         self.meter.compile_seconds += captured.capture_seconds
         self.meter.warmup_seconds += time.perf_counter() - began - captured.capture_seconds
@@ -255,6 +264,10 @@ class Run:
         tested = {f"{TEST_SCORE}{name}": value for name, value in scores.items()}
         return {**tested, **self.meter.summary(), **self.precision.metrics(), UPDATES: float(self.updates)}
 
+    def engaged(self) -> Tags:
+        """What has been seen until now of the techniques that act."""
+        return Tags(time=time.time(), values=self.engagement.tags(self.model, self.learner.optimizer))
+
     def state_dict(self, history: list[Metrics]) -> dict[str, Any]:
         """Everything that the remaining epochs depend on; the data order follows from seed and epoch."""
         return {
@@ -302,7 +315,7 @@ class EpochUpdates:
 
     def __iter__(self) -> Iterator[int]:
         run = self._run
-        batches = run.batches(run.inputs.train, self._epoch)
+        batches = run.engagement.first_seen(run.batches(run.inputs.train, self._epoch))
         for window in run.windows:
             loss = optimizer_step(run.learner, window, batches, run.inputs.train, run.meter.clock.end_phase)
             self._losses.add(loss)

@@ -23,13 +23,14 @@ from pipeline.design.names import (
     COMPILE_SECONDS,
     EVAL_SECONDS,
     IMAGES_PER_SECOND,
+    NOT_ENGAGED_TAG,
     RECIPE_IMAGES,
     TRAIN_SECONDS,
     UPDATES,
     UPDATES_PER_SECOND,
     WARMUP_SECONDS,
 )
-from pipeline.design.records import Metrics, Phase, Ready, Record, Turn, TurnOrder
+from pipeline.design.records import Metrics, Phase, Ready, Record, Tags, Turn, TurnOrder
 from pipeline.design.spec import RunSpec
 from pipeline.training.data.inputs import Inputs
 from pipeline.training.meter import Meter
@@ -69,7 +70,8 @@ def train_in_turns(
         orders: the turns; the next one is asked for when the one before is over, and waited for.
 
     Yields:
-        Phase, the durations of the warm-up, `Ready`, one `Turn` for each order, and what all turns together measured.
+        Phase, the durations of the warm-up, `Ready`, one `Turn` for each order, what was seen of the techniques, and
+        what all turns together measured.
 
     Raises:
         InputError: a turn does not fit into an epoch.
@@ -90,8 +92,13 @@ def train_in_turns(
         ahead_images=inputs.train.ahead_batches * spec.recipe.batch_size,
         edge_seconds=turns.take(0, 0).seconds,
     )
+    said = Tags(time=0.0, values={})
     for order in orders:
         found = turns.take(order.images, order.head)
+        engaged = run.engaged()
+        # first thing, since a cell may be killed; and again when it turns out to be otherwise
+        if engaged.values.get(NOT_ENGAGED_TAG) != said.values.get(NOT_ENGAGED_TAG):
+            yield (said := engaged)
         yield Turn(
             time=time.time(),
             number=order.number,
@@ -100,6 +107,7 @@ def train_in_turns(
             updates=found.updates,
             joules=found.joules,
         )
+    yield run.engaged()
     told = {*_NOT_OF_TURNS, *values}
     measured = {name: value for name, value in meter.summary().items() if name not in told}
     yield Metrics(time=time.time(), values={**measured, UPDATES: float(run.updates)})

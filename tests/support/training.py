@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.design.records import End, Job, Metrics, Record
+from pipeline.design.names import ENGAGEMENT_TAG, NOT_ENGAGED_TAG
+from pipeline.design.records import End, Job, Metrics, Record, Tags
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training import cuda_graphs, worker
 from pipeline.training.device_memory import DeviceMemory
@@ -65,6 +67,12 @@ def end_of(records: Iterable[Record]) -> End:
     last = listed[-1]
     assert isinstance(last, End)
     return last
+
+
+def told(records: Iterable[Record]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What was seen of the techniques, and what did not act, as a run's last tags have them."""
+    *_, last = [record.values for record in records if isinstance(record, Tags) and ENGAGEMENT_TAG in record.values]
+    return json.loads(last[ENGAGEMENT_TAG]), json.loads(last[NOT_ENGAGED_TAG])
 
 
 def summary(records: Iterable[Record]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import torch
 import pipeline
 from pipeline import nvml
 from pipeline.design.spec import Recipe, RunSpec
+from pipeline.design.techniques import TECHNIQUES
 from pipeline.execution.local.launcher import LocalLauncher
 from pipeline.training import cuda_graphs, models, trainer, worker
 from pipeline.training.device_memory import DeviceMemory
@@ -23,7 +24,7 @@ from pipeline.training.optimizer import build_optimizer
 from pipeline.training.precision import Precision, set_matmul_precision
 from pipeline.training.step import Learner, Window, optimizer_step
 from pipeline.training.warmup import preserving_state
-from tests.support.training import end_of, per_epoch, run_in_process, small_spec, summary
+from tests.support.training import end_of, per_epoch, run_in_process, small_spec, summary, told
 
 pytestmark = [
     pytest.mark.gpu,
@@ -349,3 +350,24 @@ def test_a_rank_of_the_elastic_launcher_opens_the_gpu(tmp_path: Path) -> None:
         check=False,
     )
     assert found.stdout.splitlines()[-2:] == ["rank 0 of 1 4.0", "finished"], found.stderr
+
+
+@pytest.mark.parametrize(
+    "technique", [name for name, row in TECHNIQUES.items() if "cuda" in row.devices and name != "grad_checkpoint"]
+)
+def test_each_technique_shows_that_it_acts(technique: str, digits_dir: Path, tmp_path: Path) -> None:
+    spec = cuda_spec()
+    row = TECHNIQUES[technique]
+    spec = spec.model_copy(update={"recipe": row.apply(spec.recipe, row.default["cuda"])})
+    records = run_in_process(spec, digits_dir, tmp_path)
+    assert end_of(records).outcome == "finished"
+    facts, missing = told(records)
+    assert missing == {} and facts["update_norm"] > 0
+    assert facts["pinned"] == spec.recipe.pin_memory or technique == "device_data"
+    assert facts.get("recompiled", 0) == 0
+    assert ("replays" in facts) == (technique == "cuda_graph") and facts.get("replays", 1) > 0
+
+
+def test_pinned_pages_do_not_act_where_nothing_is_copied(digits_dir: Path, tmp_path: Path) -> None:
+    _, missing = told(run_in_process(cuda_spec(pin_memory=True, input_pipeline="device"), digits_dir, tmp_path))
+    assert set(missing) == {"pin_memory"}
