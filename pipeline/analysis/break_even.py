@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from pipeline.analysis.effects import Effects
+from pipeline.analysis.engagement import compiler_cache
 from pipeline.analysis.frame import BASELINE
 
 LEAST_SECONDS = 1.0  # more than the baseline's first uses, from which set-up is worth a word
@@ -22,6 +23,7 @@ class BreakEven:
 
     Attributes:
         model, dataset, cell: Which one, beside the baseline of its group.
+        cache: Whether the compiler found what it needed in its cache: `warm`, `cold`, or empty where nobody knows.
         extra_seconds: That its first uses and its compilation took more than the baseline's, s.
         epochs: Epochs after which it is even; infinite where it is not faster.
         low, high: Ends of the interval; `high` is infinite where the ratio's interval reaches 1.
@@ -31,6 +33,7 @@ class BreakEven:
     model: str
     dataset: str
     cell: str
+    cache: str
     extra_seconds: float
     epochs: float
     low: float
@@ -38,7 +41,8 @@ class BreakEven:
     images: float
 
     def __str__(self) -> str:
-        what = f"{self.cell}: {self.extra_seconds:.1f} s of compilation and first uses before training"
+        cache = f" with a {self.cache} compiler cache" if self.cache else ""
+        what = f"{self.cell}: {self.extra_seconds:.1f} s of compilation and first uses{cache} before training"
         if math.isinf(self.low):
             return f"{what}, which it does not pay back"
         if math.isinf(self.epochs):
@@ -64,7 +68,8 @@ def break_evens(effects: Effects) -> list[BreakEven]:
         effects: The estimates.
 
     Returns:
-        One for each such cell that takes at least `LEAST_SECONDS` more than its baseline before training.
+        One for each such cell and state of the compiler's cache that takes at least `LEAST_SECONDS` more than its
+        baseline before training.
     """
     timed = effects.timed
     if timed.empty or timed["compile_seconds"].isna().all():
@@ -72,24 +77,28 @@ def break_evens(effects: Effects) -> list[BreakEven]:
     runs = timed.assign(set_up=timed["compile_seconds"].fillna(0.0) + timed["first_use_seconds"].fillna(0.0))
     # a run that was replaced by rounds has no rate of its own
     runs = runs[runs["outcome"].eq("finished") & runs["images_per_second"].notna()]
-    by_cell: dict[tuple[str, str, str], dict[str, float]] = {}
-    for key, part in runs.groupby(["model", "dataset", "cell"], sort=False):
+    runs = runs.assign(cache=runs["engagement"].map(compiler_cache))
+    by_cell: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
+    for key, part in runs.groupby(["model", "dataset", "cell", "cache"]):
         means = part[["set_up", "compile_seconds", "epoch_images"]].mean()
-        by_cell[str(key[0]), str(key[1]), str(key[2])] = {str(name): float(value) for name, value in means.items()}
+        of_cell = by_cell.setdefault((str(key[0]), str(key[1]), str(key[2])), {})
+        of_cell[str(key[3])] = {str(name): float(value) for name, value in means.items()}
     rates = effects.cells[effects.cells["response"].eq("images_per_second") & effects.cells["cell"].eq(BASELINE)]
     rate_of = {(str(row["model"]), str(row["dataset"])): float(row["mean"]) for row in rates.to_dict("records")}
     found = []
     for row in effects.cells[effects.cells["response"].eq("train_seconds")].to_dict("records"):
         model, dataset, cell = (str(row[name]) for name in ("model", "dataset", "cell"))
-        mine, base = by_cell.get((model, dataset, cell)), by_cell.get((model, dataset, BASELINE))
-        rate = rate_of.get((model, dataset))
-        if mine is None or base is None or rate is None or math.isnan(mine["compile_seconds"]):
-            continue
-        extra = mine["set_up"] - base["set_up"]
-        if extra >= LEAST_SECONDS:
+        bases, rate = by_cell.get((model, dataset, BASELINE), {}), rate_of.get((model, dataset))
+        for cache, mine in by_cell.get((model, dataset, cell), {}).items():
+            base = bases.get("", bases.get(cache))  # one that compiles is beside what found the cache as it did
+            if base is None or rate is None or math.isnan(mine["compile_seconds"]):
+                continue
+            extra = mine["set_up"] - base["set_up"]
+            if extra < LEAST_SECONDS:
+                continue
             ratios = tuple(float(row[name]) for name in ("estimate", "low", "high"))
             middle, low, high = (_epochs_to_even(extra, ratio, rate, base["epoch_images"]) for ratio in ratios)
-            found.append(BreakEven(model, dataset, cell, extra, middle, low, high, base["epoch_images"]))
+            found.append(BreakEven(model, dataset, cell, cache, extra, middle, low, high, base["epoch_images"]))
     return found
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis import contrasts, time_to_target, times_in_rounds, verdicts
+from pipeline.analysis import contrasts, engagement, time_to_target, times_in_rounds, verdicts
 from pipeline.analysis.frame import OFF, Factor, Tidy, inert, tidy
 from pipeline.analysis.group_effects import CELL, group_rows
 from pipeline.analysis.pooling import ALL, pool
@@ -78,7 +78,8 @@ class Effects:
     Attributes:
         table: The rows of effects.csv, columns `COLUMNS`.
         details: Same index as `table`: log_estimate, se, dof, p, method (cr2 by block, hc2 by run, lenth, none),
-            further_blocks, non_inferior (accuracy only), control (an A/A control), estimable, note, runs.
+            further_blocks, non_inferior (accuracy only), control (an A/A control), not_engaged (why it has that
+            verdict), estimable, note, runs.
         cells: Every cell of every group against its baseline: model, dataset, cell, response, mean, estimate,
             low, high, unit, non_inferior, verdict, se, runs, blocks.
         outcomes: Every planned cell: model, dataset, cell, runs, one column per outcome, tainted, error.
@@ -87,6 +88,7 @@ class Effects:
         study: The tidy study.
         timed: Its runs, and the rounds of cells that took turns, each with the times that the effects are of.
         inert: The techniques treated as A/A controls.
+        idle: Other techniques that were on in a cell and did not act: (model, dataset) -> cell -> term -> why.
         options: The settings.
     """
 
@@ -99,6 +101,7 @@ class Effects:
     study: Tidy
     timed: pd.DataFrame
     inert: frozenset[str]
+    idle: engagement.Idle
     options: EffectOptions
 
 
@@ -268,12 +271,14 @@ def estimate(
         empty = pd.DataFrame(columns=COLUMNS)
         cells = pd.DataFrame(columns=["model", "dataset", "cell", "response", "mean", "estimate", "low", "high"])
         note = ("No finished run has a measured response: there is nothing to estimate yet.",)
-        return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, data.runs, controls, options)
+        return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, data.runs, controls, {}, options)
     rows = pd.DataFrame(found)
     effects = rows[rows["kind"].ne(CELL)]
-    decided = _decide(pd.concat([effects, pool(effects)], ignore_index=True), options, controls)
-    against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
     timed = rounds.put_over(data.runs)
+    idle = engagement.idle_techniques(timed, data.factors, controls)
+    decided = _decide(pd.concat([effects, pool(effects)], ignore_index=True), options, controls)
+    decided = engagement.judge(decided, idle, engagement.cells_of_groups(timed))
+    against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
     details = decided.drop(columns=[*COLUMNS, "scores"], errors="ignore").assign(blocks=decided["blocks"])
     return Effects(
         decided[COLUMNS],
@@ -285,5 +290,6 @@ def estimate(
         data,
         timed,
         controls,
+        idle,
         options,
     )

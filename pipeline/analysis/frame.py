@@ -22,6 +22,7 @@ from pipeline.design.names import (
     COMPILE_SECONDS,
     DATASET_PARAM,
     DEVICE_PARAM,
+    ENGAGEMENT_TAG,
     EPOCH_RATE,
     EPOCH_SECONDS,
     ERROR_TAG,
@@ -38,6 +39,7 @@ from pipeline.design.names import (
     LAUNCH_BOUND,
     LEVEL_PARAM,
     MODEL_PARAM,
+    NOT_ENGAGED_TAG,
     NPROC_PARAM,
     OUTCOME_TAG,
     POSITION_TAG,
@@ -116,9 +118,10 @@ class Tidy:
         name: The study's name.
         runs: One row per cell and block, repeats resolved (see `_latest`), sentinels apart. Columns:
             run_id, name, model, dataset, block, position, seed, outcome, error, tainted, device, host, machine,
-            processes, start and end (UTC), cell, one `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS`,
-            `budget.PHASE`, compile_seconds, first_use_seconds and epoch_images (float, NaN = absent), and for each
-            response that is a ratio `invalid.RESPONSE` (text, see `Response.invalid`).
+            processes, engagement and not_engaged (as their tags are), start and end (UTC), cell, one
+            `level.TECHNIQUE` a factor, the keys of `SUMMARY_METRICS`, `budget.PHASE`, compile_seconds,
+            first_use_seconds and epoch_images (float, NaN = absent), and for each response that is a ratio
+            `invalid.RESPONSE` (text, see `Response.invalid`).
         sentinels: The same columns for sentinel baselines.
         factors: The techniques with their on-levels.
         superseded: How many runs were set aside because a later run repeated the same cell of the same block.
@@ -249,6 +252,8 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
             "error": text(runs, f"tags.{ERROR_TAG}"),
             "tainted": text(runs, f"tags.{TAINTED_TAG}"),
             "batchnorm": text(runs, f"tags.{BATCHNORM_TAG}").str.lower(),
+            "engagement": text(runs, f"tags.{ENGAGEMENT_TAG}"),
+            "not_engaged": text(runs, f"tags.{NOT_ENGAGED_TAG}"),
             "precision": text(runs, f"params.{RECIPE_PARAM}precision"),
             "processes": number(runs, f"params.{NPROC_PARAM}").fillna(1.0),
             "device": text(runs, f"params.{DEVICE_PARAM}").where(

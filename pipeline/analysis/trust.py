@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.analysis import student_t, verdicts
+from pipeline.analysis import engagement, student_t, verdicts
 from pipeline.analysis.frame import OFF, Tidy
 from pipeline.analysis.machines import mixed_blocks
 from pipeline.analysis.responses import RATIO, RESPONSES
@@ -283,6 +283,7 @@ def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = 
     tainted = tainted.rename(columns={"tainted": "reason"}).reset_index(drop=True)
     alarms = _alarms(overall, sentinel, int(study.runs["tainted"].ne("").sum()))
     alarms += _control_alarm(control, by_group) + _invalid(everything)
+    alarms += engagement.alarms(study.runs if timed is None else timed)
     if mixed := mixed_blocks(study):
         alarms.append(
             f"Blocks that ran on several GPUs or hosts ({_some(mixed)}): comparisons within them carry the difference."

@@ -46,5 +46,11 @@ def answer_lines(effects: Effects) -> list[str]:
     rounds = [note for note in effects.notes if note.startswith("Times of ")]
     notes = [f"  note: {note}" for note in effects.notes if note not in rounds]
     where = " (from rounds of `ablate speed`)" if rounds else ""
-    even = [f"  {each.model} / {each.dataset}: {each}" for each in break_evens(effects)]
+    # of a grid with a compiler half of the cells have one; the report has them all
+    together = "+".join(factor.term(factor.levels[-1]) for factor in effects.study.factors if factor.levels)
+    even = [
+        f"  {each.model} / {each.dataset}: {each}"
+        for each in break_evens(effects)
+        if "+" not in each.cell or each.cell == together
+    ]
     return [f"training time{where}:", *(f"  {line}" for line in headlines(effects)), *even, *notes]

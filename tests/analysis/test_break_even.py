@@ -55,7 +55,7 @@ def test_the_interval_is_that_of_the_ratio() -> None:
 def test_what_is_slower_does_not_pay_back() -> None:
     (found,) = break_evens(estimate(compiled(effect=np.log(1.2))))
     assert math.isinf(found.epochs) and "which it does not pay back" in str(found)
-    unsure = BreakEven("m", "d", "compile", 30.0, 4.0, 2.0, math.inf, 10.0)
+    unsure = BreakEven("m", "d", "compile", "", 30.0, 4.0, 2.0, math.inf, 10.0)
     assert "pays from 4 epochs on [2, never]" in str(unsure)
     assert "not shown to pay back" in str(replace(unsure, epochs=math.inf))
     many = replace(unsure, epochs=1234.0, low=15.4, high=5678.0)
@@ -66,6 +66,37 @@ def test_what_is_slower_does_not_pay_back() -> None:
 def test_there_is_none_without_a_compiler_or_for_a_moment() -> None:
     assert break_evens(estimate(planted())) == []
     assert break_evens(estimate(compiled(extra=0.5))) == []
+
+
+def cached(study: StudyData, on: bool, cold_blocks: int, extra: float) -> StudyData:
+    """The same, in whose first blocks the compiler's cache was cold, and in the others warm with less to wait for."""
+    runs = study.runs.copy()
+    at = runs["params.compile"].eq("on" if on else "off")
+    cold = runs["tags.ablate.block"].astype(int) < cold_blocks
+    runs.loc[at, "tags.ablate.engagement"] = [
+        f'{{"compiler_cache": "{"cold" if is_cold else "warm"}"}}' for is_cold in cold[at]
+    ]
+    runs.loc[at & ~cold, "metrics.time/compile_seconds"] = extra - 1.0
+    return replace(study, runs=runs)
+
+
+def test_a_cold_cache_and_a_warm_one_are_told_apart() -> None:
+    cold, warm = break_evens(estimate(cached(compiled(), True, cold_blocks=2, extra=6.0)))
+    assert (cold.cache, warm.cache) == ("cold", "warm")
+    assert (cold.extra_seconds, warm.extra_seconds) == pytest.approx((30.0, 6.0))
+    assert cold.epochs / warm.epochs == pytest.approx(5.0)
+    assert "30.0 s of compilation and first uses with a cold compiler cache before training" in str(cold)
+    (only,) = break_evens(estimate(cached(compiled(), True, cold_blocks=0, extra=30.0)))
+    assert only.cache == "warm", "of what was not seen nothing is said"
+
+
+def test_a_baseline_that_compiles_too_is_compared_with_what_found_the_cache_as_it_did() -> None:
+    study = cached(cached(compiled(), True, cold_blocks=2, extra=6.0), False, cold_blocks=2, extra=2.0)
+    runs = study.runs
+    cold_base = runs["params.compile"].eq("off") & (runs["tags.ablate.block"].astype(int) < 2)
+    runs.loc[cold_base, "metrics.time/compile_seconds"] = 19.0
+    found = {each.cache: each.extra_seconds for each in break_evens(estimate(study))}
+    assert found == pytest.approx({"cold": 32.0 - 21.0, "warm": 8.0 - 3.0})
 
 
 def test_rounds_have_it_too() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from pipeline.commands import answer
 from pipeline.commands.answer import answer_lines, effects_of_plan
 from pipeline.design.plan import Plan
 from pipeline.design.selection import GridOptions, select_plan
+from tests.support.ablate import ablate_in_process
 from tests.support.planted import planted
 
 
@@ -55,3 +58,32 @@ def test_it_says_where_times_are_from() -> None:
     effects = estimate(replace(study, rounds=study.runs))
     assert answer_lines(effects)[0] == "training time (from rounds of `ablate speed`):"
     assert not any("from 9 rounds" in line for line in answer_lines(effects)), "said once"
+
+
+def test_a_technique_that_cannot_act_is_said_to_be_not_engaged(tmp_path: Path, digits_dir: Path) -> None:
+    """Windows of 64 micro-batches, in epochs of 8."""
+    small = ("--set", "batch_size=16", "--set", "max_train_samples=128", "--set", "epochs=1", "--seeds", "1")
+    cells = ("--study", "quickstart", "--models", "test_resnet", "--datasets", "digits", "--device", "cpu")
+    grid = ("grid", *cells, *small, "--techniques", "ga", "--technique", "ga=64")
+    done = ablate_in_process(*grid, cwd=tmp_path, data_dir=digits_dir)
+    assert done.code == 0, done.err
+    assert "  ga: not engaged: an epoch has 8 micro-batches, fewer than 64.\n" in done.out
+    report = ablate_in_process("report", "quickstart", cwd=tmp_path, data_dir=digits_dir)
+    assert "ga: not engaged" in report.out
+    table = (tmp_path / "mlruns/reports/quickstart/effects.csv").read_text()
+    assert set(re.findall(r",ga,(?:main|simple),.*,(\w+),\d+\n", table)) == {"not_engaged"}
+
+
+def test_of_many_cells_with_a_compiler_it_tells_of_a_few() -> None:
+    study = planted(blocks=5, techniques=("compile", "ga", "pm"), truth={"compile": -0.2})
+    on = study.runs["params.compile"].eq("on")
+    seconds = study.runs["metrics.time/train_seconds"]
+    measured = {
+        "metrics.time/compile_seconds": on.map({True: 30.0, False: float("nan")}),
+        "metrics.train/epoch_seconds": seconds / 5,
+        "metrics.train/images_per_second": 1000 / (seconds / 5),
+        "metrics.throughput/images_per_second": 5000 / seconds,
+    }
+    lines = answer_lines(estimate(replace(study, runs=study.runs.assign(**measured))))
+    told = [line.split(": ")[1] for line in lines if "before training" in line]
+    assert told == ["compile", "compile+ga+pm"], "alone, and all together"

@@ -69,6 +69,9 @@ def test_the_store_has_a_parent_of_its_own_and_a_row_for_each_cell(measured: tup
         assert row.params["recipe.batch_size"] == "16" and row.metrics["memory/host_peak_rss_mib"] > 10
         assert {"time/setup_seconds", "time/warmup_seconds", "budget/forward_seconds"} <= set(row.metrics)
         assert not any(name.startswith(("test/", "val/")) for name in row.metrics), "nothing is evaluated"
+        assert json.loads(row.tags["ablate.engagement"])["update_norm"] > 0
+        idle = {"pin_memory", "non_blocking"} if "pm" in row.params["techniques"] else set()
+        assert set(json.loads(row.tags["ablate.not_engaged"])) == idle, "a CPU copies nothing"
         assert {name for name in row.tags if name.startswith("env.")} >= {"env.torch", "env.hostname"}
 
 

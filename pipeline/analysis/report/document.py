@@ -41,7 +41,7 @@ def effect_records(effects: Effects) -> list[dict[str, Any]]:
     """Returns the rows of effects.csv with what else a reader may want."""
     if effects.table.empty:
         return []
-    extra = effects.details[["p", "method", "further_blocks", "non_inferior", "control", "note", "runs"]]
+    extra = effects.details[["p", "method", "further_blocks", "non_inferior", "control", "not_engaged", "note", "runs"]]
     return records(pd.concat([effects.table, extra], axis=1))
 
 
@@ -66,6 +66,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "machines": [clean(asdict(m)) for m in report.machines],
         "why": [clean(asdict(r)) for r in report.reasons],
         "break_even": [clean({**asdict(each), "words": str(each)}) for each in report.break_evens],
+        "engagement": [clean({**asdict(each), "words": each.words}) for each in report.engagement],
         "budgets": [clean(asdict(b)) for b in report.budgets],
         "throughput": [clean(asdict(a)) for a in report.throughput],
         "fastest": fastest(report.throughput),

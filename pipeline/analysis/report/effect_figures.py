@@ -20,6 +20,7 @@ _VERDICT_STYLE = {
     "costs": (drawing.BAD, "s", "costs"),
     "no_effect": (NEUTRAL, "D", "no effect"),
     "undecided": (MUTED, "^", "undecided"),
+    "not_engaged": (MUTED, "x", "not engaged"),
 }
 
 _MAX_ROWS, _MAX_PANELS = 42, 6
@@ -66,7 +67,7 @@ def forest_of(key: str, title: str, rows: pd.DataFrame, labels: Sequence[str], c
     ax.set_ylim(-0.8, len(rows) - 0.2)
     ax.grid(axis="x", color=GRID, linewidth=0.5)
     ax.set_xlabel("speed-up of training, off / on (right of 1 is faster)")
-    drawing.legend(fig, loc="lower center", ncols=4)
+    drawing.legend(fig, loc="lower center", ncols=5)
     alt = "; ".join(
         f"{t}: {s:.3f}" + ("" if math.isnan(a) else f" ({a:.3f} to {b:.3f})")
         for t, s, a, b in zip(rows["label"], speed, low, high, strict=True)

@@ -13,9 +13,15 @@ from pipeline.analysis.machines import NextMachine
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report.report import Report
 from pipeline.analysis.time_to_target import contrary
-from pipeline.analysis.verdicts import CHANCE, COSTS, PAYS, UNDECIDED
+from pipeline.analysis.verdicts import CHANCE, COSTS, NOT_ENGAGED, PAYS, UNDECIDED
 
-VERDICT_WORDS = {"pays": "pays", "costs": "costs", "no_effect": "no effect", "undecided": "undecided"}
+VERDICT_WORDS = {
+    "pays": "pays",
+    "costs": "costs",
+    "no_effect": "no effect",
+    "undecided": "undecided",
+    "not_engaged": "not engaged",
+}
 _KIND_WORDS = {"main": "", "simple": " alone", "combined": " together", "synergy": " synergy"}
 
 
@@ -56,6 +62,8 @@ def headline(row: Mapping[str, Any], depends: str = "") -> str:
         depends: What the effect depends on, in words; empty where it is the same with and without the others.
     """
     name = row["term"] + (" on average" if depends and row["kind"] == "main" else _KIND_WORDS[row["kind"]])
+    if row["verdict"] == NOT_ENGAGED:
+        return f"{name}: not engaged: {row['not_engaged']}."
     if math.isnan(row["estimate"]):
         return f"{row['term']} ({row['kind']}): no estimate, a cell that it needs has no data."
     than = "what the single speed-ups multiply to" if row["kind"] == "synergy" else "as fast"

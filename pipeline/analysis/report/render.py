@@ -140,6 +140,7 @@ def _tables(document: dict[str, Any]) -> dict[str, Any]:
         "machines": document["machines"],
         "budgets": document["budgets"],
         "throughput": document["throughput"],
+        "engagement": document["engagement"],
     }
     total = {name: len(table) for name, table in tables.items()}
     if total["main"] > MAX_TABLE_ROWS:  # pooled rows first, they say most

@@ -9,6 +9,7 @@ from pipeline.analysis.anchors import Anchor, anchors
 from pipeline.analysis.break_even import BreakEven, break_evens
 from pipeline.analysis.comparison import provenance
 from pipeline.analysis.effects import Effects
+from pipeline.analysis.engagement import Seen, seen
 from pipeline.analysis.machines import NextMachine, next_machine
 from pipeline.analysis.paper.audit import Audit
 from pipeline.analysis.trust import Trust, examine
@@ -28,6 +29,7 @@ class Report:
         reasons: One sentence per technique, model and dataset.
         recommendations: One per model and dataset.
         break_evens: When cells have paid back what they take before training; empty where none takes much.
+        engagement: What was seen of each cell's techniques; empty where runs did not tell.
         machines: Effects for the next machine; empty where one machine ran everything.
         provenance: Name of an `env` tag -> its values.
         audit: The audit of the paper, where it was asked for.
@@ -43,6 +45,7 @@ class Report:
     recommendations: list[recommendation.Recommendation]
     machines: list[NextMachine]
     break_evens: list[BreakEven]
+    engagement: list[Seen]
     provenance: dict[str, tuple[str, ...]]
     audit: Audit | None = None
     memory_limit_mib: float | None = None
@@ -73,6 +76,7 @@ def build_report(
         recommendation.recommend(effects, study, memory_limit_mib),
         next_machine(effects),
         break_evens(effects),
+        seen(effects.timed),
         provenance(study),
         audit,
         memory_limit_mib,
