@@ -12,6 +12,7 @@ from children import last_line
 from host import Host, LateError, StageError
 from studies import Study
 
+END_SECONDS = 20.0  # of a call whose rounds are over: processes end, and the store is told
 REPORT_SECONDS = 12.0  # kept back: what has been measured is reported in any case
 
 
@@ -39,6 +40,34 @@ def grid(host: Host, stage: str, passes: Sequence[Study]) -> str:
     if problem or reported:
         raise StageError("; ".join(filter(None, [problem, reported])))
     return said
+
+
+def rounds(host: Host, stage: str, study: Study, precision: float) -> str:
+    """Has a study's cells take turns until their effects are known to `precision`, or time is over; reports them."""
+    name = str(study["name"])
+    folder = host.evidence / "studies" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    file, answer = host.work / f"{name}.yaml", folder / "speed.json"
+    file.write_text(json.dumps(study, indent=1))  # JSON is YAML
+    limit = host.left - REPORT_SECONDS
+    words = ["-m", "pipeline", "speed", "--study", file.name, "--device", host.device, "--tracking-uri", host.store]
+    words += ["--json", "--precision", f"{precision:g}", "--max-seconds", f"{max(limit - END_SECONDS, 1):.0f}"]
+    ended = host.python(stage, words, limit=limit, out=answer)
+    reported = _report(host, stage, name)
+    if ended.late:
+        raise LateError(reported or "reported as far as it came")
+    try:
+        groups = json.loads(answer.read_text())["groups"]
+    except (OSError, ValueError, KeyError):
+        groups = []
+    if ended.code or reported or not groups:
+        why = first_error(host, name) or last_line(host.log(stage))
+        raise StageError("; ".join(filter(None, ["" if groups and not ended.code else why, reported])))
+    made = ", ".join(f"{group['model']} {group['rounds']}" for group in groups)
+    decided = sum(group["decided"] for group in groups)
+    cells = sum(len(group["cells"]) for group in groups)
+    said = f"{cells} cells, rounds: {made}; {decided} of {len(groups)} models known to {100 * precision:g} %"
+    return said + _tainted(host, name)
 
 
 def _report(host: Host, stage: str, name: str) -> str:

@@ -32,7 +32,7 @@ TAIL = 60  # lines of the device tests' output
 MAX_PAGE = 2**20  # bytes of a report.html: it says nothing that the other files do not have
 # not in an address, but that of a file, nor behind a relative path's first part
 _FOLDERS = re.compile(r"(?:(?<=sqlite:///)|(?<=file://)|(?<![\w.:/-]))/(?:[\w.+-]+/)+")
-PUBLISHED = ("report.md", "effects.csv", "runs.csv")
+PUBLISHED = ("report.md", "effects.csv", "runs.csv", "speed.json")
 
 
 def folder_name(evidence: Evidence) -> str:

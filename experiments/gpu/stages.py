@@ -12,11 +12,13 @@ from typing import Any
 
 import studies
 from children import last_line
-from grids import first_error, grid
+from grids import first_error, grid, rounds
 from host import REPO, Host, LateError, LeftOutError, StageError
 
 HERE = Path(__file__).resolve().parent
 LAYOUT_SECONDS = {"cuda": 110.0, "cpu": 30.0}  # one block
+SPEED_SECONDS = {"cuda": 200.0, "cpu": 30.0}
+SPEED_PRECISION = {"cuda": 0.01, "cpu": 0.9}
 BENCH_SECONDS = {"cuda": 100.0, "cpu": 30.0}  # a race of one model; with less left it is not begun
 ADDRESS_SPACE = 32 * 2**30
 NEEDED = ("mlflow", "optuna", "pydantic", "pyDOE3", "greenlet", "sqlalchemy", "torch", "timm")
@@ -198,6 +200,12 @@ def bench(host: Host) -> str:
     return f"raced: {', '.join(made)}"
 
 
+def speed(host: Host) -> str:
+    """All cells of the paper's models in turns: `ablate speed`, as long as there is time."""
+    _enough(host, SPEED_SECONDS[host.device])
+    return rounds(host, "speed", studies.turns(host.device, host.lengths), SPEED_PRECISION[host.device])
+
+
 def study(
     name: str, make: Callable[[str, float], list[studies.Study]], least: Mapping[str, float] | None = None
 ) -> Callable[[Host], str]:
@@ -225,4 +233,5 @@ STAGES: dict[str, Stage] = {  # shares as they were needed on an H100 whose disk
     "oom": Stage(20, oom),
     "layout32": Stage(0, study("layout32", studies.layout32, LAYOUT_SECONDS), images=True),
     "bench": Stage(0, bench),
+    "speed": Stage(0, speed, images=True),
 }

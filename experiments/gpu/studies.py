@@ -163,6 +163,33 @@ def paper224(device: str, scale: float) -> list[Study]:
     return variants(study, "input_pipeline", ["loader", "gather"])
 
 
+def turns(device: str, scale: float) -> Study:
+    """The paper's three models, whose cells take turns: at 32 px and 224 px, as in the two studies above."""
+    recipe = {
+        "epochs": 1,
+        "input_pipeline": "gather",
+        "num_threads": 1 if device == "cpu" else 4,
+        "validation_fraction": 0.0,
+    }
+    if device == "cpu":
+        models = {"test_resnet": {**_RESNET50, "batch_size": 16, "max_train_samples": 64}}
+    else:
+        models = {
+            "resnet50": {**_RESNET50, "max_train_samples": length(50, 128, scale)},
+            "vit_base_patch16_224": {**_VIT, "max_train_samples": length(20, 70, scale)},
+            "efficientnet_b0": {**_EFFICIENTNET, "max_train_samples": length(20, 96, scale)},
+        }
+    return {
+        "name": "turns",
+        "title": "The paper's models, whose cells take turns",
+        "models": models,
+        "datasets": [IMAGES],
+        "techniques": ["ga", "pm"] if device == "cpu" else ["ga", "amp", "pm"],
+        "base_seed": 101,
+        "recipe": recipe,
+    }
+
+
 def oom(device: str) -> Study:
     """A batch that cannot fit.
 

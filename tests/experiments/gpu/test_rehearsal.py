@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -49,6 +50,13 @@ def test_a_failed_cell_is_named_and_the_rest_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_cell_that_fails_in_its_turns_is_named_and_the_rest_reported(tmp_path: Path) -> None:
+    recipe = {**TINY["recipe"], "learning_rate": 1e30, "optimizer": "sgd"}
+    with pytest.raises(StageError, match=r"^\d runs failed, first test_resnet/digits/\w+/s0: loss is (nan|inf)"):
+        grids.rounds(make_host(tmp_path / "work", 120), "speed", {**TINY, "recipe": recipe}, 0.9)
+
+
+@pytest.mark.slow
 def test_a_grid_that_is_stopped_closes_its_rows_and_is_reported(tmp_path: Path) -> None:
     host = make_host(tmp_path / "work", 45)
     short = {**TINY, "models": {"test_resnet": {}, "test_efficientnet": {}}}
@@ -76,7 +84,7 @@ def test_the_rehearsal(tmp_path: Path) -> None:
     done = subprocess.run(words, env=wide, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads((out / "run.json").read_text())
-    names = ["setup", "smoke", "probes", "launch", "paper32", "paper224", "oom", "layout32", "bench"]
+    names = ["setup", "smoke", "probes", "launch", "paper32", "paper224", "oom", "layout32", "bench", "speed"]
     assert [(row["stage"], row["status"]) for row in document["stages"]] == [(name, "ok") for name in names]
     table = done.stdout.rstrip().splitlines()[-len(names) - 1 :]
     assert table[0].split() == ["stage", "seconds", "result"] and [line.split()[0] for line in table[1:]] == names
@@ -84,6 +92,7 @@ def test_the_rehearsal(tmp_path: Path) -> None:
     assert details["smoke"].endswith("skipped: no CUDA device")
     assert details["paper32"].startswith("20 runs, 2 of 2 passes")
     assert details["paper224"].startswith("16 runs, 2 of 2 passes")
+    assert re.fullmatch(r"4 cells, rounds: test_resnet \d+; 1 of 1 models known to 90 %.*", details["speed"])
     assert details["oom"].startswith("outcome oom")
     files = list(out.iterdir())
     assert len(files) <= 8 and all(file.is_file() and file.stat().st_size <= 16 * 2**20 for file in files)
@@ -99,7 +108,8 @@ def check_publication(out: Path, results: Path) -> None:
     (folder,) = results.iterdir()
     assert folder.name.startswith("cpu-rehearsal-")
     assert (folder / "README.md").read_text().startswith("Rehearsal on a CPU: no figure here is a GPU's\n")
-    for study in ("launch", "paper32", "layout32", "paper224"):
+    assert (folder / "turns" / "speed.json").is_file()
+    for study in ("launch", "paper32", "layout32", "paper224", "turns"):
         assert {path.name for path in (folder / study).iterdir()} >= {"report.md", "effects.csv", "runs.csv"}
     assert {"provenance.json", "probes.json", "smoke.txt", "bench"} <= {path.name for path in folder.iterdir()}
 
@@ -109,7 +119,7 @@ def check_evidence(out: Path, document: dict[str, Any]) -> None:
     parts = sorted(out.glob("results.tar.gz.*"))
     with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:gz") as tar:
         inside = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}
-    studies = ("launch", "paper32", "layout32", "paper224")
+    studies = ("launch", "paper32", "layout32", "paper224", "turns")
     reports = ("report.json", "report.md", "report.html", "runs.csv", "effects.csv")
     expected = {f"studies/{study}/{file}" for study in studies for file in reports}
     expected |= {f"logs/{row['stage']}.txt" for row in document["stages"]}
@@ -119,7 +129,7 @@ def check_evidence(out: Path, document: dict[str, Any]) -> None:
     assert any(name.startswith("mlruns/journal/") and name.endswith(".journal") for name in inside)
     assert json.loads(inside["run.json"]) == {k: v for k, v in document.items() if k != "parts"}
     assert document["left_out"] == [] and document["device"] == "cpu" and document["gpu"] == ""
-    for study, runs in zip(studies, (4, 20, 4, 16), strict=True):
+    for study, runs in zip(studies, (4, 20, 4, 16, 4 * 8), strict=True):
         listed = inside[f"studies/{study}/runs.csv"].decode().splitlines()
         assert len(listed) >= runs, study
         assert json.loads(inside[f"studies/{study}/report.json"])

@@ -35,6 +35,7 @@ from host import Host, LateError, LeftOutError, StageError, commit  # isort: ski
 from pipeline.design.plan import build_plan
 from pipeline.design.spec import Device
 from pipeline.design.study import Study, validated
+from pipeline.design.turns import turn_groups
 from pipeline.training.step import plan_windows
 
 PARTS = 20_000  # bytes of a part in these tests
@@ -452,7 +453,10 @@ def test_every_study_can_be_planned_and_later_passes_hold_the_earlier(
             digests = {planned.spec.digest for planned in plan.runs}
             assert before < digests
             before = digests
-    assert build_plan(validated(Study, studies.oom(device), "test"), device).runs
+    for fields in (studies.oom(device), studies.turns(device, scale)):
+        assert build_plan(validated(Study, fields, "test"), device).runs
+    groups = turn_groups(build_plan(validated(Study, studies.turns(device, scale), "test"), device))
+    assert all(group.multiple * 2 <= group.runs[0].spec.recipe.max_train_samples for group in groups), "turn and head"
 
 
 def test_lengths_follow_the_budget_and_leave_a_rest() -> None:
