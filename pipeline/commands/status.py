@@ -9,11 +9,9 @@ from pipeline.commands.output import experiment_of
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
-STATES = ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending")
-
 
 def show_status(options: StatusOptions) -> int:
-    """Counts the cells of the study's youngest grid by their state, and prints the counts.
+    """Counts the cells of the study's youngest grid, and of its youngest rounds, by their state; prints the counts.
 
     Args:
         options: of the command.
@@ -26,7 +24,7 @@ def show_status(options: StatusOptions) -> int:
         OutsideError: the store does not answer.
     """
     from pipeline.tracking import mlflow_sqlite
-    from pipeline.tracking.status import status_of
+    from pipeline.tracking.status import STATES, status_of
     from pipeline.tracking.study_data import client_of
 
     study = experiment_of(options.study)
@@ -39,4 +37,7 @@ def show_status(options: StatusOptions) -> int:
         print(f"study {document['study']}: {document['cells']} cells")
         for state in STATES:
             print(f"  {state:<12} {document[state]}")
+        if (turns := document["speed"]) is not None:
+            counted = ", ".join(f"{turns[state]} {state}" for state in STATES if turns[state])
+            print(f"  in turns (ablate speed): {turns['cells']} cells, {counted}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from pipeline.tracking.attempts import Attempt, heartbeats_of
 from pipeline.tracking.liveness import is_alive
 from pipeline.tracking.trusted import plan_file
 
+STATES = ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending")
 _BEST = ("finished", "oom", "running", "failed", "timeout", "interrupted")
 
 
@@ -33,7 +35,7 @@ class StatusSource(Protocol):
 
 
 def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
-    """Counts the cells of the study's youngest grid by their state.
+    """Counts the cells of the study's youngest grid by their state, and those of its youngest `ablate speed`.
 
     A cell is as far as its best try: finished beats everything, a live try beats older failures. Cells that no
     controller has tried, or whose last try was cut off, are pending or interrupted.
@@ -43,30 +45,48 @@ def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
         state_dir: Folder with the plans (`mlruns`).
 
     Returns:
-        The document of `ablate status --json`.
+        The document of `ablate status --json`; `speed` is None where no cells have taken turns.
     """
     attempts = store.attempts()
+    speeds = [attempt for attempt in attempts if attempt.kind == "speed"]
+    speed = max(speeds, key=lambda attempt: attempt.start_time, default=None)
+    turns = None if speed is None else _counts(store, state_dir, attempts, speed, "turns")
     grids = [attempt for attempt in attempts if attempt.kind == "grid"]
     parents = [grid for grid in grids if grid.command == "grid"] or grids  # single runs have a parent, too
     parent = max(parents, key=lambda attempt: attempt.start_time, default=None)
-    counts = dict.fromkeys(("finished", "failed", "oom", "timeout", "interrupted", "running", "pending"), 0)
-    document: dict[str, Any] = {"study": store.experiment, "cells": 0, **counts}
     if parent is None:
-        return document
+        return {"study": store.experiment, "cells": 0, **dict.fromkeys(STATES, 0), "speed": turns}
+    study = store.tags_of(parent.run_id).get(STUDY_TAG, store.experiment)
+    return {"study": study, **_counts(store, state_dir, attempts, parent, "run"), "speed": turns}
+
+
+def _counts(
+    store: StatusSource, state_dir: Path, attempts: Sequence[Attempt], parent: Attempt, kind: str
+) -> dict[str, int]:
+    """How many cells there are under a parent run, and how many are in each state.
+
+    Args:
+        store: where its tags are read.
+        state_dir: folder with the plans.
+        attempts: all of the experiment.
+        parent: the parent run.
+        kind: of its tries.
+    """
+    counts = dict.fromkeys(STATES, 0)
     tags = store.tags_of(parent.run_id)
     beats = dict(heartbeats_of(tags))
     digests = _planned(state_dir, parent.key)
     states_of: dict[str, list[str]] = {}
     for attempt in attempts:
         planned = digests is None or attempt.digest in digests
-        if attempt.kind == "run" and attempt.parent == parent.run_id and planned:
+        if attempt.kind == kind and attempt.parent == parent.run_id and planned:
             states_of.setdefault(attempt.digest, []).append(_state(attempt, beats))
     cells = len(digests) if digests is not None else max(_count(tags.get(CELLS_TAG, "0")), len(states_of))
     for states in states_of.values():
         best = next((s for s in _BEST if s in states), "failed")  # a word of another version's
         counts[best] += 1
     counts["pending"] = cells - len(states_of)
-    return {"study": tags.get(STUDY_TAG, store.experiment), "cells": cells, **counts}
+    return {"cells": cells, **counts}
 
 
 def _count(text: str) -> int:

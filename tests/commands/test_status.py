@@ -20,6 +20,7 @@ def test_status_of_a_finished_grid(finished: tuple[Path, dict[str, Any]], digits
         "cells": 2,
         "finished": 2,
         **dict.fromkeys(("failed", "oom", "timeout", "interrupted", "running", "pending"), 0),
+        "speed": None,
     }
 
 

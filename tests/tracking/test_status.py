@@ -28,8 +28,8 @@ def add_grid(store: MemoryStore, key: str, start_time: int, command: str = "grid
     return store.create_run(key, given, name=key, start_time=start_time)
 
 
-def add_try(store: MemoryStore, parent: str, digest: str, outcome: str = "", by: str = DEAD) -> None:
-    tags = {"ablate.kind": "run", "ablate.digest": digest, "ablate.owner": by, "mlflow.parentRunId": parent}
+def add_try(store: MemoryStore, parent: str, digest: str, outcome: str = "", by: str = DEAD, kind: str = "run") -> None:
+    tags = {"ablate.kind": kind, "ablate.digest": digest, "ablate.owner": by, "mlflow.parentRunId": parent}
     run_id = store.create_run(f"try {len(store.runs)}", tags, name="", start_time=9)
     if outcome:
         store.runs[run_id].tags["ablate.outcome"], store.runs[run_id].status = outcome, "FAILED"
@@ -37,9 +37,29 @@ def add_try(store: MemoryStore, parent: str, digest: str, outcome: str = "", by:
 
 def counts(store: MemoryStore, folder: Path) -> dict[str, Any]:
     document = status_of(cast(MlflowStore, store), folder)
-    assert set(document) == {"study", "cells", *STATES}
+    assert set(document) == {"study", "cells", *STATES, "speed"}
     assert document["cells"] == sum(document[state] for state in STATES)
     return {name: value for name, value in document.items() if value}
+
+
+def test_cells_that_take_turns_are_counted_apart(store: MemoryStore, tmp_path: Path) -> None:
+    add_try(store, add_grid(store, "g", 1, cells="2"), "a", "finished")
+    for key, start_time, outcomes in (("old", 2, ("failed",)), ("young", 3, ("interrupted", "finished", ""))):
+        tags = {"ablate.kind": "speed", "ablate.command": f"speed {key}", "ablate.cells": "3"}
+        parent = store.create_run(key, tags, name=key, start_time=start_time)
+        for number, outcome in enumerate(outcomes):
+            add_try(store, parent, f"c{number // 2}", outcome, by=owner(), kind="turns")
+    found = counts(store, tmp_path)
+    assert found.pop("speed") == {
+        "cells": 3,
+        **dict.fromkeys(STATES, 0),
+        "finished": 1,  # its first try was interrupted
+        "running": 1,
+        "pending": 1,
+    }
+    assert found == {"study": "study", "cells": 2, "finished": 1, "pending": 1}
+    del store.runs[next(run for run, row in store.runs.items() if row.tags.get("ablate.kind") == "grid")]
+    assert counts(store, tmp_path)["speed"]["cells"] == 3, "without a grid, too"
 
 
 def test_a_study_without_a_grid_has_no_cells(store: MemoryStore, tmp_path: Path) -> None:
