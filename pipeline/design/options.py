@@ -339,10 +339,10 @@ class SpeedOptions(GridOptions):
 
     omitted: ClassVar = (
         *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "nproc", "target_accuracy"),
-        *("tuned", "tune_trials", "tune_seconds", "storage", "retries", "checkpoint_every", "seeds", "address"),
+        *("tuned", "tune_trials", "tune_seconds", "storage", "retries", "checkpoint_every", "seeds"),
     )
     reworded: ClassVar = {
-        "launcher": "What has the cells stand: local.",
+        "launcher": "Where the cells stand: local, or on the nodes of a Ray cluster.",
         "jobs": "Groups at once (CPU: 1; GPU: one per GPU).",
         "timeout": "Longest time of a cell's set-up, or of a turn.",
         "fresh": "Measure everything again, under a new parent run.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import Record, TurnOrder
@@ -145,16 +145,27 @@ class HasCellsStand(Protocol):
         """See `Launcher.work_dir`."""
         ...
 
-    def slot(self) -> AbstractContextManager[str | None]:
-        """Keeps a slot for whoever is in the context: GPUs as CUDA_VISIBLE_DEVICES takes them; None on the CPU."""
+    def slot(self, spec: RunSpec) -> AbstractContextManager[Any]:
+        """Keeps a slot for whoever is in the context, which only the two methods below can read.
+
+        Args:
+            spec: one of the cells that will stand there; they all need the same.
+
+        Raises:
+            OutsideError: there is none any more.
+        """
         ...
 
-    def stand(self, spec: RunSpec, slot: str | None) -> StandsStill:
+    def stand(self, spec: RunSpec, slot: Any) -> StandsStill:
         """Starts the worker of a cell that takes turns; its first record is waited for with `until(Ready, ..)`.
 
         Raises:
             OutsideError: no process can be started.
         """
+        ...
+
+    def free_mib(self, slot: Any) -> tuple[float, float]:
+        """Free memory where the slot is, MiB: the host's, and the least of the slot's GPUs (infinite without any)."""
         ...
 
 

@@ -15,9 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
-from pipeline import host, nvml
 from pipeline.design.names import (
     HEAD_IMAGES,
     IMAGES_PER_SECOND,
@@ -127,11 +126,11 @@ class Rounds:
         self.course.outcomes = {run.spec.digest: "finished" for run in self._group.runs}
         return True
 
-    def run(self, slot: str | None, deadline: float | None, tainted: str = "") -> Course:
+    def run(self, slot: Any, deadline: float | None, tainted: str = "") -> Course:
         """Takes the group to its end.
 
         Args:
-            slot: GPUs as CUDA_VISIBLE_DEVICES takes them; None on the CPU.
+            slot: of the launcher, where the cells stand.
             deadline: `time.monotonic()` after which no round begins; None for none.
             tainted: why what is measured is to be doubted; empty when nothing is known against it.
 
@@ -170,7 +169,7 @@ class Rounds:
 
     # -- standing ------------------------------------------------------------------------------------------------
 
-    def _admit(self, runs: Sequence[PlannedRun], slot: str | None, standing: list[TurnCell]) -> list[PlannedRun]:
+    def _admit(self, runs: Sequence[PlannedRun], slot: Any, standing: list[TurnCell]) -> list[PlannedRun]:
         """Has cells stand, one after the other, while there is room; returns those that were left."""
         left: list[PlannedRun] = []
         for number, run in enumerate(runs):
@@ -179,11 +178,11 @@ class Rounds:
             if len(standing) >= LEAST_TOGETHER and not self._has_room(slot):
                 left += runs[number:]
                 break
-            before = _free_mib(slot)
+            before = self._call.launcher.free_mib(slot)
             cell = TurnCell(self._call, run, slot, self._group.multiple)
             if cell.end is None:
                 standing.append(cell)
-                self._note_size(before, _free_mib(slot))
+                self._note_size(before, self._call.launcher.free_mib(slot))
             elif cell.end.outcome == "oom" and len(standing) >= LEAST_TOGETHER:
                 left.append(run)
                 others = f"no room beside {len(standing)} others ({cell.end.error}); it comes with fewer"
@@ -199,8 +198,10 @@ class Rounds:
         )
         self._largest = max(self._largest[0], host_mib), max(self._largest[1], device_mib)
 
-    def _has_room(self, slot: str | None) -> bool:
-        return all(free >= ROOM * need for free, need in zip(_free_mib(slot), self._largest, strict=True))
+    def _has_room(self, slot: Any) -> bool:
+        return all(
+            free >= ROOM * need for free, need in zip(self._call.launcher.free_mib(slot), self._largest, strict=True)
+        )
 
     # -- rounds --------------------------------------------------------------------------------------------------
 
@@ -282,10 +283,3 @@ def _values(turn: Turn, place: int) -> dict[str, float]:
         ROUND_PLACE: float(place + 1),
     }
     return values | ({} if turn.joules is None else {ROUND_JOULES: turn.joules})
-
-
-def _free_mib(slot: str | None) -> tuple[float, float]:
-    """Free memory in MiB: the host's, and the least of the slot's GPUs."""
-    used = set(slot.split(",")) if slot else set[str]()
-    free = [gpu.memory_mib - gpu.used_mib for gpu in nvml.gpus() if gpu.uuid in used]
-    return host.available_memory_mib(), min(free, default=float("inf"))

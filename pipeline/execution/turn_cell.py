@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Ready, Record, Turn, TurnOrder
@@ -43,7 +44,7 @@ class TurnCell:
     Args:
         call: what it is part of.
         run: what it trains.
-        slot: GPUs as CUDA_VISIBLE_DEVICES takes them; None on the CPU.
+        slot: of the launcher, where it stands.
         multiple: images of its first turn, which does not count.
 
     Attributes:
@@ -57,7 +58,7 @@ class TurnCell:
         OutsideError: no process can be started.
     """
 
-    def __init__(self, call: TurnCall, run: PlannedRun, slot: str | None, multiple: int) -> None:
+    def __init__(self, call: TurnCall, run: PlannedRun, slot: Any, multiple: int) -> None:
         self.run = run
         self.ready: Ready | None = None
         self.seconds = 0.0

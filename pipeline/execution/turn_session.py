@@ -24,7 +24,7 @@ from pipeline.design.plan import Plan
 from pipeline.design.records import Outcome
 from pipeline.design.spec import content_digest
 from pipeline.design.turns import TurnGroup, identity
-from pipeline.errors import AblateError, InputError, not_allowed
+from pipeline.errors import AblateError, InputError, OutsideError, not_allowed
 from pipeline.execution.controller import DELIVERY_PATIENCE
 from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.interrupt import interruptible
@@ -109,7 +109,7 @@ class TurnSession:
         if plan.device == "cpu" and options.jobs not in (None, 1):
             raise not_allowed("--jobs", options.jobs, "1 on a CPU: while one cell trains, all others stand still")
         if not isinstance(launcher, HasCellsStand):
-            raise not_allowed("--launcher", options.launcher, "local (all cells stand on one machine)")
+            raise not_allowed("--launcher", options.launcher, "local, ray")
         self.launcher = launcher
         self._lock = state_dir / "speed" / f"{content_digest([scope, self.identity])[:16]}.lock"
         self._recorder: Recorder | None = None
@@ -147,7 +147,8 @@ class TurnSession:
             self._prepare()
             outcome = SpeedOutcome()
             # from here on a signal ends the rounds, and not this thread in the midst of opening rows
-            pool = self._pool = RunPool(self.launcher, InterferenceCheck(self.plan.device))
+            here = self.options.launcher == "local"  # the nodes of a cluster look for themselves
+            pool = self._pool = RunPool(self.launcher, InterferenceCheck(self.plan.device) if here else None)
             before = self._open()
             try:
                 self._measure(pool, outcome, before)
@@ -196,20 +197,20 @@ class TurnSession:
     def _measure(self, pool: RunPool, outcome: SpeedOutcome, before: Rates) -> None:
         limit = self.options.max_seconds
         deadline = None if limit is None else time.monotonic() + limit
+        jobs = self.launcher.jobs
 
         def work() -> None:
-            with self.launcher.slot() as slot:
-                while not pool.stopped:
-                    with self._choice:
-                        if not self._left:
-                            return
-                        until = None
-                        if deadline is not None:  # an equal share of what is left for each of the groups that are left
-                            now = time.monotonic()
-                            at_once = min(self.launcher.jobs, len(self._left))
-                            until = now + max(deadline - now, 0.0) * at_once / len(self._left)
-                        group = self._left.pop(0)
-                    self._group(pool, group, slot, until, outcome, before)
+            while not pool.stopped:
+                with self._choice:
+                    if not self._left:
+                        return
+                    until = None
+                    if deadline is not None:  # an equal share of what is left for each of the groups that are left
+                        now = time.monotonic()
+                        at_once = min(jobs, len(self._left))
+                        until = now + max(deadline - now, 0.0) * at_once / len(self._left)
+                    group = self._left.pop(0)
+                self._group(pool, group, until, outcome, before)
 
         pool.run(work, "group")
         outcome.interrupted, outcome.broken = pool.interrupted, pool.broken
@@ -218,7 +219,6 @@ class TurnSession:
         self,
         pool: RunPool,
         group: TurnGroup,
-        slot: str | None,
         until: float | None,
         outcome: SpeedOutcome,
         before: Rates,
@@ -234,8 +234,12 @@ class TurnSession:
         watched = pool.with_interference(replace(group.runs[0], block=self.groups.index(group)))
         if watched.tainted:
             self.listener.note(f"{group.name}: {watched.tainted}; rounds spread that over all cells")
-        with pool.running():
-            rounds.run(slot, until, watched.tainted)
+        try:
+            with pool.running(), self.launcher.slot(group.runs[0].spec) as slot:
+                rounds.run(slot, until, watched.tainted)
+        except OutsideError:
+            if not pool.stopped:  # where all is ended nothing can be had, or started
+                raise
 
     def _close(self, outcome: SpeedOutcome) -> None:
         complete = len(outcome.courses) == len(self.groups) and all(

@@ -131,7 +131,7 @@ def test_a_report_takes_times_from_rounds_and_accuracy_from_the_grid(
         (("--precision", "1"), ("--precision", "<1")),
         (("--min-rounds", "7"), ("--min-rounds", "8")),
         (("--max-seconds", "0"), ("--max-seconds",)),
-        (("--launcher", "ray"), ("--launcher", "local")),
+        (("--launcher", "slurm"), ("--launcher", "local")),
         (("--jobs", "2"), ("--jobs", "1 on a CPU")),
         (("--set", "nonsense=1"), ("nonsense",)),
         (("--seeds", "3"), ("--seeds",)),

@@ -159,15 +159,14 @@ def test_out_of_memory_beside_the_baseline_alone_is_the_cell_s_outcome(case: Cal
     assert sorted(course.outcomes.values()) == ["finished"] * 3 + ["oom"]
 
 
-def test_cells_are_admitted_while_there_is_room(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_are_admitted_while_there_is_room(case: Callable[..., Case]) -> None:
     found = case()
 
-    def free(slot: str | None) -> tuple[float, float]:
-        del slot
+    def free() -> tuple[float, float]:
         alive = len(found.launcher.stood) - len(found.log.closed)
         return 310.0 - 100.0 * alive, float("inf")
 
-    monkeypatch.setattr(rounds, "_free_mib", free)
+    found.launcher.free = free
     found.run()
     together = [sorted(cells) for _, cells in found.log.rounds]
     assert [len(cells) for cells in together] == [2] * 15 and all("baseline" in cells for cells in together)

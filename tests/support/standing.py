@@ -87,6 +87,7 @@ class FakeStandingLauncher:
     Attributes:
         turns: (label of the cell, its order) of all turns, in their order.
         stood: every worker, by label.
+        free: memory for further ones, MiB: the host's, and the GPU's.
     """
 
     def __init__(self, folder: Path, lives: Mapping[str, Sequence[Life]] | None = None) -> None:
@@ -94,13 +95,17 @@ class FakeStandingLauncher:
         self._lives = {label: list(given) for label, given in (lives or {}).items()}
         self.turns: list[tuple[str, TurnOrder]] = []
         self.stood: list[tuple[str, FakeStanding]] = []
+        self.free: Callable[[], tuple[float, float]] = lambda: (float("inf"), float("inf"))
 
     def work_dir(self, spec: RunSpec) -> Path:
         return self._folder / spec.digest
 
     @contextmanager
-    def slot(self) -> Iterator[str | None]:
+    def slot(self, _spec: RunSpec) -> Iterator[str | None]:
         yield None
+
+    def free_mib(self, _slot: str | None) -> tuple[float, float]:
+        return self.free()
 
     def stand(self, spec: RunSpec, slot: str | None) -> FakeStanding:
         assert slot is None

@@ -22,7 +22,7 @@ from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.local import child
 from pipeline.execution.local.process import SERVER_LOST, Child, death, dump_and_stop, stop
-from pipeline.execution.local.standing import Patience, StandingWorker
+from pipeline.execution.local.standing import Patience, StandingWorker, free_mib
 from pipeline.host import ENDING_SIGNALS, oom_kills, process_environment
 
 FLOPS = FLOPS_PER_IMAGE
@@ -214,8 +214,9 @@ class LocalLauncher:
         return self._launch(self._start_worker(job), job)
 
     @contextmanager
-    def slot(self) -> Iterator[str | None]:
-        """See `HasCellsStand.slot`."""
+    def slot(self, spec: RunSpec) -> Iterator[str | None]:
+        """See `HasCellsStand.slot`: GPUs as CUDA_VISIBLE_DEVICES takes them; None on the CPU."""
+        del spec
         slot = self._slots.get()
         try:
             yield slot
@@ -228,6 +229,10 @@ class LocalLauncher:
         prepared = self._start_worker(job)
         patience = Patience(None)
         return StandingWorker(prepared.child, self._launch(prepared, job, patience), patience)
+
+    def free_mib(self, slot: str | None) -> tuple[float, float]:
+        """See `HasCellsStand.free_mib`."""
+        return free_mib(slot)
 
     def _start_worker(self, job: Job) -> PreparedWorker:
         folder = Path(job.work_dir)

@@ -5,8 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 
+from pipeline import host, nvml
 from pipeline.design.records import NO_TURN, End, Record, TurnOrder
 from pipeline.execution.local.process import Child
+
+
+def free_mib(gpus: str | None) -> tuple[float, float]:
+    """Free memory of this machine in MiB: the host's, and the least of the GPUs'.
+
+    Args:
+        gpus: by UUID or index, as CUDA_VISIBLE_DEVICES takes them; None for none.
+    """
+    used = set(gpus.split(",")) if gpus else set[str]()
+    free = [gpu.memory_mib - gpu.used_mib for gpu in nvml.gpus() if not used.isdisjoint((gpu.uuid, str(gpu.index)))]
+    return host.available_memory_mib(), min(free, default=float("inf"))
 
 
 class Patience:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import Record
 from pipeline.design.spec import Device, RunSpec
+from pipeline.errors import OutsideError
 from pipeline.execution.ray import cluster, node
 from pipeline.execution.ray.membership import Membership
 from pipeline.execution.ray.placement import NodeSlots, Slot
+from pipeline.execution.ray.standing import RayStandingWorker, RayStands, Stand
 from pipeline.execution.ray.stream import RunStreams, WorkerLostError, interrupted_end
 from pipeline.execution.ray.vetting import NodeVetting
 
@@ -68,6 +71,7 @@ class RayLauncher:
         self._request = node.Request(device, folder, timeout, checkpoint_every, kept)
         self._nodes: Membership | None = None
         self._streams: RunStreams | None = None
+        self._stands: RayStands | None = None
         self._held: dict[str, Slot] = {}
         self._cancelled = threading.Event()
 
@@ -83,6 +87,7 @@ class RayLauncher:
             ray, self._address, self._device, self._per_node, vetting, self._slots, self._cancelled, self._note
         )
         self._streams = RunStreams(ray, self._request, self._slots, self._cancelled.is_set)
+        self._stands = RayStands(ray, self._request, self._cancelled.is_set)
 
     def preflight(self, specs: Sequence[RunSpec], note: Callable[[str], None]) -> None:
         """Compares versions, and checks data, models and weights, on every node that can take a run.
@@ -143,11 +148,43 @@ class RayLauncher:
         self._cancelled.set()
         if self._streams is not None:
             self._streams.cancel(force=False)
+        if self._stands is not None:
+            self._stands.kill()
 
     def kill(self) -> None:
         """Kills the Ray workers of all runs, and with them the runs."""
         if self._streams is not None:
             self._streams.cancel(force=True)
+        if self._stands is not None:
+            self._stands.kill()
+
+    @contextmanager
+    def slot(self, spec: RunSpec) -> Iterator[Stand]:
+        """See `HasCellsStand.slot`: a process of Ray's on any node that has room, in which the cells stand.
+
+        Raises:
+            OutsideError: the cluster has had no node for a while, or the call has been cancelled.
+        """
+        slot = self._any_slot()
+        if slot is None:
+            raise OutsideError("Ray: cancelled")
+        try:
+            with self._standing().open(slot, spec) as stand:
+                yield stand
+        finally:
+            self._slots.give_back(slot)
+
+    def stand(self, spec: RunSpec, slot: Stand) -> RayStandingWorker:
+        """See `HasCellsStand.stand`."""
+        return self._standing().stand(slot, spec, self.work_dir(spec))
+
+    def free_mib(self, slot: Stand) -> tuple[float, float]:
+        """See `HasCellsStand.free_mib`."""
+        return self._standing().free_mib(slot)
+
+    def _standing(self) -> RayStands:
+        assert self._stands is not None, "start comes first"
+        return self._stands
 
     def _members(self) -> Membership:
         assert self._nodes is not None, "start comes first"

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.design.names import MOVED_TAG, TAINTED_TAG
-from pipeline.design.records import Artifact, End, Job, Record, Tags, parse_record
+from pipeline.design.records import Artifact, End, Record, Tags, parse_record
 from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError
 from pipeline.execution.interference import cpu_interference, gpu_interference
@@ -93,7 +93,7 @@ def check_node(request: Request, specs: list[str]) -> tuple[int, str]:
     Returns:
         Exit code and message; (0, "") if all is well.
     """
-    launcher = _launcher(request)
+    launcher = launcher_of(request)
     launcher.start()
     try:
         launcher.preflight([RunSpec.model_validate_json(spec) for spec in specs])
@@ -114,21 +114,30 @@ def run_cell(request: Request, spec_json: str, node: str, moved: str, watch: boo
         checkpoint: content of the checkpoint to go on from, or None.
     """
     spec = RunSpec.model_validate_json(spec_json)
-    launcher = _launcher(request)
+    launcher = launcher_of(request)
     folder = launcher.work_dir(spec)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         if checkpoint is not None:
             write_atomically(folder / CHECKPOINT, checkpoint)
-        gpu = _assigned_gpus() if request.device == "cuda" else None
-        yield _provenance(node, moved, [*(cpu_interference() if watch else []), *gpu_interference(_uuids(gpu))])
-        yield from _stream(launcher, launcher.job(spec, gpu), folder)
+        gpu = assigned_gpus() if request.device == "cuda" else None
+        yield node_tags(node, gpu, moved, watch=watch)
+        yield from with_files(launcher.launch_job(launcher.job(spec, gpu)), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _provenance(node: str, moved: str, doubts: list[str]) -> str:
+def node_tags(node: str, gpu: str | None, moved: str = "", *, watch: bool) -> str:
+    """Tags of what runs here, as an item: where it is, and why to doubt it.
+
+    Args:
+        node: Ray's name of this node.
+        gpu: GPUs that are used; None for none.
+        moved: why the block is on more than one node, if it is.
+        watch: look whether others use the CPU first.
+    """
+    doubts = [*(cpu_interference() if watch else []), *gpu_interference(_uuids(gpu))]
     tags = {**host_provenance(), "env.ray_node": node, "env.nice": str(os.getpriority(os.PRIO_PROCESS, 0))}
     if moved:
         tags[MOVED_TAG] = moved
@@ -137,10 +146,15 @@ def _provenance(node: str, moved: str, doubts: list[str]) -> str:
     return Tags(time=time.time(), values=tags).model_dump_json()
 
 
-def _stream(launcher: LocalLauncher, job: Job, folder: Path) -> Iterator[Item]:
-    """The run's records; a file goes before the record that names it, a new checkpoint as soon as it is there."""
+def with_files(records: Iterable[Record], folder: Path) -> Iterator[Item]:
+    """A run's records; a file goes before the record that names it, a new checkpoint as soon as it is there.
+
+    Args:
+        records: of the run.
+        folder: its own on this node.
+    """
     saved = _age(folder / CHECKPOINT)
-    for record in launcher.launch_job(job):
+    for record in records:
         age = _age(folder / CHECKPOINT)
         if age not in (saved, None):
             saved = age
@@ -169,7 +183,7 @@ def _age(path: Path) -> int | None:
         return None
 
 
-def _assigned_gpus() -> str:
+def assigned_gpus() -> str:
     """The GPUs that Ray has given to this task, as CUDA_VISIBLE_DEVICES takes them."""
     import ray
 
@@ -191,7 +205,7 @@ def _unhide_gpus() -> None:
 
 
 @lru_cache(maxsize=1)
-def _launcher(request: Request) -> LocalLauncher:
+def launcher_of(request: Request) -> LocalLauncher:
     """The launcher of this Ray worker process, kept from task to task with its fork server."""
     from pipeline.paths import default_data_dir
 

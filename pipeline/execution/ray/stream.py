@@ -79,35 +79,17 @@ class RunStreams:
             WorkerLostError: the stream broke off.
             OutsideError: the run sent a file that does not belong into its folder.
         """
-        errors = self._ray.exceptions
         self._streams.add(stream)
         try:
             if self._cancelled():
                 self._ray.cancel(stream)
-            for reference in stream:
-                received = self._ray.get(reference)
-                try:
-                    item = node.parse(received)
-                except ValueError:  # nothing further that it says can be trusted; the other runs are not touched
-                    self._ray.cancel(stream)
-                    return _failed("the worker sent something that is no record")
-                if isinstance(item, node.File):
-                    keep_file(folder, item)
-                elif isinstance(item, End):
-                    return item
-                else:
-                    yield item
+            for record in records_of(self._ray, stream, folder, self._cancelled):
+                if isinstance(record, End):
+                    return record
+                yield record
         except GeneratorExit:  # a tuner has seen enough of the run
             self._ray.cancel(stream)
             raise
-        except errors.TaskCancelledError:
-            return interrupted_end("cancelled")
-        except errors.OutOfMemoryError as error:
-            return End(time=time.time(), outcome="oom", error=last_line(error))
-        except errors.RayTaskError as error:
-            return interrupted_end("cancelled") if self._cancelled() else _failed(last_line(error))
-        except errors.RayError as error:
-            raise WorkerLostError(type(error).__name__) from error
         finally:
             self._streams.discard(stream)
         return interrupted_end("cancelled") if self._cancelled() else _failed("its stream ended without a last record")
@@ -121,6 +103,45 @@ class RunStreams:
         for stream in list(self._streams):
             with suppress(Exception):  # the stream may just have ended; whatever is left dies with the driver
                 self._ray.cancel(stream, force=force)
+
+
+def records_of(ray: Any, stream: Any, folder: Path, cancelled: Callable[[], bool]) -> Generator[Record, None, None]:
+    """Yields the records of a stream of items; an `End` is the last one. Files are put into the run's folder.
+
+    Args:
+        ray: the module, connected.
+        stream: a task's references to `node.Item`s, in their order.
+        folder: the run's own on this machine.
+        cancelled: says whether all runs are to end.
+
+    Raises:
+        WorkerLostError: the stream broke off.
+        OutsideError: the run sent a file that does not belong into its folder.
+    """
+    errors = ray.exceptions
+    try:
+        for reference in stream:
+            received = ray.get(reference)
+            try:
+                item = node.parse(received)
+            except ValueError:  # nothing further that it says can be trusted; the other runs are not touched
+                ray.cancel(stream)
+                yield _failed("the worker sent something that is no record")
+                return
+            if isinstance(item, node.File):
+                keep_file(folder, item)
+                continue
+            yield item
+            if isinstance(item, End):
+                return
+    except errors.TaskCancelledError:
+        yield interrupted_end("cancelled")
+    except errors.OutOfMemoryError as error:
+        yield End(time=time.time(), outcome="oom", error=last_line(error))
+    except errors.RayTaskError as error:
+        yield interrupted_end("cancelled") if cancelled() else _failed(last_line(error))
+    except errors.RayError as error:
+        raise WorkerLostError(type(error).__name__) from error
 
 
 def keep_file(folder: Path, file: node.File) -> None:

@@ -20,7 +20,7 @@ def request_of(digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = dict(os.environ)
     yield Request("cpu", str(digits_dir), None, 0)
-    node._launcher.cache_clear()
+    node.launcher_of.cache_clear()
     os.environ.clear()
     os.environ.update(before)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,43 +14,7 @@ from pipeline.errors import OutsideError
 from pipeline.execution.ray.node import File, Request
 from pipeline.execution.ray.placement import LocalAssignments, NodeSlots
 from pipeline.execution.ray.stream import RunStreams, WorkerLostError, keep_file
-
-
-class RayError(Exception):
-    """As Ray's: the base of the others."""
-
-
-class TaskCancelledError(RayError): ...
-
-
-class OutOfMemoryError(RayError): ...
-
-
-class RayTaskError(RayError): ...
-
-
-class FakeRay:
-    """What of Ray a stream uses."""
-
-    exceptions = SimpleNamespace(
-        RayError=RayError,
-        TaskCancelledError=TaskCancelledError,
-        OutOfMemoryError=OutOfMemoryError,
-        RayTaskError=RayTaskError,
-    )
-
-    def __init__(self) -> None:
-        self.cancelled: list[Any] = []
-
-    def get(self, reference: Any) -> Any:
-        if isinstance(reference, Exception):
-            raise reference
-        return reference
-
-    def cancel(self, stream: Any, force: bool = False) -> None:
-        del force
-        self.cancelled.append(stream)
-
+from tests.support.fake_ray import FakeRay, OutOfMemoryError, RayError, RayTaskError, TaskCancelledError
 
 PHASE = Phase(time=1.0, name="setup")
 END = End(time=2.0, outcome="finished")

@@ -18,7 +18,7 @@ import pytest
 import pipeline
 from tests.support.ablate import ended
 from tests.support.clusters import RayCluster, assert_blocks_kept_together, end_group, finished
-from tests.support.processes import Workspace, assert_once, until, working_in
+from tests.support.processes import Workspace, assert_once, lines_of, until, working_in
 
 CELLS = 8  # two techniques in two blocks
 
@@ -144,6 +144,64 @@ def test_an_interrupted_grid_leaves_nothing_running(cluster: RayCluster, tmp_pat
     call = ended(grid, 120)
     assert call.code == 130 and "go on with: ablate grid" in call.err
     assert {row.status for row in work.rows()} == {"KILLED"}
+    until(lambda: not working_in(work.folder), 20, "the end of all processes")
+
+
+def speed(work: Workspace, *words: str) -> Popen[str]:
+    """Starts `ablate speed` on two models, so that there are two groups."""
+    small = ("--set", "max_train_samples=192", "--min-rounds", "8", "--max-seconds", "200")
+    return work.start("speed", "--study", work.file.name, "--device", "cpu", *small, *words)
+
+
+@on_the_cluster
+@pytest.mark.usefixtures("nodes")
+def test_cells_take_turns_on_one_node(cluster: RayCluster, tmp_path: Path) -> None:
+    work, words = place(tmp_path / "turns", cluster)
+    call = ended(speed(work, *words, "--precision", "0.9", "--json"), 300)
+    assert call.code == 0, call.err
+    (group,) = call.json()["groups"]
+    assert group["rounds"] >= 8 and {cell["outcome"] for cell in group["cells"]} == {"finished"}
+    rows = work.rows("turns")
+    assert len(rows) == 4 and {row.status for row in rows} == {"FINISHED"}
+    assert len({row.tags["env.ray_node"] for row in rows}) == 1, "a round is within one machine"
+    for row in rows:
+        assert "round/images_per_second" in row.metrics and json.loads(row.tags["ablate.engagement"])["update_norm"] > 0
+        assert (work.state / "work").is_dir()
+    until(lambda: not working_in(work.folder), 20, "the end of all processes")
+
+
+@on_the_cluster
+def test_a_lost_node_ends_its_rounds_and_the_same_call_goes_on(
+    cluster: RayCluster, nodes: list[Popen[bytes]], tmp_path: Path
+) -> None:
+    work, words = place(tmp_path / "turns", cluster)
+    call = speed(work, *words, "--precision", "0.00001")
+    lines_of(call, r"round [1-9]\d*:")
+    for node in nodes:
+        end_group(node)
+    lost = ended(call, 300)
+    assert lost.code == 1 and "was lost" in lost.out + lost.err, (lost.out, lost.err)
+    rows = work.rows("turns")
+    made = [{step for key, step, _, _ in row.points if key == "round/place"} for row in rows]
+    assert {row.status for row in rows} == {"KILLED"} and all(len(each) >= 3 and each == made[0] for each in made)
+    nodes[:] = [cluster.node(), cluster.node()]
+    again = ended(speed(work, *words, "--precision", "0.9", "--json"), 300)
+    assert again.code == 0, again.err
+    (group,) = again.json()["groups"]
+    assert group["rounds"] >= max(made[0]) and {cell["outcome"] for cell in group["cells"]} == {"finished"}
+    until(lambda: not working_in(work.folder), 20, "the end of all processes")
+
+
+@on_the_cluster
+@pytest.mark.usefixtures("nodes")
+def test_interrupted_turns_leave_nothing_running(cluster: RayCluster, tmp_path: Path) -> None:
+    work, words = place(tmp_path / "turns", cluster)
+    call = speed(work, *words, "--precision", "0.00001")
+    until(lambda: any(row.points for row in work.rows("turns")) or call.poll() is not None, 200, "a round")
+    call.send_signal(2)
+    done = ended(call, 120)
+    assert done.code == 130, done.err
+    assert {row.status for row in work.rows("turns")} == {"KILLED"}
     until(lambda: not working_in(work.folder), 20, "the end of all processes")
 
 
