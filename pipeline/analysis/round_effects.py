@@ -148,5 +148,5 @@ def precision_text(effects: Sequence[RoundEffect], precision: float) -> str:
         return "no interval yet"
     wide = [effect for effect in effects if not effect.precise]
     widest = max(effects, key=lambda effect: effect.half_width)
-    known = f"widest interval {widest.term} {widest.ratio:.3f} ± {widest.half_width:.1%}"
+    known = f"widest interval {widest.term} {1 / widest.ratio:.3f}x as fast ± {widest.half_width:.1%}"
     return f"{len(effects) - len(wide)} of {len(effects)} effects known to {100 * precision:g} %, {known}"

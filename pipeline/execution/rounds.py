@@ -121,10 +121,26 @@ class Rounds:
 
     def is_enough(self) -> bool:
         """Whether earlier calls have made enough rounds."""
-        if not self._enough(self._group.runs):
-            return False
-        self.course.outcomes = {run.spec.digest: "finished" for run in self._group.runs}
-        return True
+        return not self._wanting()
+
+    def _wanting(self) -> list[PlannedRun]:
+        """The cells beside the baseline of which earlier calls have not made enough rounds; the others are done with.
+
+        Cells that were not alive at the same time have no round in common: those that have the same ones are judged
+        together, as they were then.
+        """
+        baseline, *others = self._group.runs
+        together: dict[frozenset[int], list[PlannedRun]] = {}
+        for run in others:
+            together.setdefault(frozenset(self.course.rates.get(run.spec.digest, {})), []).append(run)
+        wanting: list[PlannedRun] = []
+        for runs in together.values():
+            if self._enough([baseline, *runs]):
+                done = (run.spec.digest for run in [baseline, *runs])
+                self.course.outcomes |= dict.fromkeys(done, "finished")
+            else:
+                wanting += runs
+        return [run for run in others if run in wanting]
 
     def run(self, slot: Any, deadline: float | None, tainted: str = "") -> Course:
         """Takes the group to its end.
@@ -138,7 +154,9 @@ class Rounds:
             OSError: the journal refuses.
             OutsideError: no process can be started.
         """
-        baseline, *waiting = (replace(run, tainted=tainted) for run in self._group.runs)
+        baseline, *waiting = (
+            replace(run, tainted=tainted) for run in (self._group.runs[0], *(self._wanting() or self._group.runs[1:]))
+        )
         while not self._call.stopped():
             standing: list[TurnCell] = []
             try:

@@ -96,7 +96,8 @@ def test_enough_is_narrow_now_and_five_rounds_ago() -> None:
 def test_the_words_name_the_widest() -> None:
     found = round_effects(SETTINGS, ["ga", "amp"], rates(9, 0.01, {"ga": -0.1}), 0.05, 8)
     widest = max(found, key=lambda effect: effect.half_width)
-    said = f"4 of 4 effects known to 5 %, widest interval {widest.term} {widest.ratio:.3f} ± {widest.half_width:.1%}"
+    widths = f"{widest.term} {1 / widest.ratio:.3f}x as fast ± {widest.half_width:.1%}"
+    said = f"4 of 4 effects known to 5 %, widest interval {widths}"
     assert precision_text(found, 0.05) == said
     assert precision_text([], 0.05) == "no interval yet"
 

@@ -152,6 +152,19 @@ def test_out_of_memory_beside_others_comes_with_fewer(case: Callable[..., Case])
     assert any("1 more cells, beside the baseline again" in note for note in found.listener.notes)
 
 
+def test_cells_that_were_apart_are_not_measured_again(case: Callable[..., Case]) -> None:
+    found = case(ga_pm=[Life(dies_in=0, how="oom"), Life()])
+    course = found.run()
+    again = case()
+    done = again.run(before=course.rates)
+    assert not again.launcher.stood and set(done.outcomes.values()) == {"finished"}
+    last = next(run.spec.digest for run in found.group.runs if run.spec.label == "ga+pm")
+    rest = case()
+    done = rest.run(before={digest: rates for digest, rates in course.rates.items() if digest != last})
+    assert [label for label, _ in rest.launcher.stood] == ["baseline", "ga+pm"], "what is missing, beside the baseline"
+    assert set(done.outcomes.values()) == {"finished"} and len(done.outcomes) == 4
+
+
 def test_out_of_memory_beside_the_baseline_alone_is_the_cell_s_outcome(case: Callable[..., Case]) -> None:
     found = case(ga_pm=[Life(dies_in=0, how="oom")])
     course = found.run()

@@ -25,7 +25,7 @@ CELLS = 8  # two techniques in two blocks
 
 def on_the_cluster(test: Any) -> Any:
     """They share the cluster: starting it takes longer than most of what is tested."""
-    for mark in (pytest.mark.slow, pytest.mark.quiet, pytest.mark.timeout(600)):
+    for mark in (pytest.mark.slow, pytest.mark.timeout(600)):
         test = mark(test)
     return test
 
@@ -121,6 +121,7 @@ def test_a_lost_nodes_cells_run_elsewhere(cluster: RayCluster, nodes: list[Popen
 
 
 @on_the_cluster
+@pytest.mark.quiet
 @pytest.mark.usefixtures("nodes")
 def test_overhead_is_small(cluster: RayCluster, tmp_path: Path) -> None:
     """Seconds per run beyond those of the local launcher, medians of 4 runs each, on one slot each."""

@@ -72,7 +72,7 @@ def test_a_storm_of_kills_loses_no_round(tmp_path: Path) -> None:
     words = ("speed", "--study", place.file.name, "--device", "cpu", "--min-rounds", "300", "--precision", "0.5")
     chance, kills = random.Random(3), Counter[str]()
     process = place.start(*words)
-    while sum(kills.values()) < 12:
+    while sum(kills.values()) < 8:
         time.sleep(chance.uniform(0.5, 5.0))
         if process.poll() is not None:
             process.communicate()

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUNDS = 16
 KILLS = int(os.environ.get("ABLATE_KILLS", "12"))
 SEEDS = 15 if KILLS > 50 else 3
-PARENT_KILLS = 6
+PARENT_KILLS = 5
 VICTIMS = ("parent", "fork server", "fork server", "worker", "worker", "tracking server")
 SHORT = ("--set", "max_train_samples=128", "--set", "max_test_samples=100", "--set", "epochs=1")
 
@@ -164,7 +164,7 @@ def test_a_storm_on_every_process(tmp_path: Path, server: Server) -> None:
 
 def test_kill_storm(tmp_path: Path) -> None:
     """The parent is killed at random instants, on a store in a file; the outcome is that of an undisturbed grid."""
-    words = ("grid", "--study", "quickstart", "--models", "test_resnet,test_vit", "--device", "cpu", *SHORT)
+    words = ("grid", "--study", "quickstart", "--models", "test_resnet", "--device", "cpu", *SHORT)
     storm, calm = Workspace(tmp_path / "storm"), Workspace(tmp_path / "calm")
     rng = random.Random(20)
     kills = 0
@@ -187,9 +187,9 @@ def test_kill_storm(tmp_path: Path) -> None:
     last = storm.call(*words, timeout=600)
     assert last.code == 0, last.err
     until(lambda: not working_in(storm.folder), 10, "the end of all processes")
-    assert_once(storm.rows(""), 32 + 1)
+    assert_once(storm.rows(""), 16 + 1)
     rows = {row.digest: row for row in storm.rows() if row.status == "FINISHED"}
-    assert len(rows) == 32
+    assert len(rows) == 16
     assert len(storm.rows("grid")) == 1
 
     assert calm.call(*words, timeout=600).code == 0
