@@ -86,16 +86,24 @@ def rates_under(source: RunSource, runs: pd.DataFrame, parent: str) -> dict[str,
 
 
 def _points_under(source: RunSource, runs: pd.DataFrame, parent: str, name: str) -> dict[str, dict[int, float]]:
-    """A metric of each cell in each round, where it is positive: digest -> round -> value."""
+    """A metric of each cell in each round: digest -> round -> value."""
     rows = rows_under(runs, parent)
-    if rows.empty:
-        return {}
-    digest_of = dict(zip(rows["run_id"].astype(str), rows[f"tags.{DIGEST_TAG}"].astype(str), strict=True))
     found: dict[str, dict[int, float]] = {}
-    points = source.history(list(digest_of), [name])
+    if len(rows):
+        of_row = _points_of(source, rows, name)
+        for run_id, digest in zip(rows["run_id"].astype(str), rows[f"tags.{DIGEST_TAG}"].astype(str), strict=True):
+            if run_id in of_row:
+                found.setdefault(digest, {}).update(of_row[run_id])
+    return found
+
+
+def _points_of(source: RunSource, rows: pd.DataFrame, name: str) -> dict[str, dict[int, float]]:
+    """A metric of each row in each round, where it is positive: MLflow's id -> round -> value."""
+    points = source.history(list(rows["run_id"].astype(str)), [name])
+    found: dict[str, dict[int, float]] = {}
     for run_id, step, value in zip(points["run_id"], points["step"], points["value"], strict=True):
         if 0 < value < math.inf:  # not nan either
-            found.setdefault(digest_of[str(run_id)], {})[int(step)] = float(value)
+            found.setdefault(str(run_id), {})[int(step)] = float(value)
     return found
 
 
@@ -123,12 +131,20 @@ def round_frame(source: RunSource, runs: pd.DataFrame, parent: str) -> pd.DataFr
     """
     import pandas as pd
 
-    rates = rates_under(source, runs, parent)
-    if not rates:
+    every = rows_under(runs, parent)
+    of_row = _points_of(source, every, ROUND_RATE) if len(every) else {}
+    if not of_row:
         return pd.DataFrame()
     places = _points_under(source, runs, parent, ROUND_PLACE)
-    # of several rows of one cell (calls that went on) the youngest one tells how it trained
-    cells = rows_under(runs, parent).sort_values("start_time").drop_duplicates(f"tags.{DIGEST_TAG}", keep="last")
+    # a cell has several rows where calls went on: of each round its own one tells how it trained
+    rates: dict[str, dict[int, float]] = {}
+    makers: dict[str, dict[int, dict[str, Any]]] = {}
+    for each in every.sort_values("start_time").to_dict("records"):
+        maker = {str(name): value for name, value in each.items()}
+        mine, digest = of_row.get(str(maker["run_id"]), {}), str(maker[f"tags.{DIGEST_TAG}"])
+        rates.setdefault(digest, {}).update(mine)
+        makers.setdefault(digest, {}).update(dict.fromkeys(mine, maker))
+    cells = every.drop_duplicates(f"tags.{DIGEST_TAG}", keep="last")
     rows = [{str(name): value for name, value in cell.items()} for cell in cells.to_dict("records")]
     numbers: dict[str, set[int]] = {}
     for row in rows:
@@ -136,21 +152,22 @@ def round_frame(source: RunSource, runs: pd.DataFrame, parent: str) -> pd.DataFr
     found: list[dict[str, Any]] = []
     for row in rows:
         digest, group = str(row[f"tags.{DIGEST_TAG}"]), _group_of(row)
-        kept = {name: value for name, value in row.items() if name.startswith(("params.", "tags.")) or name in _KEPT}
-        images = float(row.get(f"metrics.{RECIPE_IMAGES}", math.nan))
         for block, of_block in _blocks_of(numbers[group]).items():
-            mine = [number for number in of_block if number in rates.get(digest, {})]
-            if not mine:
+            turned = [number for number in of_block if number in rates.get(digest, {})]
+            if not turned:
                 continue
-            measured_rates = [rates[digest][number] for number in mine]
-            rate = geometric_mean(measured_rates) if len(mine) > 1 else measured_rates[0]
+            maker = makers[digest][turned[-1]]
+            kept = {name: maker[name] for name in maker if name.startswith(("params.", "tags.")) or name in _KEPT}
+            images = float(maker.get(f"metrics.{RECIPE_IMAGES}", math.nan))
+            measured_rates = [rates[digest][number] for number in turned]
+            rate = geometric_mean(measured_rates) if len(turned) > 1 else measured_rates[0]
             measured = {
                 "status": FINISHED_STATE,
                 f"tags.{KIND_TAG}": "run",
                 f"tags.{OUTCOME_TAG}": "finished",
                 # rounds of different groups have nothing in common but their number
                 f"tags.{BLOCK_TAG}": f"{group}/{block}",
-                f"tags.{POSITION_TAG}": str(fmean(places.get(digest, {}).get(number, 0.0) for number in mine)),
+                f"tags.{POSITION_TAG}": str(fmean(places.get(digest, {}).get(number, 0.0) for number in turned)),
                 f"metrics.{SPEED_ROUNDS}": len(numbers[group]),
                 f"metrics.{IMAGES_PER_SECOND}": rate,
                 f"metrics.{TRAIN_SECONDS}": images / rate,

@@ -91,7 +91,20 @@ def test_a_frame_has_a_row_for_each_cell_and_round() -> None:
         ["b", "m/d/1", 200.0, "8.0"],
     ]
     assert set(frame["tags.ablate.kind"]) == {"run"}
-    assert set(frame["run_id"]) == {"a2", "b"}, "the youngest row tells how it trained"
+    assert frame["run_id"].tolist() == ["a1", "a1", "a2", "b"], "of each round its own row tells how it trained"
+
+
+def test_of_each_round_its_own_row_tells_how_it_trained() -> None:
+    """A cell that is started again finds the compiler's cache warm."""
+    source = Rounds([dict(row) for row in SOURCE.rows], SOURCE.rates)
+    for row in source.rows:
+        if row["run_id"] in ("a1", "a2"):
+            row["tags.ablate.engagement"] = {"a1": "cold", "a2": "warm"}[row["run_id"]]
+            row["metrics.time/compile_seconds"] = {"a1": 30.0, "a2": 3.0}[row["run_id"]]
+    frame = round_frame(source, source.frame(), "speed")
+    mine = frame[frame["tags.ablate.digest"].eq("a")]
+    assert mine["tags.ablate.engagement"].tolist() == ["cold", "cold", "warm"]
+    assert mine["metrics.time/compile_seconds"].tolist() == [30.0, 30.0, 3.0]
 
 
 def test_of_very_many_rounds_some_are_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
