@@ -104,12 +104,6 @@ def without_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     ("recipe", "sabotage", "field", "why"),
     [
         ({"precision": "bf16"}, without_autocast, "precision", "products came out as float32"),
-        (
-            {"precision": "bf16", "compile": "default"},
-            without_autocast,
-            "precision",
-            "outputs came out as float32",
-        ),
         ({"compile": "default"}, without_compiler, "compile", "nothing was compiled"),
         ({"fused_optimizer": True}, without_fused_kernel, "fused_optimizer", "the optimizer has no fused kernel"),
         (
@@ -166,6 +160,13 @@ def test_weights_alone_tell_of_the_layout_of_a_compiled_model() -> None:
     optimizer = torch.optim.SGD(CONVOLUTION.parameters())
     found = watched(Recipe(channels_last=True, compile="default"), CPU, CONVOLUTION, IMAGES)
     assert found.missing(CONVOLUTION, optimizer)["channels_last"] == "no weight has this layout"
+
+
+@pytest.mark.parametrize(("made", "why"), [(torch.float32, "outputs came out as float32"), (torch.bfloat16, None)])
+def test_outputs_alone_tell_of_the_type_in_a_compiled_model(made: torch.dtype, why: str | None) -> None:
+    found = watched(Recipe(precision="bf16", compile="default"), CPU, CONVOLUTION, IMAGES)
+    assert found.seeing(nn.CrossEntropyLoss())(torch.zeros(2, 3, dtype=made), torch.zeros(2, dtype=torch.int64)) > 0
+    assert found.missing(CONVOLUTION, torch.optim.SGD(CONVOLUTION.parameters())).get("precision") == why
 
 
 def test_pageable_and_host_batches_of_a_device_say_so() -> None:
