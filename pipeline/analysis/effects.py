@@ -88,7 +88,7 @@ class Effects:
         study: The tidy study.
         timed: Its runs, and the rounds of cells that took turns, each with the times that the effects are of.
         inert: The techniques treated as A/A controls.
-        idle: Other techniques that were on in a cell and did not act: (model, dataset) -> cell -> term -> why.
+        not_engaged: Other techniques that were on in a cell and did not act: (model, dataset) -> cell -> term -> why.
         options: The settings.
     """
 
@@ -101,7 +101,7 @@ class Effects:
     study: Tidy
     timed: pd.DataFrame
     inert: frozenset[str]
-    idle: engagement.Idle
+    not_engaged: engagement.NotEngaged
     options: EffectOptions
 
 
@@ -275,9 +275,9 @@ def estimate(
     rows = pd.DataFrame(found)
     effects = rows[rows["kind"].ne(CELL)]
     timed = rounds.put_over(data.runs)
-    idle = engagement.idle_techniques(timed, data.factors, controls)
+    not_engaged = engagement.cells_not_engaged(timed, data.factors, controls)
     decided = _decide(pd.concat([effects, pool(effects)], ignore_index=True), options, controls)
-    decided = engagement.judge(decided, idle, engagement.cells_of_groups(timed))
+    decided = engagement.judge(decided, not_engaged, engagement.cells_of_groups(timed))
     against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
     details = decided.drop(columns=[*COLUMNS, "scores"], errors="ignore").assign(blocks=decided["blocks"])
     return Effects(
@@ -290,6 +290,6 @@ def estimate(
         data,
         timed,
         controls,
-        idle,
+        not_engaged,
         options,
     )

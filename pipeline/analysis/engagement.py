@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.analysis.frame import OFF, Factor
@@ -21,7 +22,7 @@ from pipeline.design.techniques import TECHNIQUES
 
 ESTIMATES = ("main", "simple", "interaction")  # that are about single techniques
 Group = tuple[str, str]
-Idle = Mapping[Group, Mapping[str, Mapping[str, str]]]  # cell -> term -> why
+NotEngaged = Mapping[Group, Mapping[str, Mapping[str, str]]]  # cell -> term -> why
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def parsed(value: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def idle_techniques(runs: pd.DataFrame, factors: Sequence[Factor], controls: frozenset[str]) -> Idle:
+def cells_not_engaged(runs: pd.DataFrame, factors: Sequence[Factor], controls: frozenset[str]) -> NotEngaged:
     """Finds cells of which a finished run shows that a technique that is on there did not act.
 
     Args:
@@ -90,22 +91,22 @@ def cells_of_groups(runs: pd.DataFrame) -> dict[Group, list[str]]:
     return {(str(key[0]), str(key[1])): [str(cell) for cell in part["cell"].unique()] for key, part in groups}
 
 
-def judge(rows: pd.DataFrame, idle: Idle, cells: Mapping[Group, Sequence[str]]) -> pd.DataFrame:
+def judge(rows: pd.DataFrame, not_engaged: NotEngaged, cells: Mapping[Group, Sequence[str]]) -> pd.DataFrame:
     """Takes the verdict from effects that are of nothing, and notes where techniques act in a part of the cells only.
 
     An effect is of nothing where its techniques act in none of the cells that have them on: a technique alone has one
     such cell. A pooled one is where one of its parts is.
 
     Args:
-        rows: Of the table of effects, with verdicts and notes.
-        idle: See `idle_techniques`.
+        rows: Of the table of effects, with verdicts, plans and notes.
+        not_engaged: See `cells_not_engaged`.
         cells: The finished cells of each group.
 
     Returns:
         The rows with a column `not_engaged`: why, or empty.
     """
     rows = rows.assign(not_engaged="")
-    for (model, dataset), of_group in idle.items():
+    for (model, dataset), of_group in not_engaged.items():
         at_group = (
             rows["model"].isin((model, ALL)) & rows["dataset"].isin((dataset, ALL)) & rows["kind"].isin(ESTIMATES)
         )
@@ -120,6 +121,7 @@ def judge(rows: pd.DataFrame, idle: Idle, cells: Mapping[Group, Sequence[str]]) 
             where = f" ({model} / {dataset})" if ALL in (row["model"], row["dataset"]) else ""
             if on and len(reasons) == len(on):
                 rows.loc[index, ["verdict", "not_engaged"]] = NOT_ENGAGED, reasons[0] + where
+                rows.loc[index, "further_blocks"] = np.nan
             elif reasons:
                 part = f"did not act in {len(reasons)} of {len(on)} cells{where}: {reasons[0]}"
                 rows.loc[index, "note"] = "; ".join(filter(None, (str(row["note"]), part)))

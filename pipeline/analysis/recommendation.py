@@ -167,8 +167,8 @@ def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None
     known = recipes(study)
     for key, cells in effects.cells.groupby(["model", "dataset"], sort=False):
         model, dataset = str(key[0]), str(key[1])
-        idle = useless | effects.idle.get((model, dataset), {}).keys()
-        faster, compared, left_out = _eligible(cells[~cells["cell"].isin(idle)], margin, memory_limit_mib)
+        excluded = useless | effects.not_engaged.get((model, dataset), {}).keys()
+        faster, compared, left_out = _eligible(cells[~cells["cell"].isin(excluded)], margin, memory_limit_mib)
         if faster.empty:
             reason = f"No cell is shown to be faster than the baseline without losing accuracy{left_out}."
             found.append(Recommendation(model, dataset, BASELINE, "", nan, nan, nan, nan, 0, reason))

@@ -152,8 +152,8 @@ def _reason(
         limit = 0.0
     launching = budget.bound_share if budget and budget.bound == "launch" else None
     row = measured.get((*group, term))
-    if idle := effects.idle.get(group, {}).get(term, {}).get(term):  # the ceiling is that of the technique alone
-        return Reason(*group, term, 0.0, f"{term}: it did not act here: {idle}.")
+    if why := effects.not_engaged.get(group, {}).get(term, {}).get(term):  # the ceiling is that of the technique alone
+        return Reason(*group, term, 0.0, f"{term}: it did not act here: {why}.")
     return Reason(*group, term, limit, sentence(factor.name, term, limit, control, row, launching))
 
 

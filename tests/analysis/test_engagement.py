@@ -32,7 +32,7 @@ def told(study: StudyData, on: str, tag: dict[str, Any], name: str = "not_engage
     return replace(study, runs=runs)
 
 
-def idle(**options: Any) -> StudyData:
+def unengaged(**options: Any) -> StudyData:
     return told(planted(blocks=4, truth=TRUTH, **options), "amp", {"precision": WHY})
 
 
@@ -41,9 +41,10 @@ def verdict_of(effects: Effects, term: str, **where: str) -> str:
 
 
 def test_a_technique_that_did_not_act_has_no_verdict_but_that() -> None:
-    effects = estimate(idle())
+    effects = estimate(unengaged())
     for term, kind in (("amp", "main"), ("amp", "simple"), ("ga:amp", "interaction")):
         assert verdict_of(effects, term, kind=kind) == "not_engaged"
+        assert np.isnan(effects.details.loc[one(effects, term=term, kind=kind).name, "further_blocks"])
     assert verdict_of(effects, "ga", kind="main") == "pays"
     assert verdict_of(effects, "ga+amp+pm", kind="combined") == "pays", "what all together do was measured"
     lines = headlines(effects)
@@ -54,7 +55,7 @@ def test_a_technique_that_did_not_act_has_no_verdict_but_that() -> None:
 
 
 def test_a_cell_with_it_is_not_recommended() -> None:
-    study = idle()
+    study = unengaged()
     assert "amp" not in recommendation.recommend(estimate(study), study)[0].cell.split("+")
     study = planted(blocks=4, truth=TRUTH)
     assert "amp" in recommendation.recommend(estimate(study), study)[0].cell.split("+"), "where it acts"
@@ -74,7 +75,7 @@ def test_an_average_of_what_acted_and_what_did_not_says_where() -> None:
 
 
 def test_one_run_of_each_cell_is_enough() -> None:
-    study = idle()
+    study = unengaged()
     runs = study.runs.copy()
     runs.loc[runs["tags.ablate.block"].ne("0"), "tags.ablate.not_engaged"] = "{}"
     assert verdict_of(estimate(replace(study, runs=runs)), "amp", kind="main") == "not_engaged"
@@ -82,7 +83,7 @@ def test_one_run_of_each_cell_is_enough() -> None:
 
 def test_what_acts_in_a_part_of_the_cells_keeps_its_verdict_and_says_so() -> None:
     """As pinned pages do not where the training set lies on the device."""
-    study = idle()
+    study = unengaged()
     with_ga = study.runs["params.techniques"].str.contains("ga")
     runs = study.runs.assign(**{"tags.ablate.not_engaged": study.runs["tags.ablate.not_engaged"].where(with_ga, "{}")})
     study = replace(study, runs=runs)
@@ -97,8 +98,8 @@ def test_what_acts_in_a_part_of_the_cells_keeps_its_verdict_and_says_so() -> Non
 def test_a_control_stays_one() -> None:
     study = told(planted(blocks=4, device="cpu", gpu=False), "pm", {"pin_memory": "no copy", "non_blocking": "no"})
     effects = estimate(study)
-    assert effects.idle == {} and verdict_of(effects, "pm", kind="main") != "not_engaged"
-    assert estimate(replace(study, runs=study.runs.assign(**{"params.device": "cuda"}))).idle != {}
+    assert effects.not_engaged == {} and verdict_of(effects, "pm", kind="main") != "not_engaged"
+    assert estimate(replace(study, runs=study.runs.assign(**{"params.device": "cuda"}))).not_engaged != {}
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[1]", "[" * 100_000, '{"batch_size": "of another technique"}'])
@@ -106,7 +107,7 @@ def test_what_others_write_there_says_nothing(text: str) -> None:
     study = planted(blocks=3, truth=TRUTH)
     study = replace(study, runs=study.runs.assign(**{"tags.ablate.not_engaged": text, "tags.ablate.engagement": text}))
     effects = estimate(study)
-    assert effects.idle == {}
+    assert effects.not_engaged == {}
     assert not engagement.alarms(effects.study.runs)
 
 
@@ -124,7 +125,7 @@ def test_each_level_speaks_for_itself() -> None:
 def test_what_did_not_train_and_what_was_compiled_late_are_alarms() -> None:
     study = told(planted(blocks=3, truth=TRUTH), "baseline", {"weights": "no update changed the weights"})
     effects = estimate(study)
-    assert set(effects.idle["resnet", "digits"]["ga+amp+pm"]) == {"ga", "amp", "pm"}
+    assert set(effects.not_engaged["resnet", "digits"]["ga+amp+pm"]) == {"ga", "amp", "pm"}
     alarms = examine(effects.study, effects.inert, effects.timed).alarms
     assert any(line.startswith("In 24 runs no update changed the weights (baseline and 7 more)") for line in alarms)
     study = told(planted(blocks=3), "amp", {"recompiled": 2}, "engagement")
@@ -136,7 +137,7 @@ def test_what_did_not_train_and_what_was_compiled_late_are_alarms() -> None:
 
 def test_the_report_shows_what_was_seen_and_why_not() -> None:
     facts = {"products": "float32", "graph_breaks": 2, "pinned": True}
-    study = told(idle(), "amp", facts, "engagement")
+    study = told(unengaged(), "amp", facts, "engagement")
     report = report_of(study)
     assert [each.words for each in report.engagement] == ["products float32, graph breaks 2, pinned yes"] * 4
     document = report_document(report)
