@@ -8,11 +8,12 @@ the baseline's seconds for an image. The interval's ends are those of the ratio'
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.engagement import compiler_cache
-from pipeline.analysis.frame import BASELINE
+from pipeline.analysis.frame import BASELINE, Factor
 
 LEAST_SECONDS = 1.0  # more than the baseline's first uses, from which set-up is worth a word
 
@@ -100,6 +101,17 @@ def break_evens(effects: Effects) -> list[BreakEven]:
             middle, low, high = (_epochs_to_even(extra, ratio, rate, base["epoch_images"]) for ratio in ratios)
             found.append(BreakEven(model, dataset, cell, cache, extra, middle, low, high, base["epoch_images"]))
     return found
+
+
+def of_answer(found: Sequence[BreakEven], factors: Sequence[Factor]) -> list[BreakEven]:
+    """Those of techniques alone and of all together: of a grid with a compiler half of the cells have one.
+
+    Args:
+        found: Of `break_evens`.
+        factors: The techniques of the study.
+    """
+    together = "+".join(factor.term(factor.levels[-1]) for factor in factors if factor.levels)
+    return [each for each in found if "+" not in each.cell or each.cell == together]
 
 
 def _epochs_to_even(extra: float, ratio: float, rate: float, images: float) -> float:

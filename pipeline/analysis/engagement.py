@@ -32,17 +32,31 @@ class Seen:
     Attributes:
         model, dataset, cell: Which one.
         facts: Name -> value; see `training.engagement.Engagement.facts`.
+        missing: Recipe fields that did not act, with reasons; see `training.engagement.Engagement.missing`.
     """
 
     model: str
     dataset: str
     cell: str
     facts: Mapping[str, Any]
+    missing: Mapping[str, Any]
 
     @property
     def words(self) -> str:
         """The facts in one line."""
-        return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in self.facts.items())
+        return ", ".join(f"{_name(name)} {_shown(value)}" for name, value in self.facts.items())
+
+    @property
+    def missing_words(self) -> str:
+        """What did not act, in one line; fields of one reason together."""
+        fields: dict[str, list[str]] = {}
+        for field, why in self.missing.items():
+            fields.setdefault(str(why), []).append(str(field))
+        return "; ".join(f"{', '.join(names)}: {why}" for why, names in fields.items())
+
+
+def _name(fact: str) -> str:
+    return fact.replace("micro_batches", "micro-batches").replace("_", " ")
 
 
 def _shown(value: Any) -> str:
@@ -141,7 +155,13 @@ def seen(runs: pd.DataFrame) -> list[Seen]:
     done = runs[runs["outcome"].eq("finished") & runs["engagement"].ne("")].sort_values("start", kind="stable")
     last = done.drop_duplicates(["model", "dataset", "cell"], keep="last").sort_index()
     found = (
-        Seen(str(row["model"]), str(row["dataset"]), str(row["cell"]), parsed(str(row["engagement"])))
+        Seen(
+            str(row["model"]),
+            str(row["dataset"]),
+            str(row["cell"]),
+            parsed(str(row["engagement"])),
+            parsed(str(row["not_engaged"])),
+        )
         for row in last.to_dict("records")
     )
     return [each for each in found if each.facts]

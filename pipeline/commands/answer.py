@@ -40,17 +40,12 @@ def effects_of_plan(store: MlflowStore, plan: Plan) -> Effects | None:
 
 def answer_lines(effects: Effects) -> list[str]:
     """The answer in lines: effects on the training time, and what a reader must know of where they come from."""
-    from pipeline.analysis.break_even import break_evens
+    from pipeline.analysis.break_even import break_evens, of_answer
     from pipeline.analysis.report.headlines import headlines
 
     rounds = [note for note in effects.notes if note.startswith("Times of ")]
     notes = [f"  note: {note}" for note in effects.notes if note not in rounds]
     where = " (from rounds of `ablate speed`)" if rounds else ""
-    # of a grid with a compiler half of the cells have one; the report has them all
-    together = "+".join(factor.term(factor.levels[-1]) for factor in effects.study.factors if factor.levels)
-    even = [
-        f"  {each.model} / {each.dataset}: {each}"
-        for each in break_evens(effects)
-        if "+" not in each.cell or each.cell == together
-    ]
+    told = of_answer(break_evens(effects), effects.study.factors)
+    even = [f"  {each.model} / {each.dataset}: {each}" for each in told]
     return [f"training time{where}:", *(f"  {line}" for line in headlines(effects)), *even, *notes]

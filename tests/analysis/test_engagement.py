@@ -144,6 +144,8 @@ def test_the_report_shows_what_was_seen_and_why_not() -> None:
     for shown in pages_of(report):
         assert "What was seen to act" in shown and "graph breaks 2" in shown and "not engaged" in shown
         assert WHY in shown
+        assert f"precision: {WHY}" in shown
     assert document["engagement"][0]["facts"] == facts
+    assert engagement.Seen("m", "d", "pm", {}, {"a": "x", "b": "y", "c": "x"}).missing_words == "a, c: x; b: y"
     mains = [row for row in document["effects"] if row["kind"] == "main" and row["term"] == "amp"]
     assert {row["not_engaged"] for row in mains} == {WHY}

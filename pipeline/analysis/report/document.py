@@ -66,7 +66,10 @@ def report_document(report: Report) -> dict[str, Any]:
         "machines": [clean(asdict(m)) for m in report.machines],
         "why": [clean(asdict(r)) for r in report.reasons],
         "break_even": [clean({**asdict(each), "words": str(each)}) for each in report.break_evens],
-        "engagement": [clean({**asdict(each), "words": each.words}) for each in report.engagement],
+        "engagement": [
+            clean({**asdict(each), "words": each.words, "missing_words": each.missing_words})
+            for each in report.engagement
+        ],
         "budgets": [clean(asdict(b)) for b in report.budgets],
         "throughput": [clean(asdict(a)) for a in report.throughput],
         "fastest": fastest(report.throughput),

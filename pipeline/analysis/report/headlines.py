@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.analysis.break_even import of_answer
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.machines import NextMachine
 from pipeline.analysis.pooling import ALL
@@ -150,7 +151,8 @@ def summary_lines(report: Report) -> list[str]:
         lines = [f"study {report.study.name}: {parts}, {report.effects.study.n_blocks} blocks"]
     lines += [f"  {line}" for line in headlines(report.effects)[:24]]
     lines += [f"  {line}" for line in machine_lines(report)]
-    lines += [f"  {even.model} / {even.dataset}: {even}" for even in report.break_evens[:12]]
+    told = of_answer(report.break_evens, report.effects.study.factors)
+    lines += [f"  {even.model} / {even.dataset}: {even}" for even in told[:12]]
     for advice in report.recommendations[:12]:
         line = advice.set_line or "(keep the baseline)"
         numbers = f" ({advice.numbers})" if advice.compared else ""
