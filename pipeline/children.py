@@ -114,10 +114,8 @@ def finished_command(words: Sequence[str], timeout: float) -> Finished:
         raise TimeoutError(f"{timeout:g} s") from None
     finally:
         starter.shutdown()
-        for process in made:
-            with contextlib.suppress(
-                ProcessLookupError, PermissionError
-            ):  # there may be more than the one that has ended
+        for process in made:  # it may have ended, and others in its group not
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
