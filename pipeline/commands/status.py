@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pipeline.commands.command_options import StatusOptions
 from pipeline.commands.output import experiment_of
 from pipeline.paths import STATE_DIR
+from pipeline.shown import printable
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 
@@ -37,7 +39,18 @@ def show_status(options: StatusOptions) -> int:
         print(f"study {document['study']}: {document['cells']} cells")
         for state in STATES:
             print(f"  {state:<12} {document[state]}")
+        _print_failures(document)
         if (turns := document["speed"]) is not None:
             counted = ", ".join(f"{turns[state]} {state}" for state in STATES if turns[state])
             print(f"  in turns (ablate speed): {turns['cells']} cells, {counted}")
+            _print_failures(turns)
     return 0
+
+
+def _print_failures(counts: dict[str, Any]) -> None:
+    """Names cells that failed, with why; one line each."""
+    for failure in counts["failures"]:
+        print(printable(f"  {failure['cell']}: {failure['outcome']}: {failure['error'] or 'no reason is known'}"))
+    more = sum(counts[state] for state in ("failed", "oom", "timeout")) - len(counts["failures"])
+    if more > 0:
+        print(f"  and {more} more")

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.design.names import CELLS_TAG, STUDY_TAG
+from pipeline.design.names import CELLS_TAG, ERROR_TAG, STUDY_TAG
+from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.tracking.attempts import Attempt, heartbeats_of
 from pipeline.tracking.liveness import is_alive
 from pipeline.tracking.trusted import plan_file
 
 STATES = ("finished", "failed", "oom", "timeout", "interrupted", "running", "pending")
+FAILURES = ("failed", "oom", "timeout")  # of which the first few are named, with their errors
+MOST_FAILURES = 10
 _BEST = ("finished", "oom", "running", "failed", "timeout", "interrupted")
 
 
@@ -46,8 +49,15 @@ def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
 
     Returns:
         The document of `ablate status --json`; `speed` is None where no cells have taken turns.
+
+    Raises:
+        InputError: Nothing has been run in the experiment.
     """
     attempts = store.attempts()
+    if not attempts:
+        raise InputError(
+            f"study {store.experiment!r}: no runs in the tracking store; allowed: a study that has been run"
+        )
     speeds = [attempt for attempt in attempts if attempt.kind == "speed"]
     speed = max(speeds, key=lambda attempt: attempt.start_time, default=None)
     turns = None if speed is None else _counts(store, state_dir, attempts, speed, "turns")
@@ -55,15 +65,15 @@ def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
     parents = [grid for grid in grids if grid.command == "grid"] or grids  # single runs have a parent, too
     parent = max(parents, key=lambda attempt: attempt.start_time, default=None)
     if parent is None:
-        return {"study": store.experiment, "cells": 0, **dict.fromkeys(STATES, 0), "speed": turns}
+        return {"study": store.experiment, "cells": 0, **dict.fromkeys(STATES, 0), "failures": [], "speed": turns}
     study = store.tags_of(parent.run_id).get(STUDY_TAG, store.experiment)
     return {"study": study, **_counts(store, state_dir, attempts, parent, "run"), "speed": turns}
 
 
 def _counts(
     store: StatusSource, state_dir: Path, attempts: Sequence[Attempt], parent: Attempt, kind: str
-) -> dict[str, int]:
-    """How many cells there are under a parent run, and how many are in each state.
+) -> dict[str, Any]:
+    """How many cells there are under a parent run, how many are in each state, and why the first of them failed.
 
     Args:
         store: where its tags are read.
@@ -77,16 +87,30 @@ def _counts(
     beats = dict(heartbeats_of(tags))
     digests = _planned(state_dir, parent.key)
     states_of: dict[str, list[str]] = {}
+    ended: dict[tuple[str, str], Attempt] = {}  # digest, outcome -> the last try that ended so
     for attempt in attempts:
         planned = digests is None or attempt.digest in digests
         if attempt.kind == kind and attempt.parent == parent.run_id and planned:
             states_of.setdefault(attempt.digest, []).append(_state(attempt, beats))
+            earlier = ended.get((attempt.digest, attempt.outcome), attempt)
+            ended[attempt.digest, attempt.outcome] = max(attempt, earlier, key=lambda one: one.start_time)
     cells = len(digests) if digests is not None else max(_count(tags.get(CELLS_TAG, "0")), len(states_of))
-    for states in states_of.values():
+    failed: list[Attempt] = []
+    for digest, states in states_of.items():
         best = next((s for s in _BEST if s in states), "failed")  # a word of another version's
         counts[best] += 1
+        failed += [ended[digest, best]] if best in FAILURES and (digest, best) in ended else []
     counts["pending"] = cells - len(states_of)
-    return {"cells": cells, **counts}
+    return {"cells": cells, **counts, "failures": [_failure(store, one) for one in failed[:MOST_FAILURES]]}
+
+
+def _failure(store: StatusSource, attempt: Attempt) -> dict[str, str]:
+    tags = store.tags_of(attempt.run_id)
+    return {
+        "cell": tags.get("mlflow.runName", attempt.digest[:12]),
+        "outcome": attempt.outcome,
+        "error": tags.get(ERROR_TAG, ""),
+    }
 
 
 def _count(text: str) -> int:

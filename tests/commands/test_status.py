@@ -20,6 +20,7 @@ def test_status_of_a_finished_grid(finished: tuple[Path, dict[str, Any]], digits
         "cells": 2,
         "finished": 2,
         **dict.fromkeys(("failed", "oom", "timeout", "interrupted", "running", "pending"), 0),
+        "failures": [],
         "speed": None,
     }
 
@@ -36,6 +37,13 @@ def test_bad_input_is_one_clear_line(
     arguments: tuple[str, ...], words: tuple[str, ...], ablate: Any, tmp_path: Path
 ) -> None:
     assert_refused(ablate(*arguments), words, tmp_path)
+
+
+def test_an_unknown_study_is_refused(finished: tuple[Path, dict[str, Any]]) -> None:
+    place, _ = finished
+    found = ablate_in_process("status", "nosuch", cwd=place)
+    assert found.code == 2 and "study 'nosuch'" in found.line and "a study that has been run" in found.line
+    assert found.out == ""
 
 
 def test_in_words(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from pipeline.errors import InputError
 from pipeline.tracking.liveness import owner
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.status import status_of
@@ -37,7 +38,7 @@ def add_try(store: MemoryStore, parent: str, digest: str, outcome: str = "", by:
 
 def counts(store: MemoryStore, folder: Path) -> dict[str, Any]:
     document = status_of(cast(MlflowStore, store), folder)
-    assert set(document) == {"study", "cells", *STATES, "speed"}
+    assert set(document) == {"study", "cells", *STATES, "failures", "speed"}
     assert document["cells"] == sum(document[state] for state in STATES)
     return {name: value for name, value in document.items() if value}
 
@@ -51,6 +52,7 @@ def test_cells_that_take_turns_are_counted_apart(store: MemoryStore, tmp_path: P
             add_try(store, parent, f"c{number // 2}", outcome, by=owner(), kind="turns")
     found = counts(store, tmp_path)
     assert found.pop("speed") == {
+        "failures": [],
         "cells": 3,
         **dict.fromkeys(STATES, 0),
         "finished": 1,  # its first try was interrupted
@@ -63,7 +65,29 @@ def test_cells_that_take_turns_are_counted_apart(store: MemoryStore, tmp_path: P
 
 
 def test_a_study_without_a_grid_has_no_cells(store: MemoryStore, tmp_path: Path) -> None:
+    store.create_run("t", {"ablate.kind": "tune"}, name="t", start_time=1)
     assert counts(store, tmp_path) == {"study": "study"}
+
+
+def test_a_study_without_a_run_is_none(store: MemoryStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="study 'study': no runs in the tracking store"):
+        counts(store, tmp_path)
+
+
+def test_what_failed_is_named_with_why(store: MemoryStore, tmp_path: Path) -> None:
+    grid = add_grid(store, "g", 1, cells="20")
+    for number in range(14):
+        add_try(store, grid, f"c{number}", "oom" if number else "failed")
+    add_try(store, grid, "c0", "failed")
+    add_try(store, grid, "mended", "failed")
+    add_try(store, grid, "mended", "finished")
+    for number, row in enumerate(store.runs.values()):
+        row.tags |= {"mlflow.runName": f"run {number}", "ablate.error": f"reason {number}"}
+        row.start_time = number
+    found = counts(store, tmp_path)["failures"]
+    assert len(found) == 10 and found[0] == {"cell": "run 15", "outcome": "failed", "error": "reason 15"}, "its last"
+    assert {failure["outcome"] for failure in found[1:]} == {"oom"}
+    assert not any(failure["cell"] == "run 16" for failure in found), "it has finished since"
 
 
 def test_a_cell_is_as_far_as_its_best_try(store: MemoryStore, tmp_path: Path) -> None:
@@ -74,7 +98,9 @@ def test_a_cell_is_as_far_as_its_best_try(store: MemoryStore, tmp_path: Path) ->
             add_try(store, grid, digest, outcome)
     add_try(store, grid, "e", "failed")
     add_try(store, grid, "e", by=owner())
-    assert counts(store, tmp_path) == {
+    found = counts(store, tmp_path)
+    assert {failure["outcome"] for failure in found.pop("failures")} == {"oom", "failed"}
+    assert found == {
         "study": "named",
         "cells": 7,
         "finished": 1,

@@ -154,6 +154,7 @@ def test_status_counts_every_cell(grid: FinishedGrid) -> None:
         "cells": 48,
         "finished": 48,
         **dict.fromkeys(("failed", "oom", "timeout", "interrupted", "running", "pending"), 0),
+        "failures": [],
         "speed": None,
     }
 
