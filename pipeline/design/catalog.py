@@ -94,6 +94,8 @@ def model(name: str) -> ModelRow:
             row = MODELS[architecture]
             return ModelRow(architecture, tag or row.pretrained_tag, row.sized, row.cifar_stem, row.neck)
         return ModelRow(architecture, tag, sized=None)
+    if name.partition(".")[0] in timm_architectures():
+        raise not_allowed("model", name, f"{', '.join(MODELS)}, timm:NAME (did you mean timm:{name}?)")
     raise not_allowed("model", name, suggest(name, list(MODELS)) + ", timm:NAME")
 
 
@@ -148,4 +150,6 @@ def dataset(name: str) -> DatasetRow:
         if not name.removeprefix(IMAGEFOLDER):
             raise not_allowed("dataset", name, "imagefolder:DIR with DIR a folder")
         return DatasetRow(0, IMAGENET.mean, IMAGENET.std)
+    if Path(name).is_dir():
+        raise not_allowed("dataset", name, f"{', '.join(DATASETS)}, imagefolder:DIR (did you mean imagefolder:{name}?)")
     raise not_allowed("dataset", name, suggest(name, list(DATASETS)) + ", imagefolder:DIR")

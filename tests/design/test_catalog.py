@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.design import catalog
@@ -36,11 +38,20 @@ def test_any_architecture_of_timm_is_a_model() -> None:
         ("timm:hf-hub:timm/resnet18.a1_in1k", "timm:NAME"),
         ("hf-hub:timm/resnet18.a1_in1k", "timm:NAME"),
         ("timm:timm/resnet18", "timm:NAME"),
+        ("resnet18", "did you mean timm:resnet18"),
+        ("resnet18.a1_in1k", "did you mean timm:resnet18.a1_in1k"),
     ],
 )
 def test_unknown_models_name_the_nearest(name: str, near: str) -> None:
     with pytest.raises(InputError, match=f"model: '{name}' is not allowed; allowed: .*{near}"):
         catalog.model(name)
+
+
+def test_a_folder_is_taken_for_one_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"imagefolder:DIR \(did you mean imagefolder:photos\?\)"):
+        catalog.dataset("photos")
 
 
 def test_data_sets() -> None:

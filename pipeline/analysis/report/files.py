@@ -15,6 +15,8 @@ from pipeline.analysis.report.report import Report
 from pipeline.errors import first_line
 from pipeline.paths import write_atomically
 
+DETAILS = ("p", "method", "further_blocks", "not_engaged", "note")  # of an effect, behind the columns of the table
+
 
 def write_report(report: Report, folder: Path, failed: Callable[[str], None] = lambda _: None) -> list[Path]:
     """Writes report.html, report.md, report.json, runs.csv and effects.csv, and the audit's files where there is one.
@@ -37,7 +39,7 @@ def write_report(report: Report, folder: Path, failed: Callable[[str], None] = l
         "report.md": report_markdown(report, document),
         "report.json": json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "runs.csv": csv_text(report.study.runs),
-        "effects.csv": csv_text(report.effects.table),
+        "effects.csv": csv_text(report.effects.table.join(report.effects.details.reindex(columns=list(DETAILS)))),
         "report.html": report_html(report, document, drawings, questions),
     }
     if report.audit is not None:

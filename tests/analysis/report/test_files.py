@@ -17,7 +17,9 @@ def test_all_files_of_the_contract_are_written(written):
     assert {"report.html", "report.md", "report.json", "runs.csv", "effects.csv"} <= {p.name for p in files}
     assert {"audit.md", "audit_claims.csv"} <= {p.name for p in files}
     assert all(p.stat().st_size > 0 for p in files)
-    assert list(pd.read_csv(out / "effects.csv").columns) == COLUMNS
+    effects = pd.read_csv(out / "effects.csv")
+    assert list(effects.columns) == [*COLUMNS, "p", "method", "further_blocks", "not_engaged", "note"]
+    assert (effects["p"] <= effects["p_adjusted"]).all() and set(effects["method"]) <= {"cr2", "hc2", "lenth", "none"}
     assert len(pd.read_csv(out / "runs.csv")) == 48
 
 
