@@ -5,6 +5,7 @@ No torch and no timm here: names are checked before anything heavy is imported.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,6 +151,6 @@ def dataset(name: str) -> DatasetRow:
         if not name.removeprefix(IMAGEFOLDER):
             raise not_allowed("dataset", name, "imagefolder:DIR with DIR a folder")
         return DatasetRow(0, IMAGENET.mean, IMAGENET.std)
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112 - a path's own method raises where a name is too long to be one
         raise not_allowed("dataset", name, f"{', '.join(DATASETS)}, imagefolder:DIR (did you mean imagefolder:{name}?)")
     raise not_allowed("dataset", name, suggest(name, list(DATASETS)) + ", imagefolder:DIR")

@@ -52,6 +52,9 @@ def test_a_folder_is_taken_for_one_of_images(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"imagefolder:DIR \(did you mean imagefolder:photos\?\)"):
         catalog.dataset("photos")
+    for absurd in ("9" * 5000, "a\0b"):
+        with pytest.raises(InputError, match="dataset: "):
+            catalog.dataset(absurd)
 
 
 def test_data_sets() -> None:
