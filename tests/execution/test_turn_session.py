@@ -14,7 +14,7 @@ from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.selection import select_plan
 from pipeline.design.spec import RunSpec
 from pipeline.design.turns import turn_groups
-from pipeline.errors import InputError, not_allowed
+from pipeline.errors import InputError, OutsideError, not_allowed
 from pipeline.execution import turn_session
 from pipeline.execution.rounds import Judgement, Rates
 from pipeline.execution.turn_session import TurnSession
@@ -123,6 +123,39 @@ def test_a_store_that_goes_away_keeps_the_rounds_in_the_journal(
     again, _ = session_of(plan, tmp_path)
     stood = len(launcher.stood)
     assert again.run().delivered and len(launcher.stood) == stood, "what the first call measured was enough"
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["lost", "stopped"])
+def test_no_place_to_stand_is_an_error_unless_the_call_is_ended(
+    stopped: bool, plan: Plan, launcher: StandingLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = session_of(plan, tmp_path)
+
+    def no_slot(_spec: RunSpec) -> Any:
+        if stopped:
+            session.stop()
+        raise OutsideError("Ray: no node")
+
+    monkeypatch.setattr(launcher, "slot", no_slot)
+    outcome = session.run()
+    assert (outcome.broken, outcome.interrupted) == ((None, True) if stopped else ("Ray: no node", False))
+
+
+@pytest.mark.usefixtures("launcher")
+@pytest.mark.parametrize(("where", "looks"), [("local", True), ("ray", False)])
+def test_only_this_machine_is_watched_from_here(
+    where: str,
+    looks: bool,
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What else runs on the controller's machine says nothing of a cluster's nodes, which look for themselves."""
+    checks: list[str] = []
+    monkeypatch.setattr(turn_session, "InterferenceCheck", lambda device: checks.append(device))
+    session, _ = session_of(plan, tmp_path, launcher=where)
+    assert len(session.run().courses) == 2
+    assert checks == (["cpu"] if looks else [])
 
 
 def test_a_group_that_fails_is_told_and_the_others_go_on(

@@ -21,7 +21,7 @@ from pipeline.execution.ray import cluster, node
 from pipeline.execution.ray.membership import Membership
 from pipeline.execution.ray.placement import NodeSlots, Slot
 from pipeline.execution.ray.standing import RayStandingWorker, RayStands, Stand
-from pipeline.execution.ray.stream import RunStreams, WorkerLostError, interrupted_end
+from pipeline.execution.ray.stream import RunStreams, WorkerLostError, interrupted_end, lost_end
 from pipeline.execution.ray.vetting import NodeVetting
 
 _SLOT_SECONDS = 0.2  # between looks for a free slot
@@ -207,8 +207,7 @@ class RayLauncher:
             end = yield from self._streams.follow(self._streams.submit(spec, folder, slot), folder)
         except WorkerLostError as error:
             self._members().wait_for_loss(slot)
-            lost = f"node {slot.name} ({slot.node[:8]}) or its Ray worker was lost: {error}"
-            end = interrupted_end("cancelled" if self._cancelled.is_set() else lost)
+            end = lost_end(slot, str(error), cancelled=self._cancelled.is_set())
         if end.outcome == "finished":
             (folder / node.CHECKPOINT).unlink(missing_ok=True)
         yield end

@@ -173,6 +173,19 @@ def units(spec: RunSpec, device: Device) -> int:
     return spec.nproc if device == "cuda" else spec.recipe.num_threads * spec.nproc
 
 
+def resources(spec: RunSpec, device: Device, node: str) -> dict[str, Any]:
+    """Returns Ray's options for what a run takes, on that node and no other.
+
+    Args:
+        spec: the run.
+        device: where it trains.
+        node: Ray's name of the node.
+    """
+    need = units(spec, device)
+    room: dict[str, Any] = {"num_gpus": need, "num_cpus": 0} if device == "cuda" else {"num_cpus": need}
+    return {**room, "scheduling_strategy": cluster.on_node(node)}
+
+
 def commonest_model(room: dict[str, int], models: dict[str, str]) -> str:
     """Returns the hardware model with the most slots, on which the study stays.
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,22 +122,30 @@ def run_cell(request: Request, spec_json: str, node: str, moved: str, watch: boo
         if checkpoint is not None:
             write_atomically(folder / CHECKPOINT, checkpoint)
         gpu = assigned_gpus() if request.device == "cuda" else None
-        yield node_tags(node, gpu, moved, watch=watch)
+        yield node_tags(node, moved, doubts_here(gpu, watch=watch))
         yield from with_files(launcher.launch_job(launcher.job(spec, gpu)), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def node_tags(node: str, gpu: str | None, moved: str = "", *, watch: bool) -> str:
+def doubts_here(gpu: str | None, *, watch: bool) -> list[str]:
+    """Why to doubt what runs here now.
+
+    Args:
+        gpu: GPUs that are used; None for none.
+        watch: look whether others use the CPU.
+    """
+    return [*(cpu_interference() if watch else []), *gpu_interference(_uuids(gpu))]
+
+
+def node_tags(node: str, moved: str, doubts: Sequence[str]) -> str:
     """Tags of what runs here, as an item: where it is, and why to doubt it.
 
     Args:
         node: Ray's name of this node.
-        gpu: GPUs that are used; None for none.
         moved: why the block is on more than one node, if it is.
-        watch: look whether others use the CPU first.
+        doubts: of `doubts_here`.
     """
-    doubts = [*(cpu_interference() if watch else []), *gpu_interference(_uuids(gpu))]
     tags = {**host_provenance(), "env.ray_node": node, "env.nice": str(os.getpriority(os.PRIO_PROCESS, 0))}
     if moved:
         tags[MOVED_TAG] = moved

@@ -14,11 +14,11 @@ from typing import Any
 from pipeline.design.records import End, Record, TurnOrder, parse_record
 from pipeline.design.spec import RunSpec
 from pipeline.errors import OutsideError
-from pipeline.execution.ray import cluster, node
-from pipeline.execution.ray.membership import units
+from pipeline.execution.ray import node
+from pipeline.execution.ray.membership import resources
 from pipeline.execution.ray.placement import Slot
 from pipeline.execution.ray.standing_node import remote_class
-from pipeline.execution.ray.stream import WorkerLostError, interrupted_end, records_of
+from pipeline.execution.ray.stream import WorkerLostError, lost_end, records_of
 
 CALL_SECONDS = 60.0  # that a call which measures nothing may take
 
@@ -59,10 +59,7 @@ class RayStands:
             slot: where.
             spec: a cell that will stand there, for what it needs.
         """
-        need = units(spec, self._request.device)
-        on_gpus = self._request.device == "cuda"
-        options: dict[str, Any] = {"num_gpus": need, "num_cpus": 0} if on_gpus else {"num_cpus": need}
-        options["scheduling_strategy"] = cluster.on_node(slot.node)
+        options = resources(spec, self._request.device, slot.node)
         actor = remote_class(self._ray).options(**options).remote(self._request, slot.node)
         self._actors.append(actor)
         try:
@@ -158,9 +155,7 @@ class RayStandingWorker:
                 self._lost = "its stream ended"
             except WorkerLostError as error:
                 self._lost = str(error)
-        slot = self._stand.slot
-        lost = f"node {slot.name} ({slot.node[:8]}) or its Ray worker was lost: {self._lost}"
-        yield interrupted_end("cancelled" if self._cancelled() else lost)
+        yield lost_end(self._stand.slot, self._lost, cancelled=self._cancelled())
 
     def order(self, turn: TurnOrder) -> None:
         """See `StandsStill.order`; calls of an actor keep their order."""

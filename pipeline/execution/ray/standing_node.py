@@ -10,15 +10,22 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.design import records
-from pipeline.design.records import TurnOrder
+from pipeline.design.records import End, Ready, Turn, TurnOrder
 from pipeline.design.spec import RunSpec
 from pipeline.errors import AblateError
 from pipeline.execution.local.launcher import LocalLauncher
 from pipeline.execution.local.standing import StandingWorker
-from pipeline.execution.ray.node import Item, Request, assigned_gpus, launcher_of, node_tags, with_files
+from pipeline.execution.ray.node import (
+    Item,
+    Request,
+    assigned_gpus,
+    doubts_here,
+    launcher_of,
+    node_tags,
+    with_files,
+)
 
-AWAITED = {kind.__name__: kind for kind in (records.Ready, records.Turn, records.End)}  # that a controller waits for
+AWAITED = {kind.__name__: kind for kind in (Ready, Turn, End)}  # that a controller waits for
 
 
 class StandingNode:
@@ -34,7 +41,7 @@ class StandingNode:
         self._launcher.start()
         self._gpu = assigned_gpus() if request.device == "cuda" else None
         self._node = node
-        self._watched = False
+        self._doubts: list[str] | None = None
         self._workers: dict[int, tuple[RunSpec, StandingWorker]] = {}
 
     def stand(self, spec_json: str) -> tuple[int, str]:
@@ -55,9 +62,10 @@ class StandingNode:
         return number, ""
 
     def provenance(self) -> str:
-        """Tags of every cell here; others on the CPU are looked for once, before the first one."""
-        watch, self._watched = not self._watched, True
-        return node_tags(self._node, self._gpu, watch=watch)
+        """Tags of every cell here; others are looked for once, before the first one of ours uses the machine."""
+        if self._doubts is None:
+            self._doubts = doubts_here(self._gpu, watch=True)
+        return node_tags(self._node, "", self._doubts)
 
     def until(self, number: int, kind: str, seconds: float | None) -> Iterator[Item]:
         """What a cell tells up to a record of a kind, or else to its `End`.

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.design.records import End, Record
 from pipeline.design.spec import RunSpec
 from pipeline.errors import OutsideError
-from pipeline.execution.ray import cluster, node
-from pipeline.execution.ray.membership import units
+from pipeline.execution.ray import node
+from pipeline.execution.ray.membership import resources
 from pipeline.execution.ray.placement import NodeSlots, Slot
 from pipeline.execution.ray.vetting import last_line
 from pipeline.paths import write_atomically
@@ -58,12 +58,9 @@ class RunStreams:
         key = (slot.node, spec.seed)
         watch = key not in self._watched and self._slots.used(slot.node) == 1
         self._watched.add(key)
-        need = units(spec, self._request.device)
-        on_gpus = self._request.device == "cuda"
         # max_calls=0: the worker process, hence its fork server, is kept; the run itself is forked for each task
         task = self._ray.remote(max_calls=0, max_retries=0)(node.run_cell)
-        options: dict[str, Any] = {"num_gpus": need, "num_cpus": 0} if on_gpus else {"num_cpus": need}
-        options |= {"scheduling_strategy": cluster.on_node(slot.node), "name": spec.name}
+        options = {**resources(spec, self._request.device, slot.node), "name": spec.name}
         return task.options(**options).remote(
             self._request, spec.model_dump_json(), slot.node, slot.moved, watch, checkpoint
         )
@@ -160,6 +157,18 @@ def keep_file(folder: Path, file: node.File) -> None:
 def interrupted_end(why: str) -> End:
     """Returns the last record of a run that was stopped, or lost."""
     return End(time=time.time(), outcome="interrupted", error=why)
+
+
+def lost_end(slot: Slot, why: str, *, cancelled: bool) -> End:
+    """Returns the last record of a run whose stream broke off.
+
+    Args:
+        slot: where it ran.
+        why: the kind of Ray's error.
+        cancelled: whether all runs are to end, so that it is no wonder.
+    """
+    lost = f"node {slot.name} ({slot.node[:8]}) or its Ray worker was lost: {why}"
+    return interrupted_end("cancelled" if cancelled else lost)
 
 
 def _failed(why: str) -> End:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.design.records import End, Metrics, Ready, Record, Tags, Turn, TurnOrder
 from pipeline.errors import OutsideError
-from pipeline.execution.ray import standing
+from pipeline.execution.ray import membership, standing
 from pipeline.execution.ray.node import File, Request
 from pipeline.execution.ray.placement import Slot
 from pipeline.execution.ray.standing import RayStandingWorker, RayStands
@@ -57,7 +57,7 @@ def items(*records: Any) -> tuple[Any, ...]:
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
-    monkeypatch.setattr(standing.cluster, "on_node", lambda node: node)
+    monkeypatch.setattr(membership.cluster, "on_node", lambda node: node)
     return FakeRay()
 
 

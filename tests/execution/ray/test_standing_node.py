@@ -62,6 +62,17 @@ def test_cells_take_turns_and_end_with_their_files(standing: StandingNode, tmp_p
     assert not _workers() and not list(tmp_path.glob("ablate-ray-*/*/log.txt")), "nothing stays"
 
 
+def test_what_is_known_against_the_node_is_in_all_its_cells(
+    standing: StandingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are looked for once: by the second time the first cell of ours uses the machine."""
+    looks = [["other processes used 1.5 CPUs"], []]
+    monkeypatch.setattr(node, "cpu_interference", lambda: looks.pop(0))
+    tags = [node.parse(standing.provenance()) for _ in range(2)]
+    doubts = [each.values["ablate.tainted"] for each in tags if isinstance(each, Tags)]
+    assert doubts == ["other processes used 1.5 CPUs"] * 2 and len(looks) == 1
+
+
 def test_a_cell_that_does_not_answer_is_stopped(standing: StandingNode) -> None:
     number, _ = standing.stand(cell().model_dump_json())
     told(standing, number, "Ready")
