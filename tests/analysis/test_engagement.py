@@ -74,6 +74,26 @@ def test_an_average_of_what_acted_and_what_did_not_says_where() -> None:
     assert "amp" in advice["resnet"] and "amp" not in advice["vit"]
 
 
+def test_alone_it_did_not_act_whatever_it_does_with_others() -> None:
+    """A simple effect is of one cell: that of the technique alone."""
+    study = unengaged()
+    alone = study.runs["params.techniques"].eq("amp")
+    tags = study.runs["tags.ablate.not_engaged"].where(alone, "{}")
+    effects = estimate(replace(study, runs=study.runs.assign(**{"tags.ablate.not_engaged": tags})))
+    assert verdict_of(effects, "amp", kind="simple") == "not_engaged"
+    assert verdict_of(effects, "amp", kind="main") == "pays"
+    assert verdict_of(effects, "ga+amp+pm", kind="combined") == "pays"
+
+
+def test_no_further_blocks_are_asked_for_what_did_not_act() -> None:
+    """However undecided it is."""
+    study = told(planted(blocks=3, truth={"amp": np.log(0.99)}, noise=0.05), "amp", {"precision": WHY})
+    plain = estimate(planted(blocks=3, truth={"amp": np.log(0.99)}, noise=0.05))
+    assert plain.details.loc[one(plain, term="amp", kind="main").name, "further_blocks"] > 0
+    effects = estimate(study)
+    assert np.isnan(effects.details.loc[one(effects, term="amp", kind="main").name, "further_blocks"])
+
+
 def test_one_run_of_each_cell_is_enough() -> None:
     study = unengaged()
     runs = study.runs.copy()
