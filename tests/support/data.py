@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.training.data.inputs import Inputs
@@ -124,6 +124,23 @@ def trust(monkeypatch: pytest.MonkeyPatch, kind: type[CIFAR10], files: dict[str,
         monkeypatch.setattr(kind, listed, entries)
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": md5(files[kind.meta["filename"]])})
     monkeypatch.setattr(kind, "tgz_md5", md5(archive.read_bytes()))
+
+
+def prepare_small_cifar(name: str, data_dir: Path) -> None:
+    """Prepares a small data set under CIFAR's name; commands read what is prepared, and need no archive.
+
+    Args:
+        name: `cifar10` or `cifar100`.
+        data_dir: where data sets are.
+    """
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    files = cifar_files(kind)
+    archive = data_dir / kind.filename
+    write_archive(archive, kind, files)
+    with pytest.MonkeyPatch.context() as patch:
+        trust(patch, kind, files, archive)
+        prepare_dataset(name, data_dir, image_size=32, download=False)
+    archive.unlink()
 
 
 def open_store(name: str, data_dir: Path, **options: Any) -> ImageStore:
