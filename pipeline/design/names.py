@@ -22,6 +22,11 @@ TAINTED_TAG = "ablate.tainted"
 MOVED_TAG = "ablate.moved"
 BATCHNORM_TAG = "ablate.batchnorm"
 PARAMETERS_TAG = "ablate.parameters"
+# what a run read: numbers of classes, and of images
+CLASSES_TAG = "data.classes"
+TRAIN_IMAGES_TAG = "data.train_images"
+VALIDATION_IMAGES_TAG = "data.validation_images"
+TEST_IMAGES_TAG = "data.test_images"
 ENGAGEMENT_TAG = "ablate.engagement"  # JSON: what was seen of the techniques, name -> value
 NOT_ENGAGED_TAG = "ablate.not_engaged"  # JSON: field of the recipe -> why it did not act
 UNMOVED = "weights"  # beside the fields: no update changed them
@@ -33,6 +38,7 @@ STORE_TAG = "ablate.store"
 DELIVERED_TAG = "ablate.delivered"
 # Tags of a parent run
 COMMAND_TAG = "ablate.command"
+COMMAND_LINE_TAG = "ablate.command_line"  # of its last call, as it was typed, without passwords
 STUDY_TAG = "ablate.study"
 TECHNIQUES_TAG = "ablate.techniques"
 CELLS_TAG = "ablate.cells"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.design.names import (
+    COMMAND_LINE_TAG,
     COMMAND_TAG,
     EPOCH_SECONDS,
     KIND_TAG,
@@ -48,6 +49,7 @@ class StudyData:
         target_accuracy: The validation accuracy, as a fraction, whose `TARGET_CURVES` were read; None for none.
         rounds: What its cells measured when they took turns (`ablate speed`), one row for each cell and round in the
             columns of `runs`; may be empty.
+        commands: The command lines that made `runs` and `rounds`, as far as their parent runs have them.
     """
 
     name: str
@@ -56,6 +58,7 @@ class StudyData:
     techniques: tuple[str, ...] = ()
     target_accuracy: float | None = None
     rounds: pd.DataFrame = field(default_factory=_no_points)
+    commands: tuple[str, ...] = ()
 
 
 def load_study_data(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, str]:
@@ -127,7 +130,9 @@ def read_study_data(
     measured = [key for key in CURVES if f"metrics.{key}" in runs][:1]  # the report draws the first that there is
     if target:
         measured = list(dict.fromkeys([*measured, *TARGET_CURVES]))
-    return StudyData(name, runs, source.history(wanted, measured), techniques, target, rounds), parent
+    turned = source.tags_of(in_turns) if in_turns and in_turns != parent else {}
+    commands = tuple(each[COMMAND_LINE_TAG] for each in (tags, turned) if COMMAND_LINE_TAG in each)
+    return StudyData(name, runs, source.history(wanted, measured), techniques, target, rounds, commands), parent
 
 
 def _fraction(text: str) -> float | None:

@@ -15,7 +15,17 @@ from typing import Any, cast
 
 import torch
 
-from pipeline.design.names import BATCHNORM_TAG, FLOPS_PER_IMAGE, PARAMETERS_TAG, SETUP_SECONDS, TOTAL_SECONDS
+from pipeline.design.names import (
+    BATCHNORM_TAG,
+    CLASSES_TAG,
+    FLOPS_PER_IMAGE,
+    PARAMETERS_TAG,
+    SETUP_SECONDS,
+    TEST_IMAGES_TAG,
+    TOTAL_SECONDS,
+    TRAIN_IMAGES_TAG,
+    VALIDATION_IMAGES_TAG,
+)
 from pipeline.design.records import NO_TURN, Artifact, End, Job, Metrics, Outcome, Phase, Record, Tags, TurnOrder
 from pipeline.design.spec import RunSpec
 from pipeline.errors import AblateError, first_line, not_allowed
@@ -138,7 +148,7 @@ def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: 
     device = environment.open_device(spec, group.rank)
     data = inputs.build_inputs(spec, source, device)
     try:
-        emit(Tags(time=time.time(), values=_facts(spec, source, model, device)))
+        emit(Tags(time=time.time(), values=_facts(spec, source, model, data, device)))
         environment.seed_all(spec.seed if group.is_main_process else derive(spec.seed, group.rank) % 2**31)
         waiting()
         setup = time.monotonic() - began - waiting.seconds
@@ -196,13 +206,21 @@ class _Waiting:
 
 
 def _facts(
-    spec: RunSpec, source: store.ImageStore | store.FolderSource, model: torch.nn.Module, device: torch.device
+    spec: RunSpec,
+    source: store.ImageStore | store.FolderSource,
+    model: torch.nn.Module,
+    data: inputs.Inputs,
+    device: torch.device,
 ) -> dict[str, str]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {
         **environment.run_provenance(spec, device),
         BATCHNORM_TAG: str(models.has_batchnorm(model)).lower(),
         PARAMETERS_TAG: str(parameters),
+        CLASSES_TAG: str(data.num_classes),
+        TRAIN_IMAGES_TAG: str(data.train.num_samples),
+        VALIDATION_IMAGES_TAG: str(data.validation.num_samples if data.validation is not None else 0),
+        TEST_IMAGES_TAG: str(data.test.num_samples),
     }
     if source.listing is not None and source.listing.passed_over:
         facts["env.passed_over"] = source.listing.passed_over

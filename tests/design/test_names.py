@@ -73,11 +73,13 @@ def test_each_name_has_one_constant() -> None:
 
 # what stores that were filled by earlier versions have
 CONTRACT = """
-ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.digest ablate.error ablate.final
+ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.command_line ablate.digest
+ablate.error ablate.final
 ablate.engagement ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
 ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result ablate.retries
 ablate.store ablate.delivered ablate.study ablate.tainted ablate.target_accuracy ablate.techniques ablate.too_large
-ablate.values ablate.withdrawn amp/final_scale amp/skipped_steps energy/gpu_joules memory/gpu_peak_allocated_mib
+ablate.values ablate.withdrawn data.classes data.test_images data.train_images data.validation_images
+amp/final_scale amp/skipped_steps energy/gpu_joules memory/gpu_peak_allocated_mib
 memory/gpu_peak_reserved_mib memory/gpu_process_mib memory/host_peak_rss_mib model/flops_per_image
 step/launch_bound_fraction round/images_per_second round/joules round/place round/seconds speed/rounds
 speed/wall_seconds step/p50_ms step/p95_ms turns/head_images turns/images turns/recipe_images test/ test/accuracy

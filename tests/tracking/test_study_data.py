@@ -131,14 +131,16 @@ def test_a_study_without_runs_is_told(rows: list[dict[str, Any]], says: str) -> 
 
 def test_a_local_store_is_read_as_through_the_client(mlflow_store: MlflowStore, tmp_path: Path) -> None:
     store = mlflow_store
-    parent = store.create_run("p", {"ablate.kind": "grid", "ablate.command": "grid"}, name="p", start_time=1)
+    typed = "ablate grid --study study"
+    given = {"ablate.kind": "grid", "ablate.command": "grid", "ablate.command_line": typed}
+    parent = store.create_run("p", given, name="p", start_time=1)
     tags = {"ablate.kind": "run", "mlflow.parentRunId": parent}
     run_id = store.create_run("r", tags, name="r", start_time=2)
     store.log(run_id, [("train/loss", 2.0, 10, 1), ("train/loss", 1.0, 20, 2)])
     store.end(run_id, "FINISHED", 30)
     data, found = load_study_data("study", store.uri, tmp_path, curves=True)
     assert (data.runs["run_id"].tolist(), found) == ([run_id], parent)
-    assert data.history["value"].tolist() == [2.0, 1.0]
+    assert data.history["value"].tolist() == [2.0, 1.0] and data.commands == (typed,)
     client, _ = read_study_data(client_of(store.uri, "study", tmp_path), "study", curves=True)
     pd.testing.assert_frame_equal(client.history, data.history)
     with pytest.raises(InputError, match="no such file"):

@@ -131,6 +131,10 @@ def test_records_of_a_run(digits_dir: Path, tmp_path: Path) -> None:
     tags = {name: value for record in records if isinstance(record, Tags) for name, value in record.values.items()}
     assert tags["ablate.batchnorm"] == "true" and int(tags["ablate.parameters"]) > 1000
     assert tags["env.device"] == "cpu" and tags["env.torch_threads"] == "1"
+    sizes = {
+        name: int(tags[f"data.{name}"]) for name in ("classes", "train_images", "validation_images", "test_images")
+    }
+    assert (sizes["classes"], sizes["test_images"]) == (10, 50) and sizes["train_images"] > sizes["validation_images"]
     epochs = per_epoch(records)
     training = {"train/loss", "train/epoch_seconds", "train/images_per_second"}
     validation = {"val/loss", "val/accuracy", "val/f1_macro"}
