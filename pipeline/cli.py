@@ -28,7 +28,7 @@ _COLUMN = 25  # the widest option whose text stands beside it
 _SECTIONS = {
     "Measure": ("grid", "speed", "run", "tune"),
     "Read what was measured": ("report", "compare", "status", "ui"),
-    "Look up": ("techniques", "doctor"),
+    "Look up": ("list", "techniques", "doctor"),
     "Data and store": ("data", "sync"),
     "Other measurements": ("ab", "bench"),
 }
@@ -73,7 +73,7 @@ class _Command(click.Command):
         if len(shown) <= _FEW:
             shown = [("Options", record) for _, record in shown]
         width = max(len(term) for _, (term, _) in shown if len(term) <= _COLUMN)  # one column for all sections
-        for heading in ("Options", *run_options.HEADINGS):
+        for heading in ("Options", *run_options.HELP_HEADINGS):
             if records := [(f"{term:<{width}}", text) for place, (term, text) in shown if place == heading]:
                 with formatter.section(heading):
                     formatter.write_dl(records, col_max=width)
@@ -311,6 +311,14 @@ def ab(options: command_options.AbOptions) -> int:
     from pipeline.commands.ab import run_ab
 
     return run_ab(options)
+
+
+@_command(command_options.ListOptions, cli, "list")
+def list_(options: command_options.ListOptions) -> int:
+    """List what there is: techniques, models (timm's, too, with a PATTERN), data sets, studies, recipe fields."""
+    from pipeline.commands.listing import list_names
+
+    return list_names(options)
 
 
 @_command(run_options.JsonOptions, cli)

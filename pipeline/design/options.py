@@ -21,7 +21,7 @@ WHAT, OFTEN, WHERE, TRACKING, TUNING, OUTPUT = (
     *("What is run", "How often and how long", "Where"),
     *("Tracking", "Tuning", "Output"),
 )
-HEADINGS = (WHAT, TUNING, OFTEN, WHERE, TRACKING, OUTPUT)
+HELP_HEADINGS = (WHAT, TUNING, OFTEN, WHERE, TRACKING, OUTPUT)
 
 
 @dataclass(frozen=True)
