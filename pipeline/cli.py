@@ -23,6 +23,16 @@ from pipeline.errors import AblateError
 from pipeline.import_path import leave_folder
 from pipeline.shown import printable, redacted
 
+_FEW = 12  # options that need no headings
+_COLUMN = 25  # the widest option whose text stands beside it
+_SECTIONS = {
+    "Measure": ("grid", "speed", "run", "tune"),
+    "Read what was measured": ("report", "compare", "status", "ui"),
+    "Look up": ("list", "techniques", "doctor"),
+    "Data and store": ("data", "sync"),
+    "Other measurements": ("ab", "bench"),
+}
+
 
 class _InterruptedError(Exception):
     """A signal ended the command."""
@@ -33,12 +43,14 @@ class _Option(click.Option):
 
     Args:
         older: the older names, with their dashes.
+        heading: under which help shows it.
         settings: what `click.Option` takes.
     """
 
-    def __init__(self, *names: Any, older: tuple[str, ...] = (), **settings: Any) -> None:
+    def __init__(self, *names: Any, older: tuple[str, ...] = (), heading: str = "", **settings: Any) -> None:
         super().__init__(*names, **settings)
         self._older = older
+        self.heading = heading
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Adds the names to Click's parser."""
@@ -46,6 +58,37 @@ class _Option(click.Option):
         self.opts = [*shown, *self._older]
         super().add_to_parser(parser, ctx)
         self.opts = shown
+
+
+class _Command(click.Command):
+    """A command whose help has its options under headings, where there are many."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options."""
+        shown = [
+            (getattr(param, "heading", "") or run_options.OUTPUT, record)
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx))
+        ]
+        if len(shown) <= _FEW:
+            shown = [("Options", record) for _, record in shown]
+        width = max(len(term) for _, (term, _) in shown if len(term) <= _COLUMN)  # one column for all sections
+        for heading in ("Options", *run_options.HELP_HEADINGS):
+            if records := [(f"{term:<{width}}", text) for place, (term, text) in shown if place == heading]:
+                with formatter.section(heading):
+                    formatter.write_dl(records, col_max=width)
+
+
+class _Group(click.Group):
+    """A group whose help has its commands under headings, with the whole of their first sentences."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the commands."""
+        under = _SECTIONS if ctx.parent is None else {"Commands": tuple(self.commands)}
+        width = max(map(len, self.commands))
+        for heading, names in under.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:<{width}}", self.commands[name].help or "") for name in names])
 
 
 class _Whole(click.IntRange):
@@ -105,13 +148,13 @@ def _parameter(name: str, declared: run_options.Option, kind: Any, default: Any)
     required = default is dataclasses.MISSING
     many = typing.get_origin(kind) is tuple
     if declared.argument:
-        return click.Argument([name], required=required, nargs=-1 if many else 1, type=_Text())
+        return click.Argument([name], required=required, nargs=-1 if many else 1, type=_type(declared, kind))
     long = declared.name or "--" + name.replace("_", "-")
-    settings: dict[str, Any] = {"help": declared.help}
+    settings: dict[str, Any] = {"help": declared.help, "heading": declared.heading, "hidden": declared.hidden}
     if kind is bool:
         settings.update(is_flag=True)
     else:
-        settings.update(type=_type(declared, kind), metavar=declared.metavar or None, multiple=many, required=required)
+        settings.update(type=_type(declared, kind), metavar=_metavar(declared, kind), multiple=many, required=required)
         variables = [_variable(each) for each in (long, *declared.aliases)]
         settings["envvar"] = variables if declared.aliases else variables[0]
     if not required and not many and kind is not bool and default is not None:
@@ -121,6 +164,12 @@ def _parameter(name: str, declared: run_options.Option, kind: Any, default: Any)
 
 def _variable(long: str) -> str:
     return "ABLATE_" + long[2:].upper().replace("-", "_")
+
+
+def _metavar(declared: run_options.Option, kind: Any) -> str | None:
+    """What stands for the value; Click's own for a number is `INTEGER RANGE`."""
+    numbers = {int, float} & {kind, *typing.get_args(kind)}
+    return declared.metavar or (("N" if int in numbers else "X") if numbers and not declared.choices else None)
 
 
 def _type(declared: run_options.Option, kind: Any) -> click.ParamType[Any]:
@@ -166,20 +215,20 @@ def _command(
             _parameter(field, declared, kinds[field], defaults[field])
             for field, declared in run_options.offered(model).items()
         ]
-        command = click.Command(name or function.__name__, callback=call, params=params, help=function.__doc__)
+        command = _Command(name or function.__name__, callback=call, params=params, help=function.__doc__)
         group.add_command(command)
         return command
 
     return decorate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="ablate")
 def cli() -> None:
     """Which training-acceleration technique pays, by how much, with what error bars, and do they combine?"""
 
 
-@cli.group()
+@cli.group(cls=_Group)
 def data() -> None:
     """Prepare or verify data sets."""
 
@@ -262,6 +311,14 @@ def ab(options: command_options.AbOptions) -> int:
     from pipeline.commands.ab import run_ab
 
     return run_ab(options)
+
+
+@_command(command_options.ListOptions, cli, "list")
+def list_(options: command_options.ListOptions) -> int:
+    """List what there is: techniques, models (timm's, too, with a PATTERN), data sets, studies, recipe fields."""
+    from pipeline.commands.listing import list_names
+
+    return list_names(options)
 
 
 @_command(run_options.JsonOptions, cli)

@@ -6,6 +6,8 @@ never ends the grid.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from pipeline.shown import printable, redacted
 
 
@@ -42,12 +44,23 @@ def not_allowed(where: str, value: object, allowed: str) -> InputError:
 
 
 def suggest(name: str, known: list[str], shown: int = 12) -> str:
-    """Lists what is allowed for an unknown name, nearest spelling first."""
+    """Lists what is allowed for an unknown name, with the nearest spelling at the end."""
+    return ", ".join(known[:shown]) + (", ..." if len(known) > shown else "") + meant(name, known)
+
+
+def meant(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """Asks whether the known name of the nearest spelling was meant; empty where none is near.
+
+    Args:
+        name: as it was typed.
+        known: names, or names and what to type for each.
+    """
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=3)
-    listed = ", ".join(known[:shown]) + (", ..." if len(known) > shown else "")
-    return f"{listed} (did you mean {near[0]}?)" if near else listed
+    typed = known if isinstance(known, Mapping) else {each: each for each in known}
+    by_spelling = {each.lower().replace("-", "_"): text for each, text in typed.items()}
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), by_spelling, n=1)
+    return f" (did you mean {by_spelling[near[0]]}?)" if near else ""
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

@@ -50,6 +50,48 @@ def test_the_contracts_commands_and_options_exist() -> None:
     assert single <= {name for option in cli.cli.commands["run"].params for name in option.opts}
 
 
+def help_of(*words: str) -> str:
+    """What `--help` prints on a terminal of 80 columns."""
+    return run_ablate(*words, "--help", cwd=Path.cwd(), env={"COLUMNS": "80"}).out
+
+
+def test_commands_stand_under_headings_with_whole_sentences() -> None:
+    text = help_of()
+    sections = re.findall(r"^(\S[^:\n]*):$", text, re.MULTILINE)
+    assert sections[0] == "Options" and {"Measure", "Read what was measured", "Data and store"} <= set(sections)
+    assert "..." not in text.partition("\n")[2] and max(map(len, text.splitlines())) <= 80
+    for name, command in cli.cli.commands.items():
+        assert re.search(rf"^  {name} +\S", text, re.MULTILINE), f"every command is there: {name}"
+        assert " ".join(str(command.help).split()) in " ".join(text.split())
+
+
+def test_many_options_stand_under_headings_and_few_do_not() -> None:
+    text = help_of("grid")
+    sections = dict(re.findall(r"^(\S[^:\n]*):\n((?:  .*\n)+)", text, re.MULTILINE))
+    wanted = {
+        "What is run": ("--study", "--models", "--datasets", "--techniques", "--set"),
+        "How often and how long": ("--seeds", "--until-decided", "--timeout", "--fresh"),
+        "Where": ("--device", "--jobs", "--data-dir", "--nproc"),
+        "Tuning": ("--tuned",),
+        "Tracking": ("--tracking-uri",),
+        "Output": ("--dry-run", "--json", "-h, --help"),
+    }
+    assert set(sections) == set(wanted)
+    for heading, names in wanted.items():
+        assert all(re.search(rf"^  {name} ", sections[heading], re.MULTILINE) for name in names), heading
+    shown = {option for line in text.splitlines() for option in re.findall(r"^  (--[\w-]+)", line)}
+    offered_names = {each.opts[0] for each in cli.cli.commands["grid"].params}
+    assert shown == offered_names and max(map(len, text.splitlines())) <= 80
+    assert "\nOptions:\n" in help_of("status")
+
+
+def test_help_of_one_cell_leaves_out_what_only_several_have(ablate: Any) -> None:
+    text = help_of("run")
+    assert not re.search(r"--(seeds|jobs|retries|until-decided)\b", text)
+    words = ("run", "--model", "test_vit", "--dataset", "digits", *DRY[1:], "--seeds", "1", "--jobs", "1")
+    assert ablate(*words).code == 0, "they are understood all the same"
+
+
 def test_version(ablate: Any) -> None:
     found = ablate("--version")
     assert found.code == 0 and re.search(r"ablate.* \d+\.\d+", found.out)

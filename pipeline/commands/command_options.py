@@ -33,6 +33,19 @@ class StoreOptions(JsonOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListOptions(StoreOptions):
+    """`ablate list`.
+
+    Attributes:
+        kind: what is listed.
+        pattern: names that are wanted, as those of files (`*convnext*`), or a part of them; None for all.
+    """
+
+    kind: str = argument(choices=("techniques", "models", "datasets", "studies", "fields"))
+    pattern: str | None = argument(None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatusOptions(StoreOptions):
     """`ablate status`.
 

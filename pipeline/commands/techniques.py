@@ -57,7 +57,8 @@ def markdown_table(columns: Sequence[str] = tuple(TECHNIQUE_COLUMNS)) -> str:
     return "\n".join(lines)
 
 
-def _document(technique: Technique) -> dict[str, Any]:
+def technique_document(technique: Technique) -> dict[str, Any]:
+    """What is said of a technique, for programs."""
     return {
         "name": technique.name,
         "description": technique.description,
@@ -81,7 +82,9 @@ def list_techniques(options: JsonOptions) -> int:
         The exit code.
     """
     if options.as_json:
-        print(json.dumps({"techniques": [_document(technique) for technique in TECHNIQUES.values()]}, indent=1))
+        print(
+            json.dumps({"techniques": [technique_document(technique) for technique in TECHNIQUES.values()]}, indent=1)
+        )
     elif sys.stdout.isatty():
         _draw()
     else:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.errors import not_allowed, suggest
+from pipeline.errors import meant, not_allowed, suggest
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def model(name: str) -> ModelRow:
         return ModelRow(architecture, tag, sized=None)
     if name.partition(".")[0] in timm_architectures():
         raise not_allowed("model", name, f"{', '.join(MODELS)}, timm:NAME (did you mean timm:{name}?)")
-    raise not_allowed("model", name, suggest(name, list(MODELS)) + ", timm:NAME")
+    typed = {**{each: f"timm:{each}" for each in timm_architectures()}, **{each: each for each in MODELS}}
+    raise not_allowed("model", name, f"{', '.join(MODELS)}, timm:NAME{meant(name, typed)}")
 
 
 def _check_tag(name: str, architecture: str, tag: str) -> None:
@@ -153,4 +155,8 @@ def dataset(name: str) -> DatasetRow:
         return DatasetRow(0, IMAGENET.mean, IMAGENET.std)
     if os.path.isdir(name):  # noqa: PTH112 - a path's own method raises where a name is too long to be one
         raise not_allowed("dataset", name, f"{', '.join(DATASETS)}, imagefolder:DIR (did you mean imagefolder:{name}?)")
-    raise not_allowed("dataset", name, suggest(name, list(DATASETS)) + ", imagefolder:DIR")
+    here: list[str] = []
+    with suppress(OSError):
+        here = [path.name for path in Path().iterdir() if path.is_dir() and not path.name.startswith(".")]
+    typed = {**{folder: f"{IMAGEFOLDER}{folder}" for folder in here}, **{each: each for each in DATASETS}}
+    raise not_allowed("dataset", name, f"{', '.join(DATASETS)}, imagefolder:DIR{meant(name, typed)}")

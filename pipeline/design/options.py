@@ -16,6 +16,13 @@ from typing import Any, ClassVar
 _KEY = "option"
 _MISSING: Any = object()
 
+# the headings of `--help`, in the order in which they are shown
+WHAT, OFTEN, WHERE, TRACKING, TUNING, OUTPUT = (
+    *("What is run", "How often and how long", "Where"),
+    *("Tracking", "Tuning", "Output"),
+)
+HELP_HEADINGS = (WHAT, TUNING, OFTEN, WHERE, TRACKING, OUTPUT)
+
 
 @dataclass(frozen=True)
 class Range:
@@ -53,6 +60,8 @@ class Option:
         choices: the allowed words; empty where any is allowed.
         allowed: the allowed numbers; None where any is allowed.
         argument: whether it is a positional argument, without dashes.
+        heading: under which `--help` shows it; that of the class that declares it.
+        hidden: whether `--help` leaves it out.
     """
 
     help: str = ""
@@ -62,6 +71,8 @@ class Option:
     choices: tuple[str, ...] = ()
     allowed: Range | None = None
     argument: bool = False
+    heading: str = ""
+    hidden: bool = False
 
 
 def option(default: Any = _MISSING, help: str = "", **settings: Any) -> Any:
@@ -76,26 +87,31 @@ def option(default: Any = _MISSING, help: str = "", **settings: Any) -> Any:
     return field(metadata=metadata) if default is _MISSING else field(default=default, metadata=metadata)
 
 
-def argument(default: Any = _MISSING) -> Any:
-    """A dataclass field that is a positional argument of the command line."""
-    return option(default, argument=True)
+def argument(default: Any = _MISSING, **settings: Any) -> Any:
+    """A dataclass field that is a positional argument of the command line; `settings` as of `option`."""
+    return option(default, argument=True, **settings)
 
 
 def offered(model: type) -> dict[str, Option]:
     """The options of a class by the name of their field, in the order of `--help`: its own, then those of its bases.
 
     Args:
-        model: a dataclass; its `omitted` are fields of a base that its command does not offer, its `reworded` are
-            help texts of fields of a base.
+        model: a dataclass; its `omitted` are fields of a base that its command does not offer, its `unshown` those
+            that it takes and does not show, its `reworded` are help texts of fields of a base. The `heading` of a class
+            is that of the fields that it declares, but for those in its `headings`, by heading.
     """
     fields = model.__dataclass_fields__  # type: ignore[attr-defined]
     omitted, reworded = getattr(model, "omitted", ()), getattr(model, "reworded", {})
+    unshown = getattr(model, "unshown", ())
     found: dict[str, Option] = {}
     for origin in model.__mro__:
         for name in inspect.get_annotations(origin):
             declared = fields[name].metadata.get(_KEY) if name in fields and name not in found else None
             if declared is not None and name not in omitted:
-                found[name] = replace(declared, help=reworded.get(name, declared.help))
+                apart = vars(origin).get("headings", {})
+                heading = next((each for each in apart if name in apart[each]), vars(origin).get("heading", ""))
+                text = reworded.get(name, declared.help)
+                found[name] = replace(declared, help=text, heading=heading, hidden=name in unshown)
     return found
 
 
@@ -107,6 +123,8 @@ class JsonOptions:
         as_json: whether to print one JSON document on standard output, and everything else on standard error.
     """
 
+    heading: ClassVar = OUTPUT
+
     as_json: bool = option(False, "One JSON document on standard output.", name="--json")
 
 
@@ -117,6 +135,8 @@ class CallOptions(JsonOptions):
     Attributes:
         dry_run: whether to print what would be done, and do nothing.
     """
+
+    heading: ClassVar = OUTPUT
 
     dry_run: bool = option(False, "Print the plan and run nothing.")
 
@@ -133,6 +153,9 @@ class LauncherOptions:
         data_dir: folder of the data sets; None for the user's cache.
         tracking_uri: MLflow's store; None for the default.
     """
+
+    heading: ClassVar = WHERE
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {TRACKING: ("tracking_uri",)}
 
     device: str = option("auto", "Where to train.", choices=("auto", "cuda", "cpu"))
     launcher: str = option("local", "What runs the cells.", choices=("local", "ray"))
@@ -154,6 +177,8 @@ class AttemptOptions:
         checkpoint_every: epochs between two checkpoints of a run; 0 for none.
         fresh: whether to run what is finished again, under a new parent run.
     """
+
+    heading: ClassVar = OFTEN
 
     timeout: float | None = option(None, "Longest time of a run.", metavar="SECONDS", allowed=SECONDS)
     retries: int = option(2, "Tries again of a failed cell, over all calls.", allowed=Range(0, 1000))
@@ -195,6 +220,12 @@ class TuneOptions(LauncherOptions, CallOptions):
         fresh: whether to forget the study's trials first.
     """
 
+    heading: ClassVar = OFTEN
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        WHAT: ("model", "dataset", "objective", "study", "settings", "target_accuracy"),
+        TUNING: ("techniques", "levels", "batch_sizes", "accumulation", "effective_batch", "memory_limit"),
+        TRACKING: ("name", "storage", "join"),
+    }
     reworded: ClassVar = {
         "launcher": "What runs the trials.",
         "jobs": "Trials at once (CPU: 1; GPU: one per GPU).",
@@ -252,6 +283,9 @@ class PlanOptions(LauncherOptions, AttemptOptions, CallOptions):
         settings: `FIELD=VALUE` of every cell's recipe.
     """
 
+    heading: ClassVar = WHAT
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {OFTEN: ("seeds",)}
+
     study: str | None = option(None, "Study by name or YAML file.", metavar="NAME|FILE")
     levels: tuple[str, ...] = option((), "Level(s) of a technique: ga=8.", name="--technique", metavar="NAME=VALUE")
     seeds: int | None = option(None, "Number of blocks, each with its own seed.", allowed=Range(1, 100_000))
@@ -281,6 +315,12 @@ class GridOptions(PlanOptions):
         overrides: recipes of (model, data set) that tuning found, as in a study file; not on the command line.
     """
 
+    heading: ClassVar = WHAT
+    headings: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        OFTEN: ("until_decided", "interval_width", "max_blocks", "rerun_tainted"),
+        TUNING: ("tuned", "tune_trials", "tune_seconds", "storage"),
+        WHERE: ("nproc",),
+    }
     single: ClassVar = False
 
     models: str | None = option(None, "Models: the study's, names, or timm:NAME.", metavar="all|A,B")
@@ -314,11 +354,14 @@ class RunOptions(GridOptions):
         techniques: names of those that are on, separated by commas; `none` for the baseline.
     """
 
+    heading: ClassVar = WHAT
     single: ClassVar = True
     omitted: ClassVar = (
         *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "design", "target_accuracy"),
         *("tuned", "tune_trials", "tune_seconds", "storage"),
     )
+    unshown: ClassVar = ("seeds", "jobs", "retries")  # of one cell: understood, as ever, and good for nothing
+    reworded: ClassVar = {"fresh": "Begin anew where an earlier try has left a checkpoint."}
 
     models: str = option(help="Model name, or timm:NAME.", name="--model", metavar="M")
     datasets: str = option(help="Data set name, or imagefolder:DIR.", name="--dataset", metavar="D")
@@ -337,6 +380,7 @@ class SpeedOptions(GridOptions):
         timeout: longest time of a cell's set-up, or of a turn, in s; None for no limit.
     """
 
+    heading: ClassVar = OFTEN
     omitted: ClassVar = (
         *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "nproc", "target_accuracy"),
         *("tuned", "tune_trials", "tune_seconds", "storage", "retries", "checkpoint_every", "seeds"),

@@ -301,7 +301,17 @@ def get(name: str) -> Technique:
     try:
         return TECHNIQUES[name]
     except KeyError:
-        raise not_allowed("technique", name, suggest(name, list(TECHNIQUES))) from None
+        raise not_allowed("technique", name, _named_otherwise(name) or suggest(name, list(TECHNIQUES))) from None
+
+
+def _named_otherwise(name: str) -> str:
+    """What is allowed, with the technique that owns a field of this name or whose description has its words."""
+    words = set(re.split(r"[\W_]+", name.lower())) - {""}
+    for technique in TECHNIQUES.values():
+        described = set(re.split(r"[\W_]+", technique.description.lower()))
+        if name in technique.owns or (words and words <= described):
+            return f"{', '.join(TECHNIQUES)} (did you mean {technique.name}?)"
+    return ""
 
 
 def check_disjoint(names: list[str]) -> None:

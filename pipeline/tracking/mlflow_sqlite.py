@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import KEY_TAG, OUTCOME_TAG, RUNNING_STATE
+from pipeline.design.names import KEY_TAG, KIND_TAG, OUTCOME_TAG, RUNNING_STATE
 from pipeline.tracking.attempts import Attempt, attempt_of
 
 if TYPE_CHECKING:
@@ -139,6 +139,24 @@ def open_reader(file: Path | None, experiment: str) -> SqliteReader | None:
         return None
     # one name in two workspaces: ask the client
     return SqliteReader(file, int(found[0][0]), experiment) if len(found) == 1 else None
+
+
+def count_runs(file: Path) -> dict[str, int] | None:
+    """Name of each active experiment with runs of ours -> its runs, parents not counted; None where MLflow has to tell.
+
+    Args:
+        file: The database.
+    """
+    query = (
+        "SELECT experiments.name, SUM(tags.value IN ('run', 'sentinel', 'turns')) "
+        "FROM experiments JOIN runs USING (experiment_id) JOIN tags USING (run_uuid) WHERE tags.key = ? "
+        "AND experiments.lifecycle_stage = 'active' AND runs.lifecycle_stage = 'active' GROUP BY experiment_id"
+    )
+    try:
+        with closing(_connect(file)) as connection:
+            return {str(name): int(runs) for name, runs in connection.execute(query, (KIND_TAG,))}
+    except sqlite3.Error:
+        return None
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -296,6 +296,18 @@ class MlflowStore:
         runs = self._search("attributes.status = 'FINISHED'")
         return {run.data.tags[DIGEST_TAG] for run in runs if run.data.tags.get(TAINTED_TAG)}
 
+    def experiments(self) -> list[str]:
+        """Names of the store's active experiments that this program has made or marked."""
+        client = self.connection.client
+        found: list[str] = []
+        token = None
+        while True:
+            page = client.search_experiments(filter_string=f"tags.`{STORE_TAG}` LIKE '%'", page_token=token)
+            found += [str(experiment.name) for experiment in page]
+            token = page.token
+            if not token:
+                return found
+
     def frame(self) -> pd.DataFrame:
         """The experiment's runs with the column names of `mlflow.search_runs` (`params.`, `metrics.`, `tags.`)."""
         import pandas as pd

@@ -39,6 +39,8 @@ def test_any_architecture_of_timm_is_a_model() -> None:
         ("hf-hub:timm/resnet18.a1_in1k", "timm:NAME"),
         ("timm:timm/resnet18", "timm:NAME"),
         ("resnet18", "did you mean timm:resnet18"),
+        ("convnext_ato", r"did you mean timm:convnext_atto\?"),
+        ("ResNet-50", r"did you mean resnet50\?"),
         ("resnet18.a1_in1k", "did you mean timm:resnet18.a1_in1k"),
     ],
 )
@@ -64,3 +66,16 @@ def test_data_sets() -> None:
     for name, word in (("cifar", "cifar10"), ("imagefolder:", "DIR")):
         with pytest.raises(InputError, match=f"dataset: '{name}' is not allowed; allowed: .*{word}"):
             catalog.dataset(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("fotos", "imagefolder:photos"), ("Photos", "imagefolder:photos"), ("CIFAR-10", "cifar10"), ("Digits", "digits")],
+)
+def test_an_unknown_data_set_is_taken_for_a_folder_here_or_another_spelling(
+    name: str, near: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"did you mean {near}\?"):
+        catalog.dataset(name)

@@ -189,3 +189,21 @@ def test_techniques_are_listed_nowhere_else(room: str) -> None:
 def test_unknown_technique_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"'channel_last' is not allowed.*did you mean channels_last"):
         techniques.get("channel_last")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        *(("AMP", "amp"), ("gradient_accumulation", "ga"), ("mixed-precision", "amp"), ("nhwc", "channels_last")),
+        *(("pin_memory", "pm"), ("torch_compile", "compile"), ("checkpointing", "grad_checkpoint")),
+    ],
+)
+def test_a_technique_is_known_by_other_names(name: str, wanted: str) -> None:
+    with pytest.raises(InputError, match=rf"did you mean {wanted}\?"):
+        techniques.get(name)
+
+
+def test_what_nobody_calls_a_technique_has_no_suggestion() -> None:
+    with pytest.raises(InputError) as refused:
+        techniques.get("qq")
+    assert "did you mean" not in str(refused.value)
