@@ -33,6 +33,7 @@ STORE_TAG = "ablate.store"
 DELIVERED_TAG = "ablate.delivered"
 # Tags of a parent run
 COMMAND_TAG = "ablate.command"
+COMMAND_LINE_TAG = "ablate.command_line"  # of its last call, as it was typed, without passwords
 STUDY_TAG = "ablate.study"
 TECHNIQUES_TAG = "ablate.techniques"
 CELLS_TAG = "ablate.cells"

@@ -14,12 +14,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.design.names import CELLS_TAG, COMMAND_TAG
+from pipeline.design.names import CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
 from pipeline.execution import summary
 from pipeline.execution.cell_queue import CellQueue
 from pipeline.execution.interference import InterferenceCheck
+from pipeline.execution.interrupt import command_line
 from pipeline.execution.launcher import ChoosesNext, Launcher, PreparesNext
 from pipeline.execution.listener import GridOutcome, Listener
 from pipeline.execution.pool import RunPool
@@ -88,6 +89,7 @@ class Controller:
         tags = {
             **tags,
             COMMAND_TAG: "run" if alone else "grid",
+            COMMAND_LINE_TAG: command_line(),
             CELLS_TAG: str(len(self.plan.cells)),
         }
         attempts = self.recorder.parent.join(name, tags, new=fresh or alone)

@@ -109,5 +109,15 @@ def resume_command(arguments: Sequence[str] | None = None) -> str:
     Args:
         arguments: of the command; None for those of this process.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    return shlex.join(["ablate", *(redacted(word) for word in words if word != "--fresh")])
+    words = sys.argv[1:] if arguments is None else arguments
+    return command_line([word for word in words if word != "--fresh"])
+
+
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """Returns the command as it was typed, without passwords: it is kept with what it measured.
+
+    Args:
+        arguments: of the command; None for those of this process.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["ablate", *(redacted(word) for word in words)])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.design.names import (
     CELLS_TAG,
+    COMMAND_LINE_TAG,
     COMMAND_TAG,
     KIND_TAG,
     SPEED_ROUNDS,
@@ -27,7 +28,7 @@ from pipeline.design.turns import TurnGroup, identity
 from pipeline.errors import AblateError, InputError, OutsideError, not_allowed
 from pipeline.execution.controller import DELIVERY_PATIENCE
 from pipeline.execution.interference import InterferenceCheck
-from pipeline.execution.interrupt import interruptible
+from pipeline.execution.interrupt import command_line, interruptible
 from pipeline.execution.launcher import HasCellsStand
 from pipeline.execution.launcher_factory import make_launcher
 from pipeline.execution.listener import Listener
@@ -183,6 +184,7 @@ class TurnSession:
         tags = {
             KIND_TAG: "speed",
             COMMAND_TAG: f"speed {self.identity[:12]}",
+            COMMAND_LINE_TAG: command_line(),
             STUDY_TAG: study.name,
             TECHNIQUES_TAG: ",".join(study.techniques),
             CELLS_TAG: str(sum(len(group.runs) for group in self.groups)),

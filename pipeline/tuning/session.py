@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from pipeline.design.names import (
+    COMMAND_LINE_TAG,
     COMMAND_TAG,
     KIND_TAG,
     STUDY_TAG,
@@ -213,6 +214,7 @@ class Tuning:
         tags = {
             KIND_TAG: "tune",
             COMMAND_TAG: f"tune {setup.name}",
+            COMMAND_LINE_TAG: interrupt.command_line(),
             STUDY_TAG: setup.plan.study.name,
             TECHNIQUES_TAG: ",".join(setup.plan.study.techniques),
             "tune.study": setup.name,

@@ -73,7 +73,8 @@ def test_each_name_has_one_constant() -> None:
 
 # what stores that were filled by earlier versions have
 CONTRACT = """
-ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.digest ablate.error ablate.final
+ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.command_line ablate.digest
+ablate.error ablate.final
 ablate.engagement ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
 ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result ablate.retries
 ablate.store ablate.delivered ablate.study ablate.tainted ablate.target_accuracy ablate.techniques ablate.too_large

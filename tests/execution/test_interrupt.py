@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.execution.interrupt import interruptible, raised
+from pipeline.execution.interrupt import command_line, interruptible, raised, resume_command
 from pipeline.host import ENDING_SIGNALS
 from tests.support.launchers import FakeLauncher, ListenerLog
 from tests.support.processes import default_signal
@@ -90,3 +90,9 @@ def test_another_thread_than_the_main_one_sets_no_handlers(tmp_path: Path) -> No
     thread.start()
     thread.join(30)
     assert seen == [True]
+
+
+def test_the_command_is_kept_as_it_was_typed_but_for_passwords() -> None:
+    words = ["grid", "--fresh", "--set", "a b=1", "--tracking-uri", "https://me:secret@host/"]
+    assert command_line(words) == "ablate grid --fresh --set 'a b=1' --tracking-uri https://host/"
+    assert resume_command(words) == "ablate grid --set 'a b=1' --tracking-uri https://host/"

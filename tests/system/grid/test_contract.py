@@ -63,6 +63,7 @@ def test_forty_eight_finished_children_under_one_parent(
     assert len(everything) == 49
     assert {run.info.status for run in everything} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert parent.data.tags["ablate.command_line"].startswith("ablate grid --study quickstart ")
     assert len({run.data.tags["ablate.digest"] for run in children}) == 48
 
 
