@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline import nvml
@@ -15,12 +15,29 @@ from pipeline.children import run_python
 from pipeline.commands import host_checks
 from pipeline.commands.command_options import DoctorOptions
 from pipeline.commands.host_checks import Check
+from pipeline.commands.output import default_study
 from pipeline.design import requirements
 from pipeline.errors import AblateError, first_line
 from pipeline.paths import STATE_DIR
+from pipeline.tracking import mlflow_sqlite
+from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 MIN_FREE_GIB = 2.0
+_IMPORTS = """
+import glob, importlib.metadata, importlib.util, os
+import torch
+folder = os.path.dirname(importlib.util.find_spec("torchvision").origin)
+compiled = glob.glob(os.path.join(glob.escape(folder), "_C*.so"))
+for file in compiled:
+    torch.ops.load_library(file)
+if not compiled:
+    import torchvision
+if importlib.util.find_spec("timm") is None:
+    raise ModuleNotFoundError("No module named 'timm'")
+versions = [importlib.metadata.version(name) for name in ("torchvision", "timm")]
+print(torch.__version__, *versions, torch.version.cuda, torch.cuda.is_available(), torch.get_num_threads(), sep="|")
+"""
 
 
 def run_doctor(options: DoctorOptions) -> int:
@@ -32,32 +49,35 @@ def run_doctor(options: DoctorOptions) -> int:
     Returns:
         The exit code: 1 if a check failed.
     """
-    found = checks(options.data_dir, options.tracking_uri)
+    found = []
+    for check in checks(options.data_dir, options.tracking_uri):
+        found.append(check)
+        if not options.as_json:
+            remedy = f"  -> {check.remedy}" if check.remedy else ""
+            print(f"{check.status:<4}  {check.name:<16} {check.detail}{remedy}", flush=True)
     if options.as_json:
         print(json.dumps({"checks": [vars(check) for check in found]}, indent=1))
-    else:
-        for check in found:
-            remedy = f"  -> {check.remedy}" if check.remedy else ""
-            print(f"{check.status:<4}  {check.name:<16} {check.detail}{remedy}")
     return 1 if any(check.status == "fail" for check in found) else 0
 
 
-def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
-    """Runs every check; one that breaks is a failed check, never an exception.
+def checks(data_dir: str | None, tracking_uri: str | None) -> Iterator[Check]:
+    """Runs every check, the one that takes seconds last; one that breaks is a failed check, never an exception.
 
     Args:
         data_dir: folder of the data sets; None for the default.
         tracking_uri: the tracking store; None for the default.
+
+    Yields:
+        Each as soon as it is done.
     """
-    found: list[Check] = []
     parts: dict[str, Callable[[], list[Check]]] = {
         "python": _python,
-        "torch": _torch,
         "compiler": _compiler,
         "gpus": _gpus,
         "locked memory": _locked_memory,
         "shared memory": host_checks.shared_memory,
         "open files": host_checks.open_files,
+        "cpu": host_checks.instructions,
         "cpu load": _cpu_load,
         "temporary folder": host_checks.temporary_folder,
         "home folder": host_checks.home_folder,
@@ -66,15 +86,17 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
         "disk": lambda: _disk(STATE_DIR),
         "data": lambda: _data(data_dir),
         "tracking store": lambda: _store(tracking_uri),
+        "torch": _torch,
     }
     for name, part in parts.items():
+        if part is _torch:
+            print("importing PyTorch takes some seconds", file=sys.stderr, flush=True)
         try:
-            found += part()
+            yield from part()
         except AblateError as error:  # names itself what to do
-            found.append(Check(name, "fail", str(error)))
+            yield Check(name, "fail", str(error))
         except Exception as error:
-            found.append(Check(name, "fail", f"{type(error).__name__}: {first_line(error)}", "see the other checks"))
-    return found
+            yield Check(name, "fail", f"{type(error).__name__}: {first_line(error)}", "see the other checks")
 
 
 def _python() -> list[Check]:
@@ -83,17 +105,21 @@ def _python() -> list[Check]:
 
 
 def _torch() -> list[Check]:
-    """PyTorch is imported in a child: it takes seconds, and a broken install may crash the process."""
-    code = (
-        "import torch, torchvision, timm; print(torch.__version__, torchvision.__version__, timm.__version__, "
-        "torch.version.cuda, torch.cuda.is_available(), sep='|')"
-    )
-    run = run_python(code, timeout=180)
+    """PyTorch is imported in a child: it takes seconds, and a broken install may crash the process.
+
+    Of torchvision its compiled part is loaded, which is what does not fit another PyTorch. The rest of it and timm
+    take as long again to import (they have torch.compile's machinery with them), and nothing in them depends on this
+    machine: the preflight of a grid imports them.
+    """
+    run = run_python(_IMPORTS, timeout=180)
     if run.returncode:
         lines = run.stderr.strip().splitlines() or [f"exit status {run.returncode}"]
         return [Check("torch", "fail", lines[-1], "reinstall: pip install -r requirements.lock")]
-    version, vision, timm, cuda, available = run.stdout.strip().splitlines()[-1].split("|")
-    found = [Check("torch", "ok", f"torch {version}, torchvision {vision}, timm {timm}")]
+    version, vision, timm, cuda, available, threads = run.stdout.strip().splitlines()[-1].split("|")
+    found = [
+        Check("torch", "ok", f"torch {version}, torchvision {vision}, timm {timm}"),
+        host_checks.threads(int(threads)),
+    ]
     if available == "True":
         return [*found, Check("cuda", "ok", f"CUDA {cuda}")]
     if nvml.gpus():
@@ -174,15 +200,19 @@ def _data(data_dir: str | None) -> list[Check]:
 
 
 def _store(tracking_uri: str | None) -> list[Check]:
-    from pipeline.tracking.mlflow_store import MlflowStore
-
+    name = "tracking store"
     try:
         uri = resolve_uri(tracking_uri)
         database = sqlite_file(uri)
         if database is not None and not database.is_file():
-            return [Check("tracking store", "ok", "made by the first grid")]
-        store = MlflowStore(uri, "quickstart", STATE_DIR / "artifacts")
+            return [Check(name, "ok", "made by the first grid")]
+        readers = mlflow_sqlite.open_readers(database)
+        if database is not None and readers is not None and mlflow_sqlite.tables_are_current(database):
+            runs = {reader.experiment: reader.count_runs() for reader in readers}
+            said = [f"{count} runs in experiment {experiment}" for experiment, count in runs.items() if count]
+            return [Check(name, "ok", f"answers, {', '.join(said) or 'no runs'}")]
+        store = MlflowStore(uri, default_study(), STATE_DIR / "artifacts")
         store.connect(create=False)
-        return [Check("tracking store", "ok", f"answers, {len(store.attempts())} runs in experiment quickstart")]
+        return [Check(name, "ok", f"answers, {len(store.attempts())} runs in experiment {store.experiment}")]
     except AblateError as error:
-        return [Check("tracking store", "fail", str(error), "start the server, or name another with --tracking-uri")]
+        return [Check(name, "fail", str(error), "start the server, or name another with --tracking-uri")]

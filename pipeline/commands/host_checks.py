@@ -17,6 +17,7 @@ from pipeline.paths import own_state_dir
 
 MIN_SHARED_MIB = 256  # two batches of 128 images of 224 x 224 for each of two workers, and room for them to be made
 MIN_OPEN_FILES = 1024
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86: vectors and tiles; ARM
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,39 @@ def shared_memory() -> list[Check]:
         remedy = "docker run --shm-size=1g (or --ipc=host), or --set input_pipeline=gather, which needs none"
         return [Check(name, "warn", f"{detail}: too little for input_pipeline=loader", remedy)]
     return [Check(name, "ok", detail)]
+
+
+def instructions(table: Path = Path("/proc/cpuinfo")) -> list[Check]:
+    """A CPU without instructions for bfloat16 computes it all the same, many times slower than fp32.
+
+    Args:
+        table: the kernel's description of the CPU.
+    """
+    try:
+        lines = [line.partition(":") for line in table.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return []
+    fields = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    name = fields.get("model name", "CPU")
+    found = [flag for flag in BF16_FLAGS if flag in flags]
+    if found:
+        return [Check("cpu", "ok", f"{name}, instructions for bfloat16: {', '.join(found)}")]
+    remedy = "expect amp and bf16 to cost time on this CPU"
+    return [Check("cpu", "warn", f"{name}, no instructions for bfloat16", remedy)]
+
+
+def threads(count: int) -> Check:
+    """How many threads an operation of PyTorch has.
+
+    Args:
+        count: by default, as PyTorch says.
+    """
+    cores = len(os.sched_getaffinity(0))
+    detail = f"PyTorch computes with {count} threads on {cores} cores"
+    if count > cores:
+        return Check("threads", "warn", detail, f"unset OMP_NUM_THREADS, or set it to {cores}")
+    return Check("threads", "ok", detail)
 
 
 def temporary_folder() -> list[Check]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +107,18 @@ class SqliteReader:
             if KEY_TAG in tags.get(run_id, {})
         ]
 
+    def experiment_tags(self) -> dict[str, str]:
+        """Tags of the experiment."""
+        with closing(_connect(self.file)) as connection:
+            query = "SELECT key, value FROM experiment_tags WHERE experiment_id = ?"
+            return dict(connection.execute(query, (self.experiment_id,)).fetchall())
+
+    def count_runs(self) -> int:
+        """How many runs it has, of whatever kind."""
+        with closing(_connect(self.file)) as connection:
+            query = "SELECT COUNT(*) FROM runs WHERE experiment_id = ? AND lifecycle_stage = 'active'"
+            return int(connection.execute(query, (self.experiment_id,)).fetchone()[0])
+
     def artifact_uri(self, run_id: str) -> str:
         """Where a run's artifacts are."""
         with closing(_connect(self.file)) as connection:
@@ -119,6 +133,23 @@ def open_reader(file: Path | None, experiment: str) -> SqliteReader | None:
         file: The database; None for a store that is no file.
         experiment: Its name.
     """
+    # one name in two workspaces: ask the client
+    found = [number for number, name in _experiments(file) or () if name == experiment]
+    return SqliteReader(file, found[0], experiment) if file is not None and len(found) == 1 else None
+
+
+def open_readers(file: Path | None) -> list[SqliteReader] | None:
+    """Finds all active experiments in a SQLite file, oldest first; None as `open_reader`.
+
+    Args:
+        file: The database; None for a store that is no file.
+    """
+    found = _experiments(file)
+    return None if file is None or found is None else [SqliteReader(file, *one) for one in found]
+
+
+def _experiments(file: Path | None) -> list[tuple[int, str]] | None:
+    """Number and name of each active experiment; None where a table or column is missing, or nothing can be read."""
     if file is None or not file.is_file():
         return None
     try:
@@ -130,15 +161,43 @@ def open_reader(file: Path | None, experiment: str) -> SqliteReader | None:
                 "SELECT run_uuid, key, value FROM tags LIMIT 0",
                 "SELECT run_uuid, key, value, is_nan FROM latest_metrics LIMIT 0",
                 "SELECT run_uuid, key, value, is_nan, step, timestamp FROM metrics LIMIT 0",
+                "SELECT experiment_id, key, value FROM experiment_tags LIMIT 0",
             ):
                 connection.execute(query)
-            found = connection.execute(
-                "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'", (experiment,)
-            ).fetchall()
+            query = (
+                "SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active' ORDER BY experiment_id"
+            )
+            return [(int(number), str(name)) for number, name in connection.execute(query)]
     except sqlite3.Error:
         return None
-    # one name in two workspaces: ask the client
-    return SqliteReader(file, int(found[0][0]), experiment) if len(found) == 1 else None
+
+
+def tables_are_current(file: Path) -> bool:
+    """Whether the installed MLflow would open this database as it is.
+
+    MLflow refuses tables of another version until `mlflow db upgrade` has changed them. It knows a version by the last
+    of its migrations; each is a file of its own that names the one before it, so that nothing has to be imported.
+
+    Args:
+        file: The database.
+    """
+    library = find_spec("mlflow")
+    if library is None or library.origin is None:
+        return False
+    steps = list((Path(library.origin).parent / "store" / "db_migrations" / "versions").glob("*.py"))
+    try:
+        with closing(_connect(file)) as connection:
+            versions = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        if len(versions) != 1:
+            return False
+        last = str(versions[0][0])
+        texts = [path.read_text(encoding="utf-8") for path in steps]
+    except (sqlite3.Error, OSError, ValueError):
+        return False
+    known = any(path.name.startswith(f"{last}_") for path in steps)
+    return known and not any(
+        re.search(rf"""^down_revision = ["']{re.escape(last)}["']""", text, re.M) for text in texts
+    )
 
 
 def count_runs(file: Path) -> dict[str, int] | None:

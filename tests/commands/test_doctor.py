@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.commands import doctor
+from pipeline.commands.command_options import DoctorOptions
 from tests.support.ablate import ablate_in_process
 
 
 def test_doctor(tmp_path: Path, digits_dir: Path) -> None:
     found = ablate_in_process("doctor", "--json", cwd=tmp_path, data_dir=digits_dir)
     checks = {check["name"]: check for check in found.json(found.code)["checks"]}
-    assert {"python", "torch", "cuda", "locked memory", "disk", "data", "tracking store"} <= set(checks)
+    assert {"python", "torch", "threads", "cuda", "locked memory", "disk", "data", "tracking store"} <= set(checks)
+    assert "torchvision" in checks["torch"]["detail"] and "timm" in checks["torch"]["detail"]
     assert all(check["status"] in ("ok", "warn", "fail") for check in checks.values())
     assert all(check["remedy"] for check in checks.values() if check["status"] != "ok")
     assert found.code == (1 if any(check["status"] == "fail" for check in checks.values()) else 0)
@@ -63,3 +68,44 @@ def test_a_check_that_cannot_be_made_has_its_name(monkeypatch: pytest.MonkeyPatc
     found = {check.name: check for check in doctor.checks(None, None)}
     assert found["data"].status == "fail" and "--data-dir DIR" in found["data"].detail
     assert not any("lambda" in name for name in found)
+
+
+@pytest.fixture
+def migrated_folder(tmp_path: Path, migrated_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a store that MLflow has made; what takes long is not looked at."""
+    (tmp_path / "mlruns").mkdir()
+    shutil.copyfile(migrated_database, tmp_path / "mlruns" / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    for name in ("_torch", "_compiler", "_gpus"):
+        monkeypatch.setattr(doctor, name, list)
+    return tmp_path
+
+
+def test_a_local_store_is_looked_at_without_mlflow(migrated_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MlflowStore", None)
+    checks = {check.name: check for check in doctor.checks(str(migrated_folder), None)}
+    assert (checks["tracking store"].status, checks["tracking store"].detail) == ("ok", "answers, no runs")
+
+
+def test_tables_of_another_mlflow_are_a_failed_check(migrated_folder: Path) -> None:
+    with closing(sqlite3.connect(migrated_folder / "mlruns" / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0a8213491aaa'")
+    checks = {check.name: check for check in doctor.checks(str(migrated_folder), None)}
+    assert checks["tracking store"].status == "fail" and "mlflow db upgrade" in checks["tracking store"].detail
+
+
+def test_each_check_is_printed_when_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def slow() -> list[doctor.Check]:
+        seen.append(capsys.readouterr())
+        return [doctor.Check("torch", "ok", "slow")]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "_torch", slow)
+    assert doctor.run_doctor(DoctorOptions(data_dir=str(tmp_path))) == 0
+    (before,) = seen
+    assert "tracking store" in before.out and "PyTorch" in before.err
+    assert capsys.readouterr().out == "ok    torch            slow\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import os
 import resource
 import shutil
 import tempfile
@@ -108,3 +109,29 @@ def test_every_check_that_breaks_has_its_name(monkeypatch: pytest.MonkeyPatch, t
 
 def test_bad_usage_is_still_one_line(ablate: Any, tmp_path: Path) -> None:
     assert_refused(ablate("doctor", "--nonsense"), ("--nonsense",), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "status", "said"),
+    [
+        (
+            "model name\t: Xeon\nflags\t\t: fpu avx2 avx512_bf16 amx_bf16\n\n",
+            "ok",
+            "Xeon, instructions for bfloat16: avx",
+        ),
+        ("model name\t: Old\nflags\t\t: fpu avx2 avx512f\n\n", "warn", "Old, no instructions for bfloat16"),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16\n\n", "ok", "CPU, instructions for bfloat16: bf16"),
+    ],
+)
+def test_instructions_for_bfloat16_are_told(tmp_path: Path, table: str, status: str, said: str) -> None:
+    (tmp_path / "cpuinfo").write_text(table * 2)
+    (check,) = checks.instructions(tmp_path / "cpuinfo")
+    assert check.status == status and check.detail.startswith(said)
+    assert bool(check.remedy) == (status == "warn")
+    assert checks.instructions(tmp_path / "none") == []
+
+
+def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert checks.threads(2).status == "ok" and "2 threads on 2 cores" in checks.threads(2).detail
+    assert checks.threads(8).status == "warn" and "OMP_NUM_THREADS" in checks.threads(8).remedy

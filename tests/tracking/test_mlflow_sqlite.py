@@ -153,3 +153,27 @@ def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Mlfl
     assert "matplotlib" in loaded["child"] and "mlflow" not in loaded["child"]
     assert "mlflow" in loaded["parent"]
     assert not loaded["parent"] & {"sqlalchemy", "alembic", "pipeline.analysis.effects"}
+
+
+def test_experiments_are_listed_with_their_tags_and_runs(tracker: MlflowStore) -> None:
+    found = mlflow_sqlite.open_readers(store_of(tracker).file)
+    assert found is not None
+    assert [(one.experiment, one.count_runs()) for one in found] == [("Default", 0), ("ours", 5), ("theirs", 1)]
+    client = tracker.connection.client
+    assert found[1].experiment_tags() == dict(client.get_experiment_by_name("ours").tags) != {}
+    assert mlflow_sqlite.open_readers(None) is None
+
+
+def test_tables_are_current_as_long_as_mlflow_has_no_later_migration(tracker: MlflowStore, tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    shutil.copyfile(store_of(tracker).file, file)
+    assert mlflow_sqlite.tables_are_current(file)
+    with closing(sqlite3.connect(file)) as connection:
+        (last,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        for version, current in (("0a8213491aaa", False), ("ffffffffffff", False), (last, True)):
+            with connection:
+                connection.execute("UPDATE alembic_version SET version_num = ?", (version,))
+            assert mlflow_sqlite.tables_are_current(file) == current
+        with connection:
+            connection.execute("DROP TABLE alembic_version")
+    assert not mlflow_sqlite.tables_are_current(file)
