@@ -108,6 +108,7 @@ ROUND_SECONDS = "round/seconds"
 ROUND_RATE = "round/images_per_second"
 ROUND_PLACE = "round/place"  # in the order of the round, from 1
 ROUND_JOULES = "round/joules"
+ROUND_OTHERS = "round/others_cores"  # CPU use of others meanwhile
 # and of the whole cell
 TURN_IMAGES = "turns/images"
 HEAD_IMAGES = "turns/head_images"

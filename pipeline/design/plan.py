@@ -36,8 +36,6 @@ class PlannedRun:
         position: when it runs, from 0 up.
         kind: `run` for the design's cells, `sentinel` for the baselines repeated at a block's ends, `turns` for cells
             that take turns.
-        tainted: why its measurement is to be doubted (see `execution.interference`); empty when nothing is known
-            against it.
         title: its name where the specification's own would not tell it apart; else empty.
         tags: further tags of its row, (name, text).
     """
@@ -46,7 +44,6 @@ class PlannedRun:
     block: int
     position: int
     kind: str = "run"
-    tainted: str = ""
     title: str = ""
     tags: tuple[tuple[str, str], ...] = ()
 

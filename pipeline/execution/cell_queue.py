@@ -87,13 +87,6 @@ class CellQueue:
             del self._waiting[index]
             return run
 
-    def take_of_block(self, block: int) -> PlannedRun | None:
-        """Takes the next cell if it is of this block."""
-        with self._lock:
-            if not self._waiting or self._waiting[0].block != block:
-                return None
-            return self._waiting.popleft()
-
     def leave_to_others(self, run: PlannedRun) -> None:
         """Keeps in mind that another controller has a cell."""
         with self._lock:

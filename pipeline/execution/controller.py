@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.design.names import CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG
+from pipeline.design.names import CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG, TAINTED_TAG
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
+from pipeline.design.records import End, Metrics, Outcome, Phase, Progress, Record, Tags
 from pipeline.execution import summary
 from pipeline.execution.cell_queue import CellQueue
-from pipeline.execution.interference import InterferenceCheck
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.interrupt import command_line
 from pipeline.execution.launcher import ChoosesNext, Launcher, PreparesNext
 from pipeline.execution.listener import GridOutcome, Listener
@@ -42,7 +42,7 @@ class Controller:
         listener: shows it.
         retries: how often, over all calls, a failed or timed-out cell is tried again.
         state_dir: `mlruns`; the plan's list of cells is kept there.
-        interference: looks for reasons to doubt a run before it starts; None where the machine that runs it looks.
+        watch: looks for reasons to doubt a run while it is trained; None where the machine that trains it looks.
         target_accuracy: validation accuracy, as a fraction, to which training is timed; None for none.
     """
 
@@ -55,7 +55,7 @@ class Controller:
         *,
         retries: int,
         state_dir: Path,
-        interference: InterferenceCheck | None = None,
+        watch: MachineWatch | None = None,
         target_accuracy: float | None = None,
     ) -> None:
         self.plan = plan
@@ -64,7 +64,8 @@ class Controller:
         self.listener = listener
         self._state_dir = state_dir
         self._target = target_accuracy
-        self._pool = RunPool(launcher, interference)
+        self._watch = watch
+        self._pool = RunPool(launcher)
         self._queue = CellQueue(retries)
         self._choosing = launcher if isinstance(launcher, ChoosesNext) else None
         # under this controller's own choice alone the next cell's slot is known before the present one's end
@@ -178,7 +179,7 @@ class Controller:
 
     def _claimed(self, run: PlannedRun) -> OpenRun | None:
         """Claims a cell; None, and it is kept in mind, when another controller has it."""
-        opened = self.recorder.claim(self._with_interference(run), self.plan, self.launcher.work_dir(run.spec))
+        opened = self.recorder.claim(run, self.plan, self.launcher.work_dir(run.spec))
         if opened is None:
             self._queue.leave_to_others(run)
             if self._choosing is not None:
@@ -187,16 +188,18 @@ class Controller:
             (opened.work_dir / "checkpoint.pt").unlink(missing_ok=True)
         return opened
 
-    def _with_interference(self, run: PlannedRun) -> PlannedRun:
-        """Returns the run with the reasons to doubt it; those of a block are shown once."""
-        run = self._pool.with_interference(run)
+    def _launched(self, run: PlannedRun) -> Iterator[Record]:
+        """What a run tells, and what is added here: reasons to doubt it, and the time to the target."""
+        records = self.launcher.launch(run.spec)
+        return timed_to_target(records if self._watch is None else self._watch.watched(records), self._target)
+
+    def _warn(self, run: PlannedRun, reasons: str) -> None:
+        """Shows the reasons to doubt a run; the first of each block are enough."""
         with self._lock:
-            new = bool(run.tainted) and run.block not in self._warned
-            if new:
-                self._warned.add(run.block)
+            new = run.block not in self._warned
+            self._warned.add(run.block)
         if new:
-            self.listener.note(f"block {run.block} is tainted: {run.tainted}")
-        return run
+            self.listener.note(f"{run.name} is tainted: {reasons}")
 
     def _run_claimed(self, opened: OpenRun) -> OpenRun | None:
         """Takes a claimed cell to its end; returns the cell that was prepared meanwhile, if one was."""
@@ -205,15 +208,17 @@ class Controller:
         end = End(time=time.time(), outcome="failed", error="the launcher ended without a last record")
         with self._pool.running():
             self.listener.started(run)
-            for record in timed_to_target(self.launcher.launch(run.spec), self._target):
+            for record in self._launched(run):
                 if isinstance(record, End):
                     end = record
                     continue
                 if isinstance(record, Progress | Metrics):
                     self.listener.progress(run, record)
                 self.recorder.record(opened, record)
+                if isinstance(record, Tags) and TAINTED_TAG in record.values:
+                    self._warn(run, record.values[TAINTED_TAG])
                 if isinstance(record, Phase) and record.name == "evaluate":
-                    following = self._claimed_ahead(run)
+                    following = self._claimed_ahead()
                 elif isinstance(record, Phase) and record.name == "done" and following is not None:
                     self._prepare(following, run)
             self.recorder.close(opened, end)
@@ -229,14 +234,11 @@ class Controller:
             self._pool.give_up(end.error or "no device is left")
         return following
 
-    def _claimed_ahead(self, run: PlannedRun) -> OpenRun | None:
-        """Claims the next cell while `run`, which has been trained, is tested.
-
-        Not across blocks, before each of which the machine is watched while nothing runs.
-        """
+    def _claimed_ahead(self) -> OpenRun | None:
+        """Claims the next cell while the present one, which has been trained, is tested."""
         if self._preparing is None or self._pool.stopped:
             return None
-        following = self._queue.take_of_block(run.block)
+        following = self._queue.take()
         return None if following is None else self._claimed(following)
 
     def _prepare(self, following: OpenRun, run: PlannedRun) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
-from pipeline.design.plan import PlannedRun
 from pipeline.errors import AblateError
-from pipeline.execution.interference import InterferenceCheck
 from pipeline.execution.launcher import Launcher
 from pipeline.execution.threads import join
 
@@ -19,16 +16,14 @@ class RunPool:
 
     Args:
         launcher: Has the slots, and is cancelled when the pool stops.
-        interference: Looks for reasons to doubt a run before it starts; None where the machine that runs it looks.
 
     Attributes:
         broken: Why everything ended before it was done, in one line; None while nothing is wrong.
     """
 
-    def __init__(self, launcher: Launcher, interference: InterferenceCheck | None = None) -> None:
+    def __init__(self, launcher: Launcher) -> None:
         self.broken: str | None = None
         self._launcher = launcher
-        self._interference = interference
         self._threads = 0
         self._running = 0
         self._lock = threading.Lock()
@@ -102,7 +97,7 @@ class RunPool:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Counts a run while it goes on: others cannot be told from it when the machine is watched."""
+        """Counts a run while it goes on."""
         with self._lock:
             self._running += 1
         try:
@@ -110,11 +105,3 @@ class RunPool:
         finally:
             with self._lock:
                 self._running -= 1
-
-    def with_interference(self, run: PlannedRun) -> PlannedRun:
-        """Returns the run with the reasons to doubt it, if the machine is not quiet; nothing starts meanwhile."""
-        if self._interference is None:
-            return run
-        with self._lock:
-            reasons = self._interference.before_run(run.block, alone=self._running == 0)
-        return replace(run, tainted="; ".join(reasons))

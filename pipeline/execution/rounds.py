@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from pipeline.design.names import (
     HEAD_IMAGES,
     IMAGES_PER_SECOND,
     ROUND_JOULES,
+    ROUND_OTHERS,
     ROUND_PLACE,
     ROUND_RATE,
     ROUND_SECONDS,
@@ -29,6 +30,7 @@ from pipeline.design.names import (
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import End, Turn, TurnOrder
 from pipeline.design.turns import TurnGroup, TurnLength, turn_length
+from pipeline.execution.interference import Tally
 from pipeline.execution.turn_cell import TurnCall, TurnCell
 
 ROOM = 1.2  # times the largest cell's memory that has to be free for the next one
@@ -118,6 +120,7 @@ class Rounds:
         mine = {run.spec.digest for run in group.runs}
         self.course = Course(rates={key: dict(rates) for key, rates in before.items() if key in mine})
         self._largest = (0.0, 0.0)  # memory of a cell, MiB: host's and device's
+        self._tally = Tally("rounds")  # of what disturbed them
 
     def is_enough(self) -> bool:
         """Whether earlier calls have made enough rounds."""
@@ -142,21 +145,18 @@ class Rounds:
                 wanting += runs
         return [run for run in others if run in wanting]
 
-    def run(self, slot: Any, deadline: float | None, tainted: str = "") -> Course:
+    def run(self, slot: Any, deadline: float | None) -> Course:
         """Takes the group to its end.
 
         Args:
             slot: of the launcher, where the cells stand.
             deadline: `time.monotonic()` after which no round begins; None for none.
-            tainted: why what is measured is to be doubted; empty when nothing is known against it.
 
         Raises:
             OSError: the journal refuses.
             OutsideError: no process can be started.
         """
-        baseline, *waiting = (
-            replace(run, tainted=tainted) for run in (self._group.runs[0], *(self._wanting() or self._group.runs[1:]))
-        )
+        baseline, waiting = self._group.runs[0], self._wanting() or list(self._group.runs[1:])
         while not self._call.stopped():
             standing: list[TurnCell] = []
             try:
@@ -168,6 +168,8 @@ class Rounds:
                 break
             waiting = left
             self._call.listener.note(f"{self._group.name}: {len(left)} more cells, beside the baseline again")
+        if reasons := self._tally.reasons():
+            self._call.listener.note(f"{self._group.name}: {'; '.join(reasons)}; rounds spread that over all cells")
         return self.course
 
     @staticmethod
@@ -258,13 +260,20 @@ class Rounds:
         order = list(standing)
         random.Random(f"{self._rules.seed}/{self._group.name}/{number}").shuffle(order)
         turns: list[tuple[TurnCell, Turn]] = []
+        watch = self._call.watch
+        before = watch.look() if watch else None
         for cell in order:
             turn = cell.turn(TurnOrder(number=number, images=length.images, head=length.head))
             if turn is None or self._call.stopped():
                 return
             turns.append((cell, turn))
+        seen: dict[str, float] = {}
+        if watch and before:
+            stretch = watch.since(before)
+            self._tally.add(stretch)
+            seen = {ROUND_OTHERS: stretch.others}
         self._call.recorder.record_round(
-            number, [(cell.opened, _values(turn, at)) for at, (cell, turn) in enumerate(turns)]
+            number, [(cell.opened, _values(turn, at) | seen) for at, (cell, turn) in enumerate(turns)]
         )
         for cell, turn in turns:
             self.course.rates.setdefault(cell.run.spec.digest, {})[number] = turn.images / turn.seconds
@@ -291,6 +300,8 @@ class Rounds:
         rates = self.course.rates.get(digest)
         if rates:
             cell.log({IMAGES_PER_SECOND: median(rates.values())})
+            if reasons := self._tally.reasons():
+                cell.doubt("; ".join(reasons))
         cell.close(end)
 
 

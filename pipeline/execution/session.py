@@ -16,7 +16,7 @@ from pipeline.design.plan import Plan, build_plan
 from pipeline.design.selection import SelectedPlan, in_processes, study_settings, with_reruns
 from pipeline.design.spec import RunSpec, content_digest
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
-from pipeline.execution.interference import InterferenceCheck
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.interrupt import interruptible
 from pipeline.execution.launcher_factory import make_launcher
 from pipeline.execution.listener import GridOutcome, Listener
@@ -155,7 +155,7 @@ class Session:
             self.listener,
             retries=self.options.retries,
             state_dir=self._state_dir,
-            interference=InterferenceCheck(self.plan.device) if here else None,
+            watch=MachineWatch(self.plan.device) if here else None,
             target_accuracy=self.options.target_accuracy,
         )
         recorder.start()

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.design.names import TAINTED_TAG
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.records import End, Metrics, Ready, Record, Turn, TurnOrder
+from pipeline.design.records import End, Metrics, Ready, Record, Tags, Turn, TurnOrder
 from pipeline.execution.cell_queue import LOST_TRIES
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.launcher import HasCellsStand
 from pipeline.execution.listener import Listener
 from pipeline.tracking.recorder import Recorder
@@ -28,6 +30,7 @@ class TurnCall:
         listener: shows it.
         timeout: longest time of a set-up or a turn, in s; None for no limit.
         stopped: whether the call has been ended.
+        watch: looks for reasons to doubt a round; None where the machine that makes it looks.
     """
 
     plan: Plan
@@ -36,6 +39,7 @@ class TurnCall:
     listener: Listener
     timeout: float | None
     stopped: Callable[[], bool]
+    watch: MachineWatch | None = None
 
 
 class TurnCell:
@@ -131,6 +135,14 @@ class TurnCell:
             OSError: the journal refuses.
         """
         self._call.recorder.record(self.opened, Metrics(time=time.time(), values=dict(values)))
+
+    def doubt(self, reasons: str) -> None:
+        """Records why what was measured of it is to be doubted.
+
+        Raises:
+            OSError: the journal refuses.
+        """
+        self._call.recorder.record(self.opened, Tags(time=time.time(), values={TAINTED_TAG: reasons}))
 
     def dismiss(self) -> None:
         """Lets it end; `finish` waits for it."""

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from pipeline.design.spec import content_digest
 from pipeline.design.turns import TurnGroup, identity
 from pipeline.errors import AblateError, InputError, OutsideError, not_allowed
 from pipeline.execution.controller import DELIVERY_PATIENCE
-from pipeline.execution.interference import InterferenceCheck
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.interrupt import command_line, interruptible
 from pipeline.execution.launcher import HasCellsStand
 from pipeline.execution.launcher_factory import make_launcher
@@ -115,6 +115,7 @@ class TurnSession:
         self._lock = state_dir / "speed" / f"{content_digest([scope, self.identity])[:16]}.lock"
         self._recorder: Recorder | None = None
         self._pool: RunPool | None = None
+        self._watch: MachineWatch | None = None
         self._left = list(groups)
         self._choice = threading.Lock()
         self.began = time.time()
@@ -149,7 +150,8 @@ class TurnSession:
             outcome = SpeedOutcome()
             # from here on a signal ends the rounds, and not this thread in the midst of opening rows
             here = self.options.launcher == "local"  # the nodes of a cluster look for themselves
-            pool = self._pool = RunPool(self.launcher, InterferenceCheck(self.plan.device) if here else None)
+            pool = self._pool = RunPool(self.launcher)
+            self._watch = MachineWatch(self.plan.device) if here else None
             before = self._open()
             try:
                 self._measure(pool, outcome, before)
@@ -227,18 +229,21 @@ class TurnSession:
     ) -> None:
         """Measures one group, unless earlier calls have."""
         call = TurnCall(
-            self.plan, self.launcher, self.recorder, self.listener, self.options.timeout, lambda: pool.stopped
+            plan=self.plan,
+            launcher=self.launcher,
+            recorder=self.recorder,
+            listener=self.listener,
+            timeout=self.options.timeout,
+            stopped=lambda: pool.stopped,
+            watch=self._watch,
         )
         rounds = Rounds(call, group, self._rules, before)
         outcome.courses[group.name] = rounds.course
         if rounds.is_enough():
             return
-        watched = pool.with_interference(replace(group.runs[0], block=self.groups.index(group)))
-        if watched.tainted:
-            self.listener.note(f"{group.name}: {watched.tainted}; rounds spread that over all cells")
         try:
             with pool.running(), self.launcher.slot(group.runs[0].spec) as slot:
-                rounds.run(slot, until, watched.tainted)
+                rounds.run(slot, until)
         except OutsideError:
             if not pool.stopped:  # where all is ended nothing can be had, or started
                 raise

@@ -20,7 +20,6 @@ from pipeline.design.names import (
     OUTCOME_TAG,
     OWNER_TAG,
     POSITION_TAG,
-    TAINTED_TAG,
 )
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.tracking.provenance import host_provenance
@@ -102,7 +101,6 @@ def open_entry(key: str, parent: str, run: PlannedRun, plan: Plan, owner: str, c
         DIGEST_TAG: spec.digest,
         BLOCK_TAG: str(run.block),
         POSITION_TAG: str(run.position),
-        **({TAINTED_TAG: run.tainted} if run.tainted else {}),
         **dict(run.tags),
         CLAIM_TAG: claim,
         OWNER_TAG: owner,

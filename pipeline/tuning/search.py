@@ -13,7 +13,7 @@ from pipeline.design.names import DIGEST_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Progress
 from pipeline.design.spec import Probe, RunSpec
-from pipeline.execution.interference import InterferenceCheck
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.launcher import Launcher
 from pipeline.execution.listener import Listener
 from pipeline.execution.pool import RunPool
@@ -89,7 +89,7 @@ class Search:
         recorder: keeps them.
         listener: shows them.
         deadline: `time.monotonic()` after which no trial is started, in s; None for none.
-        interference: looks for reasons to doubt a trial before it starts; None where the machine that runs it looks.
+        watch: looks for reasons to doubt a trial while it is trained; None where the machine that trains it looks.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Search:
         listener: Listener,
         *,
         deadline: float | None = None,
-        interference: InterferenceCheck | None = None,
+        watch: MachineWatch | None = None,
     ) -> None:
         self._task = task
         self._shared = shared
@@ -109,7 +109,8 @@ class Search:
         self._recorder = recorder
         self._listener = listener
         self._deadline = deadline
-        self._pool = RunPool(launcher, interference)
+        self._watch = watch
+        self._pool = RunPool(launcher)
         self._over = threading.Event()
         self._others = LongWait(listener.note, "trials of other processes")
 
@@ -174,7 +175,6 @@ class Search:
             block=0,
             position=trial.number,
         )
-        run = self._pool.with_interference(run)
         opened = self._recorder.open(run, self._task.plan, self._launcher.work_dir(run.spec))
         trial.set_user_attr(DIGEST_TAG, run.spec.digest)  # a trial that names its run has one, whoever dies now
         with self._pool.running():
@@ -189,7 +189,8 @@ class Search:
         run = opened.run
         self._listener.started(run)
         end = End(time=time.time(), outcome="failed", error="the launcher ended without a last record")
-        records = self._launcher.launch(run.spec)
+        launched = self._launcher.launch(run.spec)
+        records = launched if self._watch is None else self._watch.watched(launched)
         for record in records:
             if isinstance(record, End):
                 end = record

@@ -25,7 +25,7 @@ from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.execution import interrupt, launcher_factory
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
-from pipeline.execution.interference import InterferenceCheck
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.listener import Listener
 from pipeline.execution.threads import Background, LongWait, told_if_long
 from pipeline.locks import exclusive
@@ -104,7 +104,7 @@ class Tuning:
             nproc=1,
         )
         here = options.launcher == "local"  # the nodes of a cluster look for themselves
-        self._interference = InterferenceCheck(device) if here else None
+        self._watch = MachineWatch(device) if here else None
         self._search: Search | None = None
         self._grid: Controller | None = None
         self._stopped = False
@@ -236,7 +236,7 @@ class Tuning:
             self.recorder,
             self.listener,
             deadline=deadline,
-            interference=self._interference,
+            watch=self._watch,
         )
         self._search.run()
         if self._search.late:
@@ -284,7 +284,7 @@ class Tuning:
             self.listener,
             retries=self.options.retries,
             state_dir=self._state_dir,
-            interference=self._interference,
+            watch=self._watch,
         )
         self._grid = grid
         others = LongWait(self.listener.note, "another process, which confirms its winner on this host")

@@ -42,10 +42,7 @@ def test_cells_come_in_their_order_and_one_block_after_the_other() -> None:
     cells = [cell(1, 0), cell(2, 0), cell(3, 1)]
     queue.add(cells, [])
     assert queue.take() == cells[0]
-    assert queue.take_of_block(1) is None
-    assert queue.take_of_block(0) == cells[1]
-    assert queue.take_of_block(0) is None
-    assert [queue.take(), queue.take()] == [cells[2], None]
+    assert [queue.take(), queue.take(), queue.take()] == [cells[1], cells[2], None]
 
 
 def test_a_launcher_s_choice_is_taken_out_of_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,14 +15,16 @@ from pipeline.bench.orchestration import NoTraining, Quiet, _plan
 from pipeline.commands.display import PlainDisplay
 from pipeline.design import study
 from pipeline.design.plan import Plan, build_plan
-from pipeline.design.records import End, Metrics, Phase, Record
+from pipeline.design.records import End, Metrics, Phase, Record, Tags
 from pipeline.design.spec import RunSpec
 from pipeline.errors import OutsideError
 from pipeline.execution.controller import Controller
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.listener import GridOutcome
 from pipeline.tracking import journal
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.recorder import Recorder
+from tests.support.launchers import ListenerLog
 from tests.support.processes import STUDY, rows_of
 
 StoreIn = Callable[[Path, str], MlflowStore]
@@ -80,11 +82,10 @@ def test_the_next_cell_is_prepared_before_the_end_and_launched_after_it(store_in
     expected: list[tuple[str, str]] = []
     for place, digest in enumerate(order):
         expected.append(("launch", digest))
-        same_block = place + 1 < len(order) and plan.runs[place + 1].block == plan.runs[place].block
-        if same_block:
+        if place + 1 < len(order):
             expected += [("prepare", order[place + 1]), ("after", digest)]
         expected.append(("end", digest))
-    assert launcher.events == expected, "not across blocks, before each of which the machine is watched"
+    assert launcher.events == expected
     grid.close(outcome, grid.results, 0.0)
     assert recorder.error is None
 
@@ -228,3 +229,34 @@ def test_a_launcher_that_breaks_in_mid_run_leaves_no_row_open(store_in: StoreIn,
     rows = rows_of(tmp_path / "mlflow.db")
     assert [(row.status, row.outcome) for row in rows] == [("KILLED", "interrupted")]
     assert rows[0].tags["ablate.error"] == "its controller could not go on"
+
+
+class Disturbed(MachineWatch):
+    """Every run but the first of each block is disturbed."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.runs = 0
+
+    def watched(self, records: Generator[Record, None, None]) -> Generator[Record, None, None]:
+        self.runs += 1
+        if self.runs > 1:
+            yield Tags(time=0.0, values={"ablate.tainted": f"busy in run {self.runs}"})
+        yield from records
+
+
+def test_a_disturbed_run_has_a_tag_and_the_first_of_a_block_is_told(store_in: StoreIn, tmp_path: Path) -> None:
+    recorder = Recorder(store_in(tmp_path, "watched"), tmp_path)
+    recorder.start()
+    listener, watch = ListenerLog(), Disturbed()
+    plan = _plan(12)  # eight cells of the first block, four of the second
+    grid = Controller(
+        plan, NoTraining(tmp_path / "work"), recorder, listener, retries=0, state_dir=tmp_path, watch=watch
+    )
+    grid.resume("watched", {"ablate.command": "grid"}, fresh=True)
+    assert grid.run().complete
+    told = [line for line in listener.notes if "tainted" in line]
+    names = [run.name for run in plan.runs]
+    assert told == [f"{names[1]} is tainted: busy in run 2", f"{names[8]} is tainted: busy in run 9"]
+    tags = [entry["values"] for entry in _rows(tmp_path) if entry["kind"] == "tags"]
+    assert sum("ablate.tainted" in each for each in tags) == 11

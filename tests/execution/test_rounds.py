@@ -12,6 +12,8 @@ from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.selection import GridOptions, select_plan
 from pipeline.design.turns import TurnGroup, turn_groups
 from pipeline.execution import rounds
+from pipeline.execution.counters import Counters
+from pipeline.execution.interference import MachineWatch, Stretch
 from pipeline.execution.rounds import Judgement, Rates, RoundRules, Rounds
 from pipeline.execution.turn_cell import TurnCall
 from tests.support.launchers import ListenerLog
@@ -42,7 +44,7 @@ class Case:
         self.listener = ListenerLog()
         self.judged: list[tuple[list[str], int]] = []
         self.stop = False
-        self.tainted = ""
+        self.watch: MachineWatch | None = None
 
     def run(
         self,
@@ -61,10 +63,10 @@ class Case:
             watch()
             return Judgement(shared >= enough, f"{shared} rounds")
 
-        call = TurnCall(self.plan, self.launcher, self.log, self.listener, 10.0, lambda: self.stop)
+        call = TurnCall(self.plan, self.launcher, self.log, self.listener, 10.0, lambda: self.stop, self.watch)
         made = Rounds(call, self.group, RoundRules(judge, least, 7), before or {})
         deadline = None if seconds is None else time.monotonic() + seconds
-        return made.course if made.is_enough() else made.run(None, deadline, self.tainted)
+        return made.course if made.is_enough() else made.run(None, deadline)
 
     def ends(self) -> dict[str, list[str]]:
         """Outcomes of each cell's rows."""
@@ -95,11 +97,38 @@ def test_every_cell_has_a_turn_in_each_round_in_an_order_shuffled_anew(case: Cal
     assert len(lengths) == 1 and next(iter(lengths))[0] % found.group.multiple == 0
 
 
-def test_what_is_known_against_the_machine_is_in_every_row(case: Callable[..., Case]) -> None:
+class Neighbour(MachineWatch):
+    """Others use 1.5 cores in the third round."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.rounds = 0
+
+    def since(self, before: Counters) -> Stretch:
+        del before
+        self.rounds += 1
+        return Stretch(seconds=0.5, cores=2, others=1.5 if self.rounds == 3 else 0.125)
+
+
+def test_a_round_that_was_disturbed_is_marked_and_kept(case: Callable[..., Case]) -> None:
     found = case()
-    found.tainted = "a busy neighbour"
+    found.watch = Neighbour()
+    course = found.run()
+    for number, cells in found.log.rounds:
+        others = {values["round/others_cores"] for values in cells.values()}
+        assert others == {1.5 if number == 3 else 0.125}
+    assert all(len(rates) == 5 for rates in course.rates.values())
+    reason = "other processes used 1.5 of 2 cores during 1 of 5 rounds"
+    assert sorted(found.log.doubts) == sorted(LABELS)
+    assert all(text.startswith(reason) for text in found.log.doubts.values())
+    assert any(line.startswith(f"test_resnet/digits: {reason}") for line in found.listener.notes)
+
+
+def test_where_nobody_watches_nothing_is_said_of_others(case: Callable[..., Case]) -> None:
+    found = case()
     found.run()
-    assert [run.tainted for run in found.log.runs] == ["a busy neighbour"] * 4
+    assert not found.log.doubts
+    assert not any("round/others_cores" in values for _, cells in found.log.rounds for values in cells.values())
 
 
 def test_the_order_is_the_seed_s(case: Callable[..., Case]) -> None:

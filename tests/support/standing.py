@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.design.names import TAINTED_TAG
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.records import End, Metrics, Outcome, Phase, Ready, Record, Turn, TurnOrder
+from pipeline.design.records import End, Metrics, Outcome, Phase, Ready, Record, Tags, Turn, TurnOrder
 from pipeline.design.spec import RunSpec
 from pipeline.tracking.recorder import OpenRun
 
@@ -125,12 +126,14 @@ class RoundLog:
         closed: (label, how it ended) of each row.
         opened: labels of the rows.
         runs: what they are of.
+        doubts: label -> why it is to be doubted.
     """
 
     rounds: list[tuple[int, dict[str, Mapping[str, float]]]] = field(default_factory=list)
     closed: list[tuple[str, End]] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     runs: list[PlannedRun] = field(default_factory=list)
+    doubts: dict[str, str] = field(default_factory=dict)
 
     def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
         assert plan.study.name
@@ -141,6 +144,8 @@ class RoundLog:
     def record(self, opened: OpenRun, record: Record) -> None:
         if isinstance(record, Metrics):
             opened.values.update(record.values)
+        if isinstance(record, Tags) and TAINTED_TAG in record.values:
+            self.doubts[opened.key] = record.values[TAINTED_TAG]
 
     def record_round(self, number: int, values: Sequence[tuple[OpenRun, Mapping[str, float]]]) -> None:
         self.rounds.append((number, {opened.key: of_cell for opened, of_cell in values}))

@@ -66,7 +66,6 @@ def test_a_run_is_opened_with_its_cell() -> None:
     }
     assert entry["params"]["recipe.epochs"] == run.spec.recipe.epochs
     assert entry["tags"]["ablate.digest"] == run.spec.digest and entry["tags"]["ablate.claim"] == "held"
-    assert "ablate.tainted" not in entry["tags"]
 
 
 @pytest.mark.parametrize(
