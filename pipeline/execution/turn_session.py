@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.design.names import (
     CELLS_TAG,
     COMMAND_TAG,
+    FACTORS_TAG,
     KIND_TAG,
     SPEED_ROUNDS,
     SPEED_SECONDS,
@@ -185,6 +186,7 @@ class TurnSession:
             COMMAND_TAG: f"speed {self.identity[:12]}",
             STUDY_TAG: study.name,
             TECHNIQUES_TAG: ",".join(study.techniques),
+            FACTORS_TAG: self.plan.factors,
             CELLS_TAG: str(sum(len(group.runs) for group in self.groups)),
         }
         known = recorder.parent.join(f"speed {study.name}", tags, new=self.options.fresh)

@@ -74,8 +74,9 @@ def test_each_name_has_one_constant() -> None:
 # what stores that were filled by earlier versions have
 CONTRACT = """
 ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.digest ablate.error ablate.final
-ablate.engagement ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
-ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result ablate.retries
+ablate.engagement ablate.factors ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
+ablate.opened ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result
+ablate.retries
 ablate.store ablate.delivered ablate.study ablate.tainted ablate.target_accuracy ablate.techniques ablate.too_large
 ablate.values ablate.withdrawn amp/final_scale amp/skipped_steps energy/gpu_joules memory/gpu_peak_allocated_mib
 memory/gpu_peak_reserved_mib memory/gpu_process_mib memory/host_peak_rss_mib model/flops_per_image
