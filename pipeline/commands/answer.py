@@ -28,13 +28,14 @@ def effects_of_plan(store: MlflowStore, plan: Plan) -> Effects | None:
     if len(plan.runs) > MOST_RUNS or not plan.study.techniques:
         return None
     everything = store.frame()
-    runs, _ = finished_runs(everything)
+    mine = {run.spec.digest for run in plan.runs}
+    runs, _ = finished_runs(everything, plan.study.name, mine)
     if runs.empty:
         return None
-    runs = runs[runs[f"tags.{DIGEST_TAG}"].isin({run.spec.digest for run in plan.runs})].reset_index(drop=True)
+    runs = runs[runs[f"tags.{DIGEST_TAG}"].isin(mine)].reset_index(drop=True)
     if runs.empty:
         return None
-    rounds, _ = youngest_rounds(store, everything)
+    rounds, _ = youngest_rounds(store, everything, plan.study.name, plan.factors)
     return estimate(StudyData(plan.study.name, runs, techniques=tuple(plan.study.techniques), rounds=rounds))
 
 

@@ -50,7 +50,7 @@ class StatusOptions(StoreOptions):
     """`ablate status`.
 
     Attributes:
-        study: name or file; None for the device's default.
+        study: name or file; None for the one that was worked on last.
     """
 
     study: str | None = argument(None)
@@ -77,7 +77,7 @@ class ReportOptions(StoreOptions):
     """`ablate report`.
 
     Attributes:
-        study: name or file; None for the device's default.
+        study: name or file; None for the one that was worked on last.
         out: folder of the report; None for the default.
         paper: whether to write the audit of the paper's claims too.
         memory_limit: peak memory in MiB that a recommended setting may need; None for any.

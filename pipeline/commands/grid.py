@@ -96,6 +96,7 @@ def precision_of_plan(store: MlflowStore, plan: Plan, width: float) -> list[Main
     from pipeline.analysis.stopping import main_effect_precisions
     from pipeline.tracking.study_data import StudyData, finished_runs
 
-    runs, _ = finished_runs(store.frame())
-    runs = runs[runs[f"tags.{DIGEST_TAG}"].isin({run.spec.digest for run in plan.runs})]
+    mine = {run.spec.digest for run in plan.runs}
+    runs, _ = finished_runs(store.frame(), plan.study.name, mine)
+    runs = runs[runs[f"tags.{DIGEST_TAG}"].isin(mine)]
     return main_effect_precisions(StudyData(plan.study.name, runs, techniques=tuple(plan.study.techniques)), width)

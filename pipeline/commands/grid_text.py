@@ -50,7 +50,7 @@ def print_results(
 
 
 def _plan_text(plan: Plan) -> str:
-    lines = [f"{run.position:>5}  block {run.block}  {run.spec.digest[:12]}  {run.spec.name}" for run in plan.runs]
+    lines = [f"{run.position:>5}  block {run.block}  {run.spec.digest[:12]}  {run.name}" for run in plan.runs]
     if plan.alias:
         lines += ["", "aliases of the fraction:", *(f"  {text}" for text in plan.alias)]
     return "\n".join(lines)
@@ -62,7 +62,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
             "position": run.position,
             "block": run.block,
             "kind": run.kind,
-            "name": run.spec.name,
+            "name": run.name,
             "digest": run.spec.digest,
             **run.spec.model_dump(mode="json"),
         }
@@ -74,11 +74,21 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
 def _closing_text(session: Session, outcome: GridOutcome) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
     lines = [f"{outcome.cells} cell{'' if outcome.cells == 1 else 's'}: {counts}"]
+    if session.grid is not None and session.grid.nothing_to_do:
+        lines.append(_nothing_to_do(outcome))
     lines += not_stored(session.store.problems)
     uri = redacted(session.options.tracking_uri or "")
     lines.append("compare the runs: ablate ui" + (f" --tracking-uri {uri}" if uri else ""))
     lines.append(f"why, and what to use: ablate report {session.plan.study.name}")
     return "\n".join(lines)
+
+
+def _nothing_to_do(outcome: GridOutcome) -> str:
+    if not outcome.complete:
+        return "nothing to do: what has not finished is not tried again; --fresh repeats everything"
+    if outcome.cells == 1:
+        return "nothing to do: the cell has finished already; --fresh repeats it"
+    return f"nothing to do: all {outcome.cells} cells have finished already; --fresh repeats them"
 
 
 def _result_document(session: Session, outcome: GridOutcome, tables: Tables) -> dict[str, Any]:

@@ -19,18 +19,48 @@ def default_study() -> str:
     return os.environ.get("ABLATE_STUDY") or ("paper" if device.resolve_device("auto") == "cuda" else "quickstart")
 
 
+def asked_study(study: str | None, tracking_uri: str | None) -> tuple[str, str]:
+    """What `ablate status` and `ablate report` are about.
+
+    Args:
+        study: its name or file; None for the one that was worked on last, which is said on standard error.
+        tracking_uri: the flag's value.
+
+    Returns:
+        The study's name, and that of the experiment that its runs are in.
+
+    Raises:
+        InputError: a tracking URI that is not allowed.
+    """
+    study = study or os.environ.get("ABLATE_NAME") or os.environ.get("ABLATE_STUDY")
+    if study is None and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        from pipeline.tracking.study_data import last_study
+        from pipeline.tracking.uri import resolve_uri
+
+        last = last_study(resolve_uri(tracking_uri))
+        if last is not None:
+            print(f"study {last[0]}: the one that was worked on last", file=sys.stderr, flush=True)
+            return last
+    experiment = experiment_of(study)
+    return (name_of_study(study) if study else experiment), experiment
+
+
+def name_of_study(study: str) -> str:
+    """The name of a study that is named or whose file is."""
+    if study.endswith((".yaml", ".yml")):
+        from pipeline.design.study import load_study
+
+        return load_study(study).name
+    return study
+
+
 def experiment_of(study: str | None) -> str:
     """The experiment that a study's runs are in.
 
     Args:
         study: its name or file; None for the default.
     """
-    name = study or default_study()
-    if name.endswith((".yaml", ".yml")):
-        from pipeline.design.study import load_study
-
-        name = load_study(name).name
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or name
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or name_of_study(study or default_study())
 
 
 def stream_for_progress(as_json: bool) -> TextIO:

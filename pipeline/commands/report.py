@@ -19,7 +19,7 @@ from pipeline import host
 from pipeline.children import process_context
 from pipeline.commands import crash_log
 from pipeline.commands.command_options import ReportOptions
-from pipeline.commands.output import experiment_of
+from pipeline.commands.output import asked_study
 from pipeline.design.names import KEY_TAG
 from pipeline.errors import AblateError, InputError, OutsideError, first_line
 from pipeline.paths import STATE_DIR
@@ -68,18 +68,18 @@ def run_report(options: ReportOptions) -> int:
         InputError: no such store, study or folder.
         OutsideError: the store failed; what was written stays.
     """
-    study = experiment_of(options.study)
+    study, experiment = asked_study(options.study, options.tracking_uri)
     folder = Path(options.out) if options.out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
     wanted = (options.paper, options.memory_limit, options.margin, options.accuracy_margin, options.target_accuracy)
     request = ReportRequest(folder, *wanted)
     uri = resolve_uri(options.tracking_uri)
-    local = mlflow_sqlite.open_reader(sqlite_file(uri), study)
+    local = mlflow_sqlite.open_reader(sqlite_file(uri), experiment)
     with _writer(study, local, request) as ask:
         if local:
             put = artifact_writer(uri, STATE_DIR / "artifacts")
             paths, lines, failed, parent = ask(None)
         else:
-            store = client_of(uri, study, STATE_DIR)
+            store = client_of(uri, experiment, STATE_DIR)
             paths, lines, failed, parent = ask(
                 read_study_data(store, study, curves=True, target_accuracy=options.target_accuracy)
             )

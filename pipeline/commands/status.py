@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pipeline.commands.command_options import StatusOptions
-from pipeline.commands.output import experiment_of
+from pipeline.commands.output import asked_study
 from pipeline.paths import STATE_DIR
 from pipeline.shown import printable
 from pipeline.tracking.uri import resolve_uri, sqlite_file
@@ -29,10 +29,10 @@ def show_status(options: StatusOptions) -> int:
     from pipeline.tracking.status import STATES, status_of
     from pipeline.tracking.study_data import client_of
 
-    study = experiment_of(options.study)
+    study, experiment = asked_study(options.study, options.tracking_uri)
     uri = resolve_uri(options.tracking_uri)
-    source = mlflow_sqlite.open_reader(sqlite_file(uri), study) or client_of(uri, study, STATE_DIR)
-    document = status_of(source, STATE_DIR)
+    source = mlflow_sqlite.open_reader(sqlite_file(uri), experiment) or client_of(uri, experiment, STATE_DIR)
+    document = status_of(source, STATE_DIR, study)
     if options.as_json:
         print(json.dumps(document, indent=1))
     else:

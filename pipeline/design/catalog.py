@@ -118,7 +118,7 @@ def timm_architectures() -> tuple[str, ...]:
     and torch; reading takes a tenth of one.
     """
     pattern = re.compile(r"^@register_model\s*\ndef (\w+)\(", re.MULTILINE)
-    return tuple(sorted(name for source in _timm_sources() for name in pattern.findall(source)))
+    return tuple(sorted(name for source in timm_sources().values() for name in pattern.findall(source)))
 
 
 @lru_cache(maxsize=1)
@@ -126,19 +126,20 @@ def timm_tags() -> Mapping[str, tuple[str, ...]]:
     """Architecture -> the tags of its weights, as far as timm's sources write them, `'NAME.TAG': _cfg(...)`."""
     pattern = re.compile(r"""^\s*['"](\w+)\.([\w.-]+)['"]\s*:""", re.MULTILINE)
     found: dict[str, list[str]] = {}
-    for source in _timm_sources():
+    for source in timm_sources().values():
         for architecture, tag in pattern.findall(source):
             found.setdefault(architecture, []).append(tag)
     return {architecture: tuple(tags) for architecture, tags in found.items()}
 
 
 @lru_cache(maxsize=1)
-def _timm_sources() -> tuple[str, ...]:
+def timm_sources() -> Mapping[str, str]:
+    """Module -> the source text of each of the installed timm's modules of models; empty where there is no timm."""
     found = find_spec("timm")
     if found is None or not found.submodule_search_locations:
-        return ()
+        return {}
     files = Path(found.submodule_search_locations[0], "models").glob("*.py")
-    return tuple(file.read_text(encoding="utf-8") for file in files)
+    return {file.stem: file.read_text(encoding="utf-8") for file in files}
 
 
 def dataset(name: str) -> DatasetRow:

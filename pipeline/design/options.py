@@ -278,6 +278,7 @@ class PlanOptions(LauncherOptions, AttemptOptions, CallOptions):
 
     Attributes:
         study: name or file; None for the device's default.
+        name: what the study is called, and its experiment; None for the study file's, or one made from what is chosen.
         levels: `NAME=VALUE,VALUE` of techniques.
         seeds: blocks, each with its own seed; None for the study's.
         settings: `FIELD=VALUE` of every cell's recipe.
@@ -287,6 +288,9 @@ class PlanOptions(LauncherOptions, AttemptOptions, CallOptions):
     headings: ClassVar[Mapping[str, tuple[str, ...]]] = {OFTEN: ("seeds",)}
 
     study: str | None = option(None, "Study by name or YAML file.", metavar="NAME|FILE")
+    name: str | None = option(
+        None, "What to call it: experiment, status, report  [default: from what is chosen]", metavar="NAME"
+    )
     levels: tuple[str, ...] = option((), "Level(s) of a technique: ga=8.", name="--technique", metavar="NAME=VALUE")
     seeds: int | None = option(None, "Number of blocks, each with its own seed.", allowed=Range(1, 100_000))
     settings: tuple[str, ...] = option((), "Recipe field, for every cell.", name="--set", metavar="FIELD=VALUE")

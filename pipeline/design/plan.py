@@ -38,6 +38,7 @@ class PlannedRun:
             that take turns.
         title: its name where the specification's own would not tell it apart; else empty.
         tags: further tags of its row, (name, text).
+        variant: the fields that the study's variants set and their values, `label_smoothing=0.1`; else empty.
     """
 
     spec: RunSpec
@@ -46,11 +47,17 @@ class PlannedRun:
     kind: str = "run"
     title: str = ""
     tags: tuple[tuple[str, str], ...] = ()
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """What people see and what its row is called."""
-        return self.title or self.spec.name
+        return self.title or (f"{self.spec.name}/{self.variant}" if self.variant else self.spec.name)
+
+    @property
+    def model(self) -> str:
+        """The model as tables call it: the effects of each variant are estimated apart, as the report does it, too."""
+        return f"{self.spec.model} [{self.variant}]" if self.variant else self.spec.model
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,15 @@ class Plan:
     def cells(self) -> tuple[PlannedRun, ...]:
         """The design's runs, without sentinels."""
         return tuple(run for run in self.runs if run.kind == "run")
+
+    @property
+    def factors(self) -> str:
+        """What the design crosses, in words: calls that cross the same may share a parent run."""
+        on = {tag for run in self.runs for tag in run.spec.techniques}
+        order = list(self.study.techniques)
+        tags = sorted(on, key=lambda tag: (order.index(tag.partition("=")[0]), tag))
+        crossed = f" x {','.join(self.study.variants)}" if self.study.variants else ""
+        return (",".join(tags) or "baseline") + crossed + (" (a fraction)" if self.alias else "")
 
 
 def levels_of(study: Study, device: Device) -> dict[str, tuple[str, ...]]:
@@ -165,7 +181,7 @@ def build_plan(
     if total > MAX_CELLS:
         raise InputError(f"study {study.name}: {total} cells are not allowed; allowed: at most {MAX_CELLS}")
     cells = list(_cells(study, device, settings, extra))
-    _check_unique(study, cells)
+    _check_unique(study, [spec for spec, _ in cells])
     runs: list[PlannedRun] = []
     for block in blocks:
         shuffled = list(cells)
@@ -175,18 +191,21 @@ def build_plan(
     return Plan(study, device, tuple(runs), alias)
 
 
-def _cells(study: Study, device: Device, settings: list[Setting], extra: Mapping[str, Any] | None) -> Iterator[RunSpec]:
-    """The design's cells with seed 0; recipes are shared between blocks, which keeps large plans small."""
+def _cells(
+    study: Study, device: Device, settings: list[Setting], extra: Mapping[str, Any] | None
+) -> Iterator[tuple[RunSpec, str]]:
+    """The design's cells with seed 0, and their variants in words; blocks share recipes, so that plans stay small."""
     digests = {dataset: _data_digest(dataset) for dataset in study.datasets}
     crossed = itertools.product(*study.variants.values())
     variants = [dict(zip(study.variants, values, strict=True)) for values in crossed]
     for model, dataset, variant in itertools.product(study.models, study.datasets, variants):
         baseline = _with_weights(study.recipe_for(model, dataset, {**variant, **(extra or {})}))
         check_model_recipe(model, baseline)
+        told = ", ".join(f"{field}={getattr(baseline, field)}" for field in variant)
         for setting in settings:
             recipe = apply(baseline, setting, device)
             requirements.check_recipe(recipe, device)
-            yield RunSpec(
+            spec = RunSpec(
                 model=model,
                 dataset=dataset,
                 techniques=setting,
@@ -194,17 +213,21 @@ def _cells(study: Study, device: Device, settings: list[Setting], extra: Mapping
                 data_digest=digests[dataset],
                 recipe=recipe,
             )
+            yield spec, told
 
 
-def _block(cells: list[RunSpec], seed: int, block: int, start: int, sentinels: bool) -> list[PlannedRun]:
+def _block(cells: list[tuple[RunSpec, str]], seed: int, block: int, start: int, sentinels: bool) -> list[PlannedRun]:
     """One block in run order; validated once per study, so copies skip validation."""
-    runs = [(cell.model_copy(update={"seed": seed}), "run") for cell in cells]
+    runs = [(cell.model_copy(update={"seed": seed}), variant, "run") for cell, variant in cells]
     if sentinels:
-        baselines = [spec for spec, _ in runs if not spec.techniques]
-        first = [(spec.model_copy(update={"repeat": 1}), "sentinel") for spec in baselines]
-        last = [(spec.model_copy(update={"repeat": 2}), "sentinel") for spec in baselines]
+        baselines = [(spec, variant) for spec, variant, _ in runs if not spec.techniques]
+        first = [(spec.model_copy(update={"repeat": 1}), variant, "sentinel") for spec, variant in baselines]
+        last = [(spec.model_copy(update={"repeat": 2}), variant, "sentinel") for spec, variant in baselines]
         runs = [*first, *runs, *last]
-    return [PlannedRun(spec, block, start + index, kind) for index, (spec, kind) in enumerate(runs)]
+    return [
+        PlannedRun(spec, block, start + index, kind, variant=variant)
+        for index, (spec, variant, kind) in enumerate(runs)
+    ]
 
 
 def _check_unique(study: Study, cells: list[RunSpec]) -> None:

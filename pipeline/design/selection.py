@@ -8,10 +8,14 @@ from typing import Any
 
 from pipeline.design import catalog, study, techniques
 from pipeline.design.options import GridOptions
+from pipeline.design.own_recipe import recipe_line
 from pipeline.design.plan import Plan, build_plan
 from pipeline.design.spec import RERUNS_FROM, Device
 from pipeline.design.study import Study
+from pipeline.design.study_names import check_name, is_whole, name_of_call
 from pipeline.errors import InputError, not_allowed
+
+MOST_RECIPES = 3  # that are told before a run
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,14 @@ class SelectedPlan:
 
     Attributes:
         plan: all its runs, in order.
-        headline: the line that says which study it is, and why; under it the study's title, where it has one.
+        headline: the line that says which study it is, and why; under it the study's title, where it has one, where its
+            report is, and the recipes that the study file does not say.
+        base: the study as its file says.
     """
 
     plan: Plan
     headline: str
+    base: Study
 
 
 def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
@@ -37,8 +44,18 @@ def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
     Raises:
         InputError: anything that is not allowed, before anything runs.
     """
-    name = options.study or ("paper" if device == "cuda" else "quickstart")
-    chosen = _with_options(study.load_study(name), options)
+    base = study.load_study(options.study or ("paper" if device == "cuda" else "quickstart"))
+    chosen = _with_options(base, options)
+    rest = _rest(options)
+    whole = is_whole(base, chosen, rest)
+    name = options.name
+    if name is None:
+        name = base.name if options.study or whole else name_of_call(base, chosen, rest)
+    else:
+        check_name(name, base)
+    if not whole and not options.study and name == base.name:
+        raise not_allowed("--name", name, f"another name (that of the study file is for its whole, or --study {name})")
+    chosen = study.replace(chosen, name=name, title=base.title if name == base.name else "")
     study.check_study(chosen, "command line")
     plan = in_processes(build_plan(chosen, device, study_settings(options)), options)
     if options.single:
@@ -47,16 +64,51 @@ def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
         raise not_allowed(
             "--target-accuracy", options.target_accuracy, "where images are held out (--set validation_fraction=0.1)"
         )
-    why = "" if options.study else _why(name, device)
-    runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
-    headline = f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}"
-    return SelectedPlan(plan, headline + (f"\n{' '.join(chosen.title.split())}" if chosen.title else ""))
+    why = "" if options.study or options.name else _why(base.name, device) if whole else _NAMED
+    headline = f"study {chosen.name}{why}: {_counted(plan)}, {chosen.seeds} block(s), device {device}"
+    return SelectedPlan(plan, "\n".join([headline, *_more_lines(plan, base)]), base)
+
+
+_NAMED = " (named after what the command line chooses; --name NAME says otherwise)"
+
+
+def _rest(options: GridOptions) -> dict[str, Any]:
+    """What makes cells others than the study's beside models, data sets, techniques and design."""
+    settings = study_settings(options)
+    return {
+        **({"set": settings} if settings else {}),
+        **({"nproc": options.nproc} if options.nproc != 1 else {}),
+        **({"tuned": True} if options.tuned else {}),
+    }
 
 
 def _why(name: str, device: Device) -> str:
     other = "quickstart" if name == "paper" else "paper"
     reason = "a CUDA device is present" if device == "cuda" else "no CUDA device, the embedded default"
     return f" ({reason}; --study {other} forces the other)"
+
+
+def _counted(plan: Plan) -> str:
+    cells, sentinels = len(plan.cells), len(plan.runs) - len(plan.cells)
+    more = f" and {sentinels} sentinels (baselines again, to see drift)" if sentinels else ""
+    return ("1 cell" if cells == 1 else f"{cells} cells") + more
+
+
+def _more_lines(plan: Plan, base: Study) -> list[str]:
+    """What is said under the headline."""
+    chosen = plan.study
+    lines = [" ".join(chosen.title.split())] if chosen.title else []
+    if chosen.name != base.name:
+        lines.append(f"its results: ablate report {chosen.name}")
+    told: dict[tuple[str, str], str] = {}
+    for run in sorted(plan.cells, key=lambda run: len(run.spec.techniques)):  # the baselines' first
+        pair = run.spec.model, run.spec.dataset
+        if pair not in told and chosen.is_own(*pair):
+            told[pair] = recipe_line(*pair, run.spec.recipe)
+    lines += [*told.values()][:MOST_RECIPES]
+    if len(told) > MOST_RECIPES:
+        lines.append(f"and {len(told) - MOST_RECIPES} more recipes: --dry-run --json has them")
+    return lines
 
 
 def _with_options(base: Study, options: GridOptions) -> Study:
@@ -79,6 +131,9 @@ def _with_options(base: Study, options: GridOptions) -> Study:
         and o.dataset in (None, *changes.get("datasets", base.datasets))
     ]
     changes["overrides"] = [*(override.model_dump() for override in kept), *map(dict, options.overrides)]
+    names = [*changes.get("models", base.models), *changes.get("datasets", base.datasets)]
+    known = {*base.models, *base.datasets} - set(base.own_recipe)
+    changes["own_recipe"] = [name for name in names if name not in known]
     return study.replace(base, **changes)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from pipeline.design import catalog, scalars, techniques, yaml_core
+from pipeline.design.own_recipe import own_recipe
 from pipeline.design.spec import Frozen, Recipe, SafeName
 from pipeline.errors import AblateError, InputError, not_allowed, suggest
 
@@ -39,8 +40,8 @@ class Override(Frozen):
 class Study(Frozen):
     """A designed experiment.
 
-    The recipe of a cell is built from `recipe`, then its model's fields, then each matching entry of
-    `overrides` in order, then `--set`; techniques come on top.
+    The recipe of a cell is built from `recipe`, then its model's fields (or from its own recipe alone), then each
+    matching entry of `overrides` in order, then `--set`; techniques come on top.
 
     Attributes:
         name: of the study and of its experiment in MLflow; a study file's is that of the file unless it says another.
@@ -57,6 +58,8 @@ class Study(Frozen):
         design: `full` factorial, or `fractional` (a resolution-IV fraction).
         recipe: recipe fields of every cell.
         overrides: recipe fields of some cells, in order.
+        own_recipe: models and data sets whose cells take the recipe of model and data set (`design.own_recipe`) instead
+            of `recipe` and the model's fields; the command line adds those that the file does not know.
     """
 
     name: SafeName
@@ -73,6 +76,7 @@ class Study(Frozen):
     design: Annotated[str, Field(pattern="^(full|fractional)$")] = "full"
     recipe: Overrides = Field(default_factory=dict)
     overrides: Annotated[tuple[Override, ...], Field(max_length=MAX_OVERRIDES)] = ()
+    own_recipe: Annotated[tuple[str, ...], Field(max_length=2 * MAX_NAMES)] = ()
 
     @field_validator("models", mode="before")
     @classmethod
@@ -100,6 +104,10 @@ class Study(Frozen):
             return {name: _as_levels(levels) for name, levels in value.items()}
         return value
 
+    def is_own(self, model: str, dataset: str) -> bool:
+        """Whether the cells of a model on a data set take their own recipe instead of the study's."""
+        return model in self.own_recipe or dataset in self.own_recipe
+
     def recipe_for(self, model: str, dataset: str, extra: Mapping[str, Any] | None = None) -> Recipe:
         """Builds the baseline recipe of one (model, data set).
 
@@ -110,6 +118,8 @@ class Study(Frozen):
             (f"study {self.name}: recipe", self.recipe),
             (f"study {self.name}: models.{model}", self.models.get(model, {})),
         ]
+        if self.is_own(model, dataset):
+            layers = [(f"own recipe of {model} on {dataset}", own_recipe(model, dataset))]
         for number, override in enumerate(self.overrides):
             if override.model in (None, model) and override.dataset in (None, dataset):
                 layers.append((f"study {self.name}: overrides[{number}].recipe", override.recipe))
@@ -195,14 +205,18 @@ def _extended(content: Any, path: Path, depth: int) -> dict[str, Any]:
 def _find(name_or_file: str) -> Path:
     if name_or_file.endswith((".yaml", ".yml")) or os.sep in name_or_file:
         return Path(name_or_file)
-    known: list[str] = []
     for folder in study_folders():
         candidate = folder / f"{name_or_file}.yaml"
         with contextlib.suppress(OSError, ValueError):  # a name that no file can have: too long, or with a NUL
             if candidate.is_file():
                 return candidate
-        known += sorted(path.stem for path in folder.glob("*.yaml"))
-    raise not_allowed("--study", name_or_file, suggest(name_or_file, list(dict.fromkeys(known))) + ", or a .yaml file")
+    raise not_allowed("--study", name_or_file, suggest(name_or_file, known_studies()) + ", or a .yaml file")
+
+
+def known_studies() -> list[str]:
+    """Names of the study files that `--study` finds by name."""
+    found = (path.stem for folder in study_folders() for path in sorted(folder.glob("*.yaml")))
+    return list(dict.fromkeys(found))
 
 
 def check_study(study: Study, where: str) -> None:
@@ -222,6 +236,9 @@ def check_study(study: Study, where: str) -> None:
                 raise not_allowed("overrides: model", override.model, ", ".join(study.models))
             if override.dataset is not None and override.dataset not in study.datasets:
                 raise not_allowed("overrides: dataset", override.dataset, ", ".join(study.datasets))
+        for name in study.own_recipe:
+            if name not in study.models and name not in study.datasets:
+                raise not_allowed("own_recipe", name, ", ".join([*study.models, *study.datasets]))
     except AblateError as error:
         raise type(error)(f"{where}: {error}") from None
     _check_size(study, where)

@@ -32,8 +32,8 @@ class TurnGroup:
 
     @property
     def name(self) -> str:
-        """For people."""
-        return f"{self.model}/{self.dataset}"
+        """For people, and one of its own: each variant is a group."""
+        return f"{self.runs[0].model}/{self.dataset}"
 
 
 def turn_groups(plan: Plan) -> tuple[TurnGroup, ...]:

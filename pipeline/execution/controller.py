@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pipeline.design.names import CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG, TAINTED_TAG
+from pipeline.design.names import CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG, FACTORS_TAG, TAINTED_TAG
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress, Record, Tags
+from pipeline.design.selection import with_reruns
 from pipeline.execution import summary
 from pipeline.execution.cell_queue import CellQueue
 from pipeline.execution.interference import MachineWatch
@@ -26,7 +28,9 @@ from pipeline.execution.listener import GridOutcome, Listener
 from pipeline.execution.pool import RunPool
 from pipeline.execution.target import timed_to_target
 from pipeline.paths import write_atomically
+from pipeline.tracking.parent_run import has_finished, has_room_for
 from pipeline.tracking.recorder import OpenRun, Recorder
+from pipeline.tracking.status import planned_cells
 from pipeline.tracking.trusted import plan_file
 
 DELIVERY_PATIENCE = 20.0  # s, for what is not yet in the store when a call ends
@@ -44,6 +48,9 @@ class Controller:
         state_dir: `mlruns`; the plan's list of cells is kept there.
         watch: looks for reasons to doubt a run while it is trained; None where the machine that trains it looks.
         target_accuracy: validation accuracy, as a fraction, to which training is timed; None for none.
+
+    Attributes:
+        nothing_to_do: whether every cell was done with when it came to this call.
     """
 
     def __init__(
@@ -71,18 +78,23 @@ class Controller:
         # under this controller's own choice alone the next cell's slot is known before the present one's end
         self._preparing = launcher if isinstance(launcher, PreparesNext) and self._choosing is None else None
         self._values: dict[str, dict[str, float]] = {}
+        self.nothing_to_do = False
         self._fresh = False
+        self._earlier: list[dict[str, Any]] = []
         self._warned: set[int] = set()
         self._lock = threading.Lock()
 
-    def resume(self, name: str, tags: dict[str, str], *, fresh: bool, alone: bool = False) -> None:
+    def resume(
+        self, name: str, tags: dict[str, str], *, fresh: bool, alone: bool = False, rerun_tainted: bool = False
+    ) -> None:
         """Finds what is finished, closes what died, and opens the parent run.
 
         Args:
             name: of the parent run, if a new one is made.
             tags: of the parent run.
             fresh: start a new parent and run everything.
-            alone: a parent of its own (a single run), never shared with a grid.
+            alone: a parent of its own (a single run), never shared with a grid, unless the cell is finished.
+            rerun_tainted: measure what was disturbed under this parent again.
 
         Raises:
             OutsideError: the store does not answer.
@@ -92,11 +104,18 @@ class Controller:
             COMMAND_TAG: "run" if alone else "grid",
             COMMAND_LINE_TAG: command_line(),
             CELLS_TAG: str(len(self.plan.cells)),
+            FACTORS_TAG: self.plan.factors,
         }
-        attempts = self.recorder.parent.join(name, tags, new=fresh or alone)
+        fits = has_finished(self.plan) if alone else has_room_for(self.plan)
+        attempts = self.recorder.parent.join(name, tags, new=fresh, fits=fits, alone=alone)
+        mine = list(filter(self.recorder.parent.contains, attempts))
+        if rerun_tainted and mine:
+            self.plan = with_reruns(self.plan, self.recorder.store.tainted(self.recorder.parent.key))
         self._fresh = fresh
-        self._queue.add(self.plan.runs, filter(self.recorder.parent.contains, attempts))
+        self._queue.add(self.plan.runs, mine)
+        self._earlier = self._earlier_cells({attempt.digest for attempt in mine})
         self._write_plan()
+        self.nothing_to_do = not self._queue.waiting
         self.listener.begin(len(self.plan.runs), len(self.plan.runs) - self._queue.waiting)
 
     def extend(self, more: Plan) -> None:
@@ -106,6 +125,7 @@ class Controller:
         self.plan = replace(self.plan, runs=(*self.plan.runs, *runs))
         self._queue.add(runs, filter(self.recorder.parent.contains, self.recorder.attempts()))
         self._write_plan()
+        self.nothing_to_do = self.nothing_to_do and not self._queue.waiting
         self.listener.begin(len(self.plan.runs), done)
 
     def _write_plan(self) -> None:
@@ -114,10 +134,24 @@ class Controller:
         folder.mkdir(parents=True, exist_ok=True)
         path = plan_file(self._state_dir, self.recorder.parent.key)
         assert path is not None  # `ParentRun.join` takes no other key
-        cells = [{"digest": run.spec.digest, "name": run.spec.name, "block": run.block} for run in self.plan.cells]
+        cells = [{"digest": run.spec.digest, "name": run.name, "block": run.block} for run in self.plan.cells]
+        known = {run.spec.digest for run in self.plan.cells}
+        cells += [cell for cell in self._earlier if cell["digest"] not in known]
         content = {"study": self.plan.study.name, "techniques": list(self.plan.study.techniques), "cells": cells}
         write_atomically(path, json.dumps({**content, "alias": list(self.plan.alias)}))
         self.recorder.parent.log_artifact(path, "plan")
+
+    def _earlier_cells(self, tried: set[str]) -> list[dict[str, Any]]:
+        """Other cells of earlier calls under this parent: all of other models and data sets, of these what has begun.
+
+        Args:
+            tried: digests of the cells that somebody has tried.
+        """
+        groups = tuple({f"{run.spec.model}/{run.spec.dataset}/" for run in self.plan.cells})
+        mine = {run.name for run in self.plan.cells}
+        cells = planned_cells(self._state_dir, self.recorder.parent.key) or []
+        others = [cell for cell in cells if str(cell.get("name")) not in mine]
+        return [cell for cell in others if cell["digest"] in tried or not str(cell.get("name")).startswith(groups)]
 
     def run(self) -> GridOutcome:
         """Runs what is queued; returns when nothing is left, here or with another controller."""
@@ -281,12 +315,15 @@ class Controller:
     def results(self) -> list[summary.CellResult]:
         """Returns all cells with outcome and values (see `values`)."""
         values, outcomes = self.values(), self._queue.outcomes
-        specs = [run.spec for run in self.plan.cells]
         return [
             summary.CellResult(
-                spec.model, spec.dataset, spec.label, outcomes.get(spec.digest, "pending"), values.get(spec.digest, {})
+                run.model,
+                run.spec.dataset,
+                run.spec.label,
+                outcomes.get(run.spec.digest, "pending"),
+                values.get(run.spec.digest, {}),
             )
-            for spec in specs
+            for run in self.plan.cells
         ]
 
     def values(self) -> dict[str, dict[str, float]]:
@@ -298,6 +335,6 @@ class Controller:
         if all(digest in self._values for digest in finished):
             return {}
         try:
-            return self.recorder.store.values_by_digest()
+            return self.recorder.store.values_by_digest(self.recorder.parent.key)
         except Exception:  # the store is away: the table shows what this call knows
             return {}

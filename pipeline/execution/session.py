@@ -13,7 +13,7 @@ from pipeline.design import requirements
 from pipeline.design.names import STUDY_TAG, TARGET_TAG, TECHNIQUES_TAG
 from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
-from pipeline.design.selection import SelectedPlan, in_processes, study_settings, with_reruns
+from pipeline.design.selection import SelectedPlan, in_processes, study_settings
 from pipeline.design.spec import RunSpec, content_digest
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.interference import MachineWatch
@@ -123,7 +123,8 @@ class Session:
             if self.options.target_accuracy is not None:  # what `ablate report` takes it from
                 tags[TARGET_TAG] = str(self.options.target_accuracy)
             name = f"{study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            grid.resume(name, tags, fresh=self.options.fresh, alone=alone)
+            grid.resume(name, tags, fresh=self.options.fresh, alone=alone, rerun_tainted=self.options.rerun_tainted)
+            self.plan = grid.plan
             outcome = self._until_precise(grid, grid.run())
             grid.close(outcome, grid.results, time.time() - self.began)
             return outcome
@@ -145,8 +146,6 @@ class Session:
         from pipeline.tracking.recorder import Recorder
 
         recorder = Recorder(self.store, self._state_dir)
-        if self.options.rerun_tainted:
-            self.plan = with_reruns(self.plan, self.store.tainted())
         here = self.options.launcher == "local"  # the nodes of a cluster look for themselves
         grid = Controller(
             self.plan,
@@ -187,7 +186,9 @@ class Session:
                 f"on to block {until} with {len(needs)} of {len(_groups(effects))} groups"
             )
             more = build_plan(study, self.plan.device, study_settings(options), range(blocks, until))
-            kept = tuple(run for run in more.runs if (run.spec.model, run.spec.dataset) in needs)
+            # effects of variants have theirs behind the model's name
+            left_over = {(model.partition(" [")[0], dataset) for model, dataset in needs}
+            kept = tuple(run for run in more.runs if (run.spec.model, run.spec.dataset) in left_over)
             grid.extend(in_processes(replace(more, runs=kept), options))
             blocks = until
             outcome = grid.run()

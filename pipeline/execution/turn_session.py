@@ -14,6 +14,7 @@ from pipeline.design.names import (
     CELLS_TAG,
     COMMAND_LINE_TAG,
     COMMAND_TAG,
+    FACTORS_TAG,
     KIND_TAG,
     SPEED_ROUNDS,
     SPEED_SECONDS,
@@ -189,6 +190,7 @@ class TurnSession:
             COMMAND_LINE_TAG: command_line(),
             STUDY_TAG: study.name,
             TECHNIQUES_TAG: ",".join(study.techniques),
+            FACTORS_TAG: self.plan.factors,
             CELLS_TAG: str(sum(len(group.runs) for group in self.groups)),
         }
         known = recorder.parent.join(f"speed {study.name}", tags, new=self.options.fresh)

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, DIGEST_TAG, HEARTBEAT_TAG, KIND_TAG, OWNER_TAG
+from pipeline.design.names import (
+    CLAIM_TAG,
+    COMMAND_TAG,
+    DIGEST_TAG,
+    FACTORS_TAG,
+    HEARTBEAT_TAG,
+    KIND_TAG,
+    OPENED_TAG,
+    OWNER_TAG,
+    STUDY_TAG,
+    TECHNIQUES_TAG,
+)
 from pipeline.tracking import entries, journal
 from pipeline.tracking.delivery import delivered_state
 
@@ -30,6 +41,10 @@ class Attempt:
         command: What the parent was opened by (`grid`, `run`, `tune NAME`); empty for a try at a cell.
         claim: `pending`, `held` or empty, see `claims.settle_claim`.
         heartbeats: Controllers that have registered on a parent, each with its last heartbeat.
+        name: The row's.
+        study: Name of a parent's study; empty where the row does not say.
+        factors: What a parent's design crosses, see `Plan.factors`.
+        opened: When the last call that works under a parent began, in ms since the epoch.
     """
 
     key: str
@@ -43,10 +58,21 @@ class Attempt:
     command: str = ""
     claim: str = ""
     heartbeats: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    study: str = ""
+    factors: str = ""
+    opened: int = 0
 
 
 def attempt_of(
-    key: str, tags: Mapping[str, str], *, start_time: int, parent: str, outcome: str = "", run_id: str = ""
+    key: str,
+    tags: Mapping[str, str],
+    *,
+    start_time: int,
+    parent: str,
+    outcome: str = "",
+    run_id: str = "",
+    name: str = "",
 ) -> Attempt:
     """Makes an attempt from the tags of its row.
 
@@ -57,6 +83,7 @@ def attempt_of(
         parent: Key or MLflow's id of the run that it lies under.
         outcome: How it ended; tags tell it before the row is closed.
         run_id: MLflow's, if the store knows the row.
+        name: The row's, where no tag says it.
     """
     return Attempt(
         key=key,
@@ -70,7 +97,23 @@ def attempt_of(
         command=tags.get(COMMAND_TAG, ""),
         claim=tags.get(CLAIM_TAG, ""),
         heartbeats=heartbeats_of(tags),
+        name=tags.get("mlflow.runName", name),
+        study=tags.get(STUDY_TAG, ""),
+        factors=tags.get(FACTORS_TAG) or tags.get(TECHNIQUES_TAG) or "baseline",  # of an earlier version's row
+        opened=opened_at(tags.get(OPENED_TAG), start_time),
     )
+
+
+def opened_at(tag: object, start_time: float) -> int:
+    """When the last call that works under a parent run began, in ms since the epoch.
+
+    Args:
+        tag: What the row says, which any program may have written; None for nothing.
+        start_time: When the row began, likewise.
+    """
+    text = str(tag)
+    told = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+    return max(told, int(start_time))
 
 
 def heartbeats_of(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -182,4 +225,4 @@ class History:
 
 def _attempt(key: str, entry: entries.Entry) -> Attempt:
     tags = {str(name): str(value) for name, value in entry["tags"].items()}
-    return attempt_of(key, tags, start_time=entry["time"], parent=str(entry.get("parent") or ""))
+    return attempt_of(key, tags, start_time=entry["time"], parent=str(entry.get("parent") or ""), name=entry["name"])

@@ -17,6 +17,7 @@ from pipeline.design.names import (
     HEARTBEAT_TAG,
     KILLED_STATE,
     KIND_TAG,
+    OPENED_TAG,
     OUTCOME_TAG,
     OWNER_TAG,
     POSITION_TAG,
@@ -67,7 +68,7 @@ def open_parent_entry(key: str, name: str, tags: dict[str, str], owner: str, uri
         uri: The store, without credentials.
     """
     tags = {KIND_TAG: "grid", **tags, **host_provenance(), "env.tracking_uri": uri}
-    tags |= {OWNER_TAG: owner, HEARTBEAT_TAG + owner: str(now_ms())}
+    tags |= {OWNER_TAG: owner, HEARTBEAT_TAG + owner: str(now_ms()), OPENED_TAG: str(now_ms())}
     entry = {"kind": "open", "key": key, "parent": None, "name": name, "time": now_ms()}
     return {**entry, "tags": tags, "params": {}}
 

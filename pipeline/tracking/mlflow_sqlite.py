@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import KEY_TAG, KIND_TAG, OUTCOME_TAG, RUNNING_STATE
-from pipeline.tracking.attempts import Attempt, attempt_of
+from pipeline.design.names import KEY_TAG, KIND_TAG, OPENED_TAG, OUTCOME_TAG, RUNNING_STATE, STUDY_TAG
+from pipeline.tracking.attempts import Attempt, attempt_of, opened_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,6 +216,35 @@ def count_runs(file: Path) -> dict[str, int] | None:
             return {str(name): int(runs) for name, runs in connection.execute(query, (KIND_TAG,))}
     except sqlite3.Error:
         return None
+
+
+def last_parent(file: Path | None) -> tuple[str, str] | None:
+    """The study that a call of `ablate grid`, `run` or `speed` began to work on last; None where there is none.
+
+    Args:
+        file: The database; None for a store that is no file.
+
+    Returns:
+        The study's name, and that of its experiment.
+    """
+    if file is None or not file.is_file():
+        return None
+    try:
+        with closing(_connect(file)) as connection:
+            found = connection.execute(
+                "SELECT study.value, experiments.name, opened.value, runs.start_time FROM runs "
+                "JOIN experiments USING (experiment_id) "
+                "JOIN tags AS kind ON kind.run_uuid = runs.run_uuid AND kind.key = ? "
+                "JOIN tags AS study ON study.run_uuid = runs.run_uuid AND study.key = ? "
+                "LEFT JOIN tags AS opened ON opened.run_uuid = runs.run_uuid AND opened.key = ? "
+                "WHERE runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active' "
+                "AND kind.value IN ('grid', 'speed')",
+                (KIND_TAG, STUDY_TAG, OPENED_TAG),
+            ).fetchall()
+    except sqlite3.Error:
+        return None
+    latest = max(found, key=lambda row: opened_at(row[2], row[3] or 0), default=None)
+    return None if latest is None else (str(latest[0]), str(latest[1]))
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -286,15 +286,29 @@ class MlflowStore:
             if not token:
                 return
 
-    def values_by_digest(self) -> dict[str, dict[str, float]]:
-        """Metrics of the finished runs, by the digest of their cell."""
-        runs = self._search("attributes.status = 'FINISHED'")
+    def values_by_digest(self, parent: str | None = None) -> dict[str, dict[str, float]]:
+        """Metrics of the finished runs, by the digest of their cell.
+
+        Args:
+            parent: Key of the run that they lie under; None for all of the experiment.
+        """
+        runs = self._finished(parent)
         return {run.data.tags[DIGEST_TAG]: dict(run.data.metrics) for run in runs if DIGEST_TAG in run.data.tags}
 
-    def tainted(self) -> set[str]:
-        """Digests of finished runs whose measurement is to be doubted."""
-        runs = self._search("attributes.status = 'FINISHED'")
-        return {run.data.tags[DIGEST_TAG] for run in runs if run.data.tags.get(TAINTED_TAG)}
+    def tainted(self, parent: str | None = None) -> set[str]:
+        """Digests of finished runs whose measurement is to be doubted.
+
+        Args:
+            parent: Key of the run that they lie under; None for all of the experiment.
+        """
+        return {run.data.tags[DIGEST_TAG] for run in self._finished(parent) if run.data.tags.get(TAINTED_TAG)}
+
+    def _finished(self, parent: str | None) -> list[Any]:
+        runs = list(self._search("attributes.status = 'FINISHED'"))
+        if parent is None:
+            return runs
+        above = self.run_id(parent)
+        return [run for run in runs if run.data.tags.get("mlflow.parentRunId") == above]
 
     def experiments(self) -> list[str]:
         """Names of the store's active experiments that this program has made or marked."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, HEARTBEAT_TAG, OUTCOME_TAG
+from pipeline.design.plan import Plan
 from pipeline.design.records import Outcome
 from pipeline.errors import OutsideError
 from pipeline.locks import exclusive
@@ -33,6 +34,7 @@ from pipeline.tracking.trusted import is_key
 
 JOIN_PATIENCE = 60.0  # s
 LEAVE_PATIENCE = 8.0  # s
+Fits = Callable[[Attempt, Sequence[Attempt]], bool]  # of a parent run, and the tries under it
 
 
 class ParentRun:
@@ -59,8 +61,10 @@ class ParentRun:
         self._uri = without_credentials(store.uri)
         self._joined = False
 
-    def join(self, name: str, tags: dict[str, str], *, new: bool) -> list[Attempt]:
-        """Joins the study's youngest parent run, or opens one; closes what dead controllers left open.
+    def join(
+        self, name: str, tags: dict[str, str], *, new: bool, fits: Fits | None = None, alone: bool = False
+    ) -> list[Attempt]:
+        """Joins the youngest parent run that fits, or opens one; closes what dead controllers left open.
 
         Controllers that start together on an empty store agree on one parent: those of one folder through a lock,
         others as for a cell (see `claims.settle_claim`).
@@ -69,6 +73,8 @@ class ParentRun:
             name: Name of a new parent.
             tags: Tags of the parent; `ablate.command` tells grids from single runs.
             new: Open one in any case.
+            fits: Whether this call's runs may lie under a parent of its command; None for under any.
+            alone: Open one where none fits, without asking whether another controller is opening one, too.
 
         Returns:
             All attempts that were known before.
@@ -80,12 +86,12 @@ class ParentRun:
             deadline = time.monotonic() + JOIN_PATIENCE
             while True:
                 attempts = self._known.attempts()
-                parent = None if new else _youngest(attempts, tags[COMMAND_TAG])
+                parent = None if new else _youngest(attempts, tags[COMMAND_TAG], fits)
                 if parent is not None:
                     self._open(name, tags, key=parent.key)
-                elif new:
+                elif new or alone:
                     self._open(name, tags)
-                elif not self._settled(name, tags):
+                elif not self._settled(name, tags, fits):
                     if time.monotonic() > deadline:
                         raise OutsideError("another controller is opening this study's parent run; try again")
                     time.sleep(0.5)
@@ -93,13 +99,14 @@ class ParentRun:
                 self.close_orphans(attempts)
                 return attempts
 
-    def _settled(self, name: str, tags: dict[str, str]) -> bool:
+    def _settled(self, name: str, tags: dict[str, str], fits: Fits | None) -> bool:
         """Opens a first parent; False (and withdrawn) when another controller's becomes the study's."""
         key = self._open(name, {**tags, CLAIM_TAG: "pending"})
 
         def others() -> list[tuple[str, str]]:
-            parents = [a for a in self._known.attempts() if a.key != key and a.kind in PARENTS and is_key(a.key)]
-            rivals = [a for a in parents if a.command == tags[COMMAND_TAG] and self._known.is_alive(a)]
+            attempts = [attempt for attempt in self._known.attempts() if attempt.key != key]
+            parents = [a for a in attempts if a.kind in PARENTS and is_key(a.key) and a.command == tags[COMMAND_TAG]]
+            rivals = [a for a in parents if self._known.is_alive(a) and (fits is None or fits(a, under(a, attempts)))]
             return [(a.key, a.claim or "held") for a in rivals]
 
         if not self._outbox.wait(JOIN_PATIENCE):
@@ -170,8 +177,40 @@ class ParentRun:
         return any(self._known.is_at_work(name) for name in working)
 
 
-def _youngest(attempts: Iterable[Attempt], command: str) -> Attempt | None:
-    """The youngest parent run of a command; not those that nobody has settled on, nor one that we have not made."""
+def has_room_for(plan: Plan) -> Fits:
+    """Says whether a plan's runs may lie under a parent run, so that two questions never share one.
+
+    They may if it is of the same study, crosses the same, and no cell of the same name was tried under it with another
+    recipe, or with other data.
+    """
+    mine = {run.name: run.spec.digest for run in plan.runs}
+
+    def fits(parent: Attempt, tries: Sequence[Attempt]) -> bool:
+        if parent.factors != plan.factors or parent.study not in ("", plan.study.name):
+            return False
+        found: dict[str, set[str]] = {}
+        for attempt in tries:
+            found.setdefault(attempt.name, set()).add(attempt.digest)
+        # beside the cell itself it may have been measured again (`--rerun-tainted`)
+        return all(mine[name] in digests for name, digests in found.items() if name in mine)
+
+    return fits
+
+
+def has_finished(plan: Plan) -> Fits:
+    """Says whether all of a plan's cells have finished under a parent run."""
+    mine = {run.spec.digest for run in plan.runs}
+    return lambda _, tries: mine <= {attempt.digest for attempt in tries if attempt.outcome == "finished"}
+
+
+def under(parent: Attempt, attempts: Iterable[Attempt]) -> list[Attempt]:
+    """The tries that lie under a parent run."""
+    return [attempt for attempt in attempts if attempt.parent and attempt.parent in (parent.key, parent.run_id)]
+
+
+def _youngest(attempts: Sequence[Attempt], command: str, fits: Fits | None) -> Attempt | None:
+    """The youngest parent run of a command that fits; no pending one, nor one that we have not made."""
     ours = [a for a in attempts if a.kind in PARENTS and is_key(a.key)]
     parents = [a for a in ours if a.command == command and a.claim != "pending"]
-    return max(parents, key=lambda attempt: (attempt.start_time, attempt.key), default=None)
+    ranked = sorted(parents, key=lambda attempt: (attempt.start_time, attempt.key), reverse=True)
+    return next((one for one in ranked if fits is None or fits(one, under(one, attempts))), None)

@@ -12,19 +12,24 @@ from pipeline.design.names import (
     COMPILE_SECONDS,
     DATASET_PARAM,
     DIGEST_TAG,
+    FACTORS_TAG,
     FINISHED_STATE,
     IMAGES_PER_SECOND,
     KIND_TAG,
     MODEL_PARAM,
+    OPENED_TAG,
     OUTCOME_TAG,
     POSITION_TAG,
     RECIPE_IMAGES,
     ROUND_PLACE,
     ROUND_RATE,
     SPEED_ROUNDS,
+    STUDY_TAG,
+    TECHNIQUES_TAG,
     TRAIN_SECONDS,
     WARMUP_SECONDS,
 )
+from pipeline.tracking.attempts import opened_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,22 +60,59 @@ MOST_BLOCKS = 200  # of a group in a frame
 COUNTED = ("finished", "interrupted", "")
 
 
-def youngest_rounds(source: RunSource, runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def parents_of(parents: pd.DataFrame, study: str) -> pd.DataFrame:
+    """The parent runs of a study, in an experiment that several may share; all where none is of that name.
+
+    Args:
+        parents: their rows.
+        study: its name.
+    """
+    names = parents.get(f"tags.{STUDY_TAG}")
+    mine = parents if names is None else parents[names == study]
+    return parents if mine.empty else mine
+
+
+def by_opening(parents: pd.DataFrame) -> pd.DataFrame:
+    """Parent runs in the order in which the last calls that work under them began."""
+    tags = parents.get(f"tags.{OPENED_TAG}")
+    told = [None] * len(parents) if tags is None else list(tags)
+    opened = [opened_at(tag, start) for tag, start in zip(told, parents["start_time"], strict=True)]
+    return parents.assign(_opened=opened).sort_values(["_opened", "start_time"]).drop(columns="_opened")
+
+
+def factors_of(row: Mapping[Any, Any]) -> str:
+    """What the design of a parent run crosses (`Plan.factors`).
+
+    Args:
+        row: its row of the frame.
+    """
+    told = (row.get(f"tags.{name}") for name in (FACTORS_TAG, TECHNIQUES_TAG))
+    return next((text for text in told if isinstance(text, str) and text), "baseline")
+
+
+def youngest_rounds(
+    source: RunSource, runs: pd.DataFrame, study: str = "", factors: str | None = None
+) -> tuple[pd.DataFrame, str]:
     """The rounds under the youngest parent run of `ablate speed` that has any: a call may have ended in its set-up.
 
     Args:
         source: where the rounds are read.
         runs: one row per run of the experiment, as `RunSource.frame` gives them.
+        study: of whose calls, where the experiment has any of it.
+        factors: what the design of the grid crosses that the rounds are wanted for; None for any.
 
     Returns:
         `round_frame`, and MLflow's id of the parent run (empty when there are no rounds).
     """
     kind = runs.get(f"tags.{KIND_TAG}")
     if kind is not None:
-        for parent in runs[kind == "speed"].sort_values("start_time", ascending=False)["run_id"]:
-            found = round_frame(source, runs, str(parent))
+        for row in reversed(by_opening(parents_of(runs[kind == "speed"], study)).to_dict("records")):
+            if factors not in (None, factors_of(row)):
+                continue
+            parent = str(row["run_id"])
+            found = round_frame(source, runs, parent)
             if len(found):
-                return found, str(parent)
+                return found, parent
     return runs.iloc[0:0], ""
 
 

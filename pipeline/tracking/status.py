@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.design.names import CELLS_TAG, ERROR_TAG, STUDY_TAG
+from pipeline.design.names import CELLS_TAG, ERROR_TAG
 from pipeline.errors import InputError
 from pipeline.files import reading
 from pipeline.tracking.attempts import Attempt, heartbeats_of
@@ -37,7 +37,7 @@ class StatusSource(Protocol):
         ...
 
 
-def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
+def status_of(store: StatusSource, state_dir: Path, study: str = "") -> dict[str, Any]:
     """Counts the cells of the study's youngest grid by their state, and those of its youngest `ablate speed`.
 
     A cell is as far as its best try: finished beats everything, a live try beats older failures. Cells that no
@@ -46,6 +46,7 @@ def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
     Args:
         store: The study's store and experiment.
         state_dir: Folder with the plans (`mlruns`).
+        study: Its name: calls of others in one experiment do not count, where any is of this one.
 
     Returns:
         The document of `ablate status --json`; `speed` is None where no cells have taken turns.
@@ -58,16 +59,21 @@ def status_of(store: StatusSource, state_dir: Path) -> dict[str, Any]:
         raise InputError(
             f"study {store.experiment!r}: no runs in the tracking store; allowed: a study that has been run"
         )
-    speeds = [attempt for attempt in attempts if attempt.kind == "speed"]
-    speed = max(speeds, key=lambda attempt: attempt.start_time, default=None)
+    speed = _youngest([attempt for attempt in attempts if attempt.kind == "speed"], study)
     turns = None if speed is None else _counts(store, state_dir, attempts, speed, "turns")
     grids = [attempt for attempt in attempts if attempt.kind == "grid"]
     parents = [grid for grid in grids if grid.command == "grid"] or grids  # single runs have a parent, too
-    parent = max(parents, key=lambda attempt: attempt.start_time, default=None)
+    parent = _youngest(parents, study)
     if parent is None:
         return {"study": store.experiment, "cells": 0, **dict.fromkeys(STATES, 0), "failures": [], "speed": turns}
-    study = store.tags_of(parent.run_id).get(STUDY_TAG, store.experiment)
-    return {"study": study, **_counts(store, state_dir, attempts, parent, "run"), "speed": turns}
+    counted = _counts(store, state_dir, attempts, parent, "run")
+    return {"study": parent.study or store.experiment, **counted, "speed": turns}
+
+
+def _youngest(parents: Sequence[Attempt], study: str) -> Attempt | None:
+    """The parent run under which the last call of a study worked; of any where none is of that name."""
+    mine = [parent for parent in parents if parent.study == study] or parents
+    return max(mine, key=lambda parent: (parent.opened, parent.start_time), default=None)
 
 
 def _counts(
@@ -85,7 +91,8 @@ def _counts(
     counts = dict.fromkeys(STATES, 0)
     tags = store.tags_of(parent.run_id)
     beats = dict(heartbeats_of(tags))
-    digests = _planned(state_dir, parent.key)
+    planned_here = planned_cells(state_dir, parent.key)
+    digests = None if planned_here is None else {cell["digest"] for cell in planned_here}
     states_of: dict[str, list[str]] = {}
     ended: dict[tuple[str, str], Attempt] = {}  # digest, outcome -> the last try that ended so
     for attempt in attempts:
@@ -125,14 +132,19 @@ def _state(attempt: Attempt, beats: dict[str, str]) -> str:
     return "running" if is_alive(attempt.owner, int(beat) / 1000 if beat.isdigit() else None) else "interrupted"
 
 
-def _planned(state_dir: Path, key: str) -> set[str] | None:
-    """Digests of the grid's cells, where its plan is on this machine."""
+def planned_cells(state_dir: Path, key: str) -> list[dict[str, Any]] | None:
+    """The cells of the calls under a parent run, where their plan is on this machine.
+
+    Args:
+        state_dir: folder with the plans.
+        key: the parent's own.
+    """
     try:
         file = plan_file(state_dir, key)
         if file is None:
             return None
         with reading(file) as stream:
             content = json.loads(stream.read())
-        return {str(cell["digest"]) for cell in content["cells"]}
+        return [{**cell, "digest": str(cell["digest"])} for cell in content["cells"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.design.names import (
     COMMAND_LINE_TAG,
     COMMAND_TAG,
+    DIGEST_TAG,
     EPOCH_SECONDS,
     KIND_TAG,
     RUNNING_STATE,
@@ -20,7 +22,7 @@ from pipeline.design.names import (
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
-from pipeline.tracking.round_data import RunSource, youngest_rounds
+from pipeline.tracking.round_data import RunSource, by_opening, factors_of, parents_of, youngest_rounds
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
@@ -82,6 +84,18 @@ def load_study_data(name: str, tracking_uri: str | None, state_dir: Path, *, cur
     return read_study_data(source, name, curves=curves)
 
 
+def last_study(uri: str) -> tuple[str, str] | None:
+    """The study that was worked on last in a store; None where there is none, or where only a server knows.
+
+    Args:
+        uri: Absolute tracking URI.
+
+    Returns:
+        The study's name, and that of its experiment.
+    """
+    return mlflow_sqlite.last_parent(sqlite_file(uri))
+
+
 def client_of(uri: str, name: str, state_dir: Path) -> MlflowStore:
     """A study's store through MLflow's client, connected.
 
@@ -117,8 +131,10 @@ def read_study_data(
     if runs.empty:
         raise InputError(f"study {name!r}: no runs in the tracking store; allowed: a study that has been run")
     everything = runs
-    rounds, in_turns = youngest_rounds(source, everything)
-    runs, parent = finished_runs(everything)
+    runs, parent = finished_runs(everything, name)
+    grid = everything[everything["run_id"] == parent].to_dict("records") if parent else []
+    factors = factors_of(grid[0]) if grid else None
+    rounds, in_turns = youngest_rounds(source, everything, name, factors)
     if runs.empty and len(rounds):  # nothing but `ablate speed`
         runs, parent = rounds, in_turns
     if runs.empty:
@@ -143,11 +159,13 @@ def _fraction(text: str) -> float | None:
         return None
 
 
-def finished_runs(runs: Any) -> tuple[Any, str]:
+def finished_runs(runs: Any, study: str = "", digests: Collection[str] | None = None) -> tuple[Any, str]:
     """Picks the runs of a study's youngest grid that have ended; all cells' runs where no parent is tagged.
 
     Args:
         runs: One row per run of the experiment, as `RunSource.frame` gives them.
+        study: Its name: grids of others in one experiment do not count, where any is of this one.
+        digests: Of cells, of which the grid has to have one; None for any.
 
     Returns:
         Those rows, and the parent's run id (empty when there is none).
@@ -166,10 +184,11 @@ def finished_runs(runs: Any) -> tuple[Any, str]:
         parents = parents[command == "grid"]
     if parents.empty or parent_of is None:
         return rows, ""
-    parents = parents[parents["run_id"].isin(set(parent_of))]
+    having = rows if digests is None else rows[rows[f"tags.{DIGEST_TAG}"].isin(set(digests))]
+    parents = parents_of(parents[parents["run_id"].isin(set(having["tags.mlflow.parentRunId"]))], study)
     if parents.empty:
         return rows.iloc[0:0], ""
-    youngest = str(parents.sort_values("start_time")["run_id"].iloc[-1])
+    youngest = str(by_opening(parents)["run_id"].iloc[-1])
     chosen = rows[parent_of == youngest]
     # a run that is still going has no numbers yet
     return chosen[chosen["status"] != RUNNING_STATE].reset_index(drop=True), youngest

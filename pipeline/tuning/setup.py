@@ -11,6 +11,7 @@ from typing import Any
 from pipeline import nvml
 from pipeline.design import catalog, scalars, selection, study, techniques
 from pipeline.design.options import GridOptions, TuneOptions
+from pipeline.design.own_recipe import recipe_line
 from pipeline.design.plan import Plan
 from pipeline.design.spec import MAX_BATCH, Frozen, Probe, RunSpec, SafeName, content_digest
 from pipeline.design.study import Study
@@ -70,7 +71,7 @@ def prepare_tuning(options: TuneOptions) -> Setup:
     )
     choice = selection.select_plan(cell, device_of(options))
     spec = choice.plan.runs[0].spec.model_copy(update={"seed": options.seed})
-    base = study.load_study(options.study or choice.plan.study.name)
+    base = choice.base
     levels = _levels(options, spec, base)
     space = spaces.build_space(
         spec.recipe,
@@ -97,12 +98,15 @@ def prepare_tuning(options: TuneOptions) -> Setup:
     )
     name = options.name or storage_url.study_name(spec.model, spec.dataset, objective.name, identity)
     study.validated(_Named, {"name": name}, "--name")
-    tuned = study.replace(choice.plan.study, techniques=levels)
+    own = choice.plan.study.is_own(spec.model, spec.dataset)
+    tuned = study.replace(choice.plan.study, name=choice.plan.study.name if own else base.name, techniques=levels)
     headline = (
         f"tune {spec.model} on {spec.dataset} for {objective.name}: {len(space.configs)} configurations, "
         f"{min(options.trials, len(space.configs))} trials, device {spec.device}, baseline {space.baseline.label} of "
-        f"study {base.name}; Optuna study {name}"
+        f"{'its own recipe' if own else f'study {base.name}'}; Optuna study {name}"
     )
+    if own:
+        headline += f"\n{recipe_line(spec.model, spec.dataset, spec.recipe)}"
     plan = Plan(tuned, spec.device, ())
     return Setup(name, spec, plan, base, space, objective, measured, storage, identity, headline)
 

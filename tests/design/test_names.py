@@ -75,8 +75,9 @@ def test_each_name_has_one_constant() -> None:
 CONTRACT = """
 ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.command_line ablate.digest
 ablate.error ablate.final
-ablate.engagement ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
-ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result ablate.retries
+ablate.engagement ablate.factors ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
+ablate.opened ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result
+ablate.retries
 ablate.store ablate.delivered ablate.study ablate.tainted ablate.target_accuracy ablate.techniques ablate.too_large
 ablate.values ablate.withdrawn data.classes data.test_images data.train_images data.validation_images
 amp/final_scale amp/skipped_steps energy/gpu_joules memory/gpu_peak_allocated_mib

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.analysis.frame import tidy
 from pipeline.bench.orchestration import NoTraining, Quiet, _plan
 from pipeline.commands.display import PlainDisplay
 from pipeline.design import study
+from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
 from pipeline.design.records import End, Metrics, Phase, Record, Tags
+from pipeline.design.selection import select_plan
 from pipeline.design.spec import RunSpec
 from pipeline.errors import OutsideError
 from pipeline.execution.controller import Controller
@@ -24,6 +27,8 @@ from pipeline.execution.listener import GridOutcome
 from pipeline.tracking import journal
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.recorder import Recorder
+from pipeline.tracking.status import status_of
+from pipeline.tracking.study_data import read_study_data
 from tests.support.launchers import ListenerLog
 from tests.support.processes import STUDY, rows_of
 
@@ -260,3 +265,108 @@ def test_a_disturbed_run_has_a_tag_and_the_first_of_a_block_is_told(store_in: St
     assert told == [f"{names[1]} is tainted: busy in run 2", f"{names[8]} is tainted: busy in run 9"]
     tags = [entry["values"] for entry in _rows(tmp_path) if entry["kind"] == "tags"]
     assert sum("ablate.tainted" in each for each in tags) == 11
+
+
+class Calls:
+    """Calls of `ablate grid` on one store, whose runs take no time."""
+
+    def __init__(self, store: MlflowStore, folder: Path) -> None:
+        self.store = store
+        self.folder = folder
+
+    def run(self, plan: Plan, watch: MachineWatch | None = None, **settings: Any) -> int:
+        """One call; returns how many runs it made."""
+        recorder = Recorder(self.store, self.folder)
+        recorder.start()
+        listener = Quiet()
+        grid = Controller(
+            plan,
+            NoTraining(self.folder / "work"),
+            recorder,
+            listener,
+            retries=0,
+            state_dir=self.folder,
+            watch=watch,
+        )
+        tags = {"ablate.study": plan.study.name, "ablate.techniques": ",".join(plan.study.techniques)}
+        grid.resume(plan.study.name, tags, **{"fresh": False, **settings})
+        outcome = grid.run()
+        assert outcome.complete and grid.nothing_to_do is not bool(listener.ends)
+        grid.close(outcome, grid.results, 0.0)
+        assert {result.outcome for result in grid.results()} == {"finished"}
+        return len(listener.ends)
+
+    def status(self, study: str = "quickstart") -> tuple[int, int]:
+        """(cells, finished) of `ablate status`."""
+        document = status_of(self.store, self.folder, study)
+        assert document["study"] == study
+        return document["cells"], document["finished"]
+
+    def reported(self, study: str = "quickstart") -> tuple[set[str], tuple[str, ...], set[str]]:
+        """Digests, techniques and models that a report has."""
+        data, _ = read_study_data(self.store, study, curves=False)
+        return set(data.runs["tags.ablate.digest"]), data.techniques, set(tidy(data).runs["model"])
+
+
+@pytest.fixture
+def calls(store_in: StoreIn, tmp_path: Path) -> Calls:
+    return Calls(store_in(tmp_path, "shared"), tmp_path)
+
+
+def chosen(**options: Any) -> Plan:
+    flags = {"models": "test_resnet", "datasets": "digits", "techniques": "pm", "study": "quickstart"}
+    return select_plan(GridOptions(**{**flags, **options}), "cpu").plan
+
+
+def digests(plan: Plan) -> set[str]:
+    return {run.spec.digest for run in plan.runs}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"settings": ("image_size=32",)}, {"techniques": "ga"}, {"techniques": "pm,ga"}, {"levels": ("ga=8",)}],
+    ids=lambda other: "-".join(other),
+)
+def test_two_questions_of_one_study_share_nothing(calls: Calls, other: dict[str, Any]) -> None:
+    first, second = chosen(), chosen(**other)
+    assert calls.run(first) == 2
+    assert calls.run(second) == len(second.runs), "a cell that both have is measured for each"
+    assert calls.status() == (len(second.runs),) * 2
+    assert calls.reported() == (digests(second), tuple(second.study.techniques), {"test_resnet"})
+    assert calls.run(second, fresh=True) == len(second.runs)
+    assert calls.run(first) == 0, "whatever has been done to the other"
+    assert calls.status() == (2, 2)
+    assert calls.reported() == (digests(first), ("pm",), {"test_resnet"}), "asked for last"
+
+
+def test_two_studies_in_one_experiment_share_nothing(calls: Calls) -> None:
+    first, second = chosen(name="mine"), chosen(name="yours", models="test_resnet,test_vit")
+    assert (calls.run(first), calls.run(second)) == (2, 4)
+    assert calls.status("mine") == (2, 2) and calls.status("yours") == (4, 4)
+    assert calls.reported("mine")[0] == digests(first) and calls.reported("yours")[0] == digests(second)
+    assert calls.run(first, fresh=True) == 2 and calls.run(second) == 0
+
+
+def test_a_part_of_a_study_is_a_part_of_it(calls: Calls) -> None:
+    part, whole = chosen(), chosen(models="test_resnet,test_vit", seeds=2)
+    assert calls.run(part) == 2
+    assert calls.run(whole) == 6, "what its part has measured is not measured again"
+    assert calls.run(part) == 0
+    assert calls.status() == (8, 8), "the cells of other models, and blocks that have begun, are its cells still"
+    assert calls.reported()[0] == digests(whole)
+
+
+def test_a_single_run_is_made_once(calls: Calls) -> None:
+    one, other = chosen(techniques="none"), chosen(techniques="none", settings=("epochs=5",))
+    assert [calls.run(plan, alone=True) for plan in (one, one, other, other, one)] == [1, 0, 1, 0, 0]
+    assert calls.run(one, alone=True, fresh=True) == 1
+
+
+def test_what_disturbed_one_question_is_measured_again_in_it_alone(calls: Calls) -> None:
+    first, second = chosen(), chosen(techniques="ga")
+    watch = Disturbed()
+    watch.runs = 1  # so that the first run is disturbed, too
+    assert calls.run(first, watch=watch) == 2 and calls.run(second) == 2
+    assert calls.run(second, rerun_tainted=True) == 0
+    assert calls.run(first, rerun_tainted=True) == 2 and calls.run(first) == 0
+    assert calls.status() == (2, 2)
