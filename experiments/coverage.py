@@ -239,6 +239,7 @@ def accuracy(
             block=np.repeat([str(b) for b in range(blocks)], len(design.cells)),
             outcome="finished",
             accuracy=share.ravel(),
+            test_images=images,
         )
         for response in RESPONSES:
             if response.name != "accuracy":

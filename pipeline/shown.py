@@ -58,3 +58,13 @@ def markdown_cell(text: object) -> str:
 def spreadsheet_cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula (OWASP's rule: a quote before = + - @, tab and carriage return)."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, `1 run` or `2 runs`.
+
+    Args:
+        number: how many.
+        noun: in the singular; its plural ends with s.
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.shown import markdown_cell, printable, printable_lines, redacted, spreadsheet_cell
+from pipeline.shown import counted, markdown_cell, printable, printable_lines, redacted, spreadsheet_cell
 
 
 @given(st.text())
@@ -54,3 +54,7 @@ def test_a_spreadsheet_sees_text(text: str) -> None:
 )
 def test_text_in_markdown_is_text(text: str, shown: str) -> None:
     assert markdown_cell(text) == shown
+
+
+def test_what_is_counted_has_its_plural() -> None:
+    assert [counted(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]

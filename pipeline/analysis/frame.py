@@ -52,7 +52,10 @@ from pipeline.design.names import (
     TAINTED_TAG,
     TECHNIQUES_PARAM,
     TEST_ACCURACY,
+    TEST_CLASSES,
     TEST_F1,
+    TEST_IMAGES,
+    TEST_MAJORITY,
     TRAIN_SECONDS,
     UPDATES,
     VAL_ACCURACY,
@@ -81,6 +84,9 @@ SUMMARY_METRICS = {
     "flops_per_image": FLOPS_PER_IMAGE,
     "launch_bound": LAUNCH_BOUND,
     "val_accuracy": VAL_ACCURACY,
+    "test_images": TEST_IMAGES,
+    "test_classes": TEST_CLASSES,
+    "test_majority": TEST_MAJORITY,
 }
 
 _OUTCOME_OF_STATUS = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.analysis import contrasts, lenth, linear, variance
 from pipeline.analysis.contrasts import Cell, Contrast
-from pipeline.analysis.frame import OFF, Factor
+from pipeline.analysis.frame import OFF, Factor, number
 from pipeline.analysis.linear import Floats
 from pipeline.analysis.pooling import BlockScores
 from pipeline.analysis.responses import RATIO, RESPONSES, Response
@@ -117,8 +117,25 @@ class _Numbers:
     scores: list[BlockScores | None]
 
 
-def _numbers(layout: ResponsePattern, response: Response, y: Floats, blocks: tuple[str, ...]) -> _Numbers:
-    """Estimates all ready contrasts of one response y (n,)."""
+def sampling_variances(points: Floats, images: Floats) -> Floats:
+    """Returns the binomial variances of accuracies, in squared percentage points; 0 where the test set is not known.
+
+    Args:
+        points: (n,) accuracies in percent.
+        images: (n,) numbers of test images; NaN where unknown.
+
+    Examples:
+        >>> sampling_variances(np.array([90.0, 50.0]), np.array([100.0, np.nan])).tolist()
+        [9.0, 0.0]
+    """
+    share = np.clip(points / 100, 0.0, 1.0)
+    return np.nan_to_num(1e4 * share * (1 - share) / images)
+
+
+def _numbers(
+    layout: ResponsePattern, response: Response, y: Floats, images: Floats, blocks: tuple[str, ...]
+) -> _Numbers:
+    """Estimates all ready contrasts of one response y (n,), of runs with as many test images each."""
     fit = layout.estimator.fit(y[:, None], by_block=len(blocks) >= response.by_block_from)
     estimate, nothing = fit.estimate[:, 0], list[BlockScores | None]([None] * len(layout.ready))
     if layout.design.dof > 0:
@@ -139,6 +156,9 @@ def _numbers(layout: ResponsePattern, response: Response, y: Floats, blocks: tup
     if layout.lenth_basis is not None:
         sigma, freedom = lenth.lenth(layout.lenth_basis, y[np.argsort(layout.design.cells)])
     se = sigma * np.linalg.norm(layout.weights, axis=1)
+    if response.unit != RATIO:  # one seed on one test set knows no better than that test set samples
+        by_cell = sampling_variances(y, images)[np.argsort(layout.design.cells)]
+        se = np.maximum(se, np.sqrt(layout.weights**2 @ by_cell))
     return _Numbers(estimate, se, np.full_like(se, freedom), "none" if math.isnan(sigma) else "lenth", nothing)
 
 
@@ -163,7 +183,8 @@ def group_rows(key: tuple[str, str], runs: pd.DataFrame, factors: Sequence[Facto
         if use.any():
             layout = _layout(tuple(cell[use].tolist()), tuple(block[use].tolist()), tuple(planned), tuple(active))
             names = tuple(str(blocks[i]) for i in np.unique(block[use]))
-            rows += _pattern_rows(key, layout, columns_y, names, int(use.sum()))
+            images = number(runs, "test_images").to_numpy(dtype=float)[use]
+            rows += _pattern_rows(key, layout, columns_y, images, names)
     return rows
 
 
@@ -171,14 +192,14 @@ def _pattern_rows(
     key: tuple[str, str],
     layout: ResponsePattern,
     columns: list[tuple[Response, Floats]],
+    images: Floats,
     blocks: tuple[str, ...],
-    runs: int,
 ) -> list[dict[str, Any]]:
     """Turns the numbers of one pattern into rows; effects without an estimate stay, with NaN and their note."""
     place = {i: t for t, i in enumerate(layout.ready)}
     rows = []
     for response, y in columns:
-        numbers = _numbers(layout, response, y, blocks)
+        numbers = _numbers(layout, response, y, images, blocks)
         for i, contrast in enumerate(layout.contrasts):
             t = place.get(i)
             note = contrast.note
@@ -200,7 +221,7 @@ def _pattern_rows(
                     "estimable": t is not None,
                     "note": note,
                     "blocks": len(blocks),
-                    "runs": runs,
+                    "runs": len(images),
                 }
             )
     return rows

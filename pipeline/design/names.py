@@ -56,6 +56,10 @@ FINAL_ATTRIBUTE = "ablate.final"
 VALUES_ATTRIBUTE = "ablate.values"
 TOO_LARGE_ATTRIBUTE = "ablate.too_large"
 
+# Tag of a run, of provenance: the processor's instructions for bfloat16; `NO_BF16` where it has none
+CPU_BF16_TAG = "env.cpu_bf16"
+NO_BF16 = "none"
+
 # Params; a technique's is its name (on or off)
 MODEL_PARAM = "model"
 DATASET_PARAM = "dataset"
@@ -77,6 +81,10 @@ VAL_SCORE = "val/"
 TEST_SCORE = "test/"
 TEST_ACCURACY = "test/accuracy"
 TEST_F1 = "test/f1_macro"
+# Of what the test set is, and what a model without training would score on it
+TEST_IMAGES = "test/images"
+TEST_CLASSES = "test/classes"
+TEST_MAJORITY = "test/majority"  # fraction of its images that are of the most frequent class
 # Times, s
 TRAIN_SECONDS = "time/train_seconds"
 EVAL_SECONDS = "time/eval_seconds"

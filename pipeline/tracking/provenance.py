@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.children import output_of
+from pipeline.design.names import CPU_BF16_TAG, NO_BF16
 
 _PACKAGES = ("torch", "torchvision", "timm", "mlflow", "optuna", "scikit-learn", "numpy")
 
@@ -40,12 +41,32 @@ def _git() -> dict[str, str]:
         return {}
 
 
-def _cpu_model() -> str:
+def cpu_facts(cpuinfo: str) -> dict[str, str]:
+    r"""Returns the processor's name and its instructions for bfloat16 (`none` without), as far as Linux tells them.
+
+    Args:
+        cpuinfo: the text of `/proc/cpuinfo`.
+
+    Examples:
+        >>> cpu_facts("model name : A\nflags : fpu amx_bf16 avx512_bf16")
+        {'cpu': 'A', 'cpu_bf16': 'amx_bf16, avx512_bf16'}
+    """
+    name, flags = (
+        re.search(rf"^{key}\s*:\s*(.+)$", cpuinfo, re.MULTILINE) for key in ("model name", "(?:flags|Features)")
+    )
+    facts = {"cpu": name.group(1) if name else platform.machine()}
+    if flags:
+        facts[CPU_BF16_TAG.removeprefix("env.")] = (
+            ", ".join(flag for flag in flags.group(1).split() if "bf16" in flag) or NO_BF16
+        )
+    return facts
+
+
+def _cpuinfo() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        found = None
-    return found.group(1) if found else platform.machine()
+        return ""
 
 
 def system_name() -> str:
@@ -69,7 +90,7 @@ def host_provenance() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": system_name(),
         "hostname": socket.gethostname(),
-        "cpu": _cpu_model(),
+        **cpu_facts(_cpuinfo()),
         "cpu_count": str(os.cpu_count() or 0),
         **{package.replace("-", "_"): found for package in _PACKAGES if (found := _version(package))},
         **_git(),

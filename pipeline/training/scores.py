@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as scores
 
+from pipeline.design.names import TEST_CLASSES, TEST_IMAGES, TEST_MAJORITY
+
 ClassLabels = npt.NDArray[np.int64]
 
 
@@ -33,6 +35,17 @@ def final_scores(labels: ClassLabels, logits: npt.NDArray[np.float32]) -> dict[s
         classes = np.arange(logits.shape[1])
         values["top5_accuracy"] = float(scores.top_k_accuracy_score(labels, logits, k=5, labels=classes))
     return values
+
+
+def described(labels: ClassLabels, classes: int) -> dict[str, float]:
+    """What the accuracy of a model without training is judged by: metrics of a test set of labels, shape (n,).
+
+    Args:
+        labels: integer labels, at least one.
+        classes: number of classes.
+    """
+    majority = np.bincount(labels).max() / len(labels)
+    return {TEST_IMAGES: float(len(labels)), TEST_CLASSES: float(classes), TEST_MAJORITY: float(majority)}
 
 
 def confusion(labels: ClassLabels, predictions: ClassLabels, classes: int) -> npt.NDArray[np.int64]:

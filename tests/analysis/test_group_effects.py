@@ -55,3 +55,37 @@ def test_several_levels_are_compared_with_off_each():
         assert found["estimate"] == pytest.approx(0.9 * np.exp(shift), rel=0.01)
     assert len(rows(effects, kind="combined")) == 3
     assert len(rows(effects, term="ga=8:amp", kind="interaction")) == 1
+
+
+def unreplicated(images, **accuracies):
+    """One seed of ga, amp and pm, where pm changes no bit; the accuracy of each setting of the others."""
+    study = planted(blocks=1)
+    bare = (
+        study.runs["params.techniques"].str.replace(r"\+?pm$", "", regex=True).replace({"": "none", "baseline": "none"})
+    )
+    known = {"metrics.test/images": images} if images else {}
+    return replace(study, runs=study.runs.assign(**{"metrics.test/accuracy": bare.map(accuracies)}, **known))
+
+
+def test_one_seed_is_no_surer_of_accuracy_than_its_test_images_are_many():
+    shares = {"none": 0.900, "ga": 0.898, "amp": 0.902, "ga+amp": 0.900001}
+    without_size, with_size = (
+        one(estimate(unreplicated(images, **shares)), term="amp", kind="simple", response="accuracy")
+        for images in (0, 500)
+    )
+    floor = 100 * np.sqrt((0.9 * 0.1 + 0.902 * 0.098) / 500)
+    assert with_size["se"] == pytest.approx(floor) and (np.isnan(without_size["se"]) or without_size["se"] < floor)
+    assert with_size["low"] < 0 < with_size["high"]
+    sure = one(estimate(unreplicated(10**9, **shares)), term="amp", kind="simple", response="accuracy")
+    assert sure["se"] > 100 * np.sqrt(0.2 / 10**9), "the settings' own scatter counts where it is more"
+
+
+def test_copies_never_make_an_interval_of_no_width():
+    """Trial: +1.20 [1.20, 1.20], p < 0.001, from one seed whose A/A control left four of seven contrasts zero."""
+    for images in (0, 500):
+        effects = estimate(unreplicated(images, none=0.90, ga=0.66, amp=0.912, **{"ga+amp": 0.67}))
+        table = rows(effects, response="accuracy")
+        known = table["low"].notna()
+        nothing = table["estimate"].abs().lt(1e-9)
+        assert (table["high"] - table["low"])[known & ~nothing].gt(1e-6).all()
+        assert set(table.loc[~known, "verdict"]) <= {"undecided"}

@@ -13,7 +13,7 @@ import pytest
 
 import pipeline
 from pipeline.tracking import provenance
-from pipeline.tracking.provenance import host_provenance, source_digest
+from pipeline.tracking.provenance import cpu_facts, host_provenance, source_digest
 
 
 def test_facts_are_named_and_hold_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +24,19 @@ def test_facts_are_named_and_hold_no_environment(monkeypatch: pytest.MonkeyPatch
     assert facts["env.python"] == ".".join(str(part) for part in sys.version_info[:3])
     assert {"env.hostname", "env.cpu", "env.cpu_count", "env.torch", "env.scikit_learn"} <= set(facts)
     assert all(isinstance(value, str) and "verysecret" not in value for value in facts.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx512_bf16 amx_bf16 sse", "avx512_bf16, amx_bf16"),
+        ("Features\t: fp asimd bf16", "bf16"),
+        ("flags\t\t: fpu sse avx2", "none"),
+    ],
+)
+def test_the_processor_s_instructions_for_bfloat16_are_named(line: str, expected: str) -> None:
+    assert cpu_facts(f"model name\t: A\n{line}\n") == {"cpu": "A", "cpu_bf16": expected}
+    assert "cpu_bf16" not in cpu_facts(""), "not known"
 
 
 def test_no_program_of_the_folder_is_started_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
