@@ -50,7 +50,8 @@ def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
     why = "" if options.study else _why(name, device)
     runs = f"{len(plan.cells)} cells" if len(plan.cells) != 1 else "1 cell"
     headline = f"study {chosen.name}{why}: {runs}, {chosen.seeds} block(s), device {device}"
-    return SelectedPlan(plan, headline + (f"\n{' '.join(chosen.title.split())}" if chosen.title else ""))
+    title = [" ".join(chosen.title.split())] if chosen.title else []
+    return SelectedPlan(plan, "\n".join([headline, *title, *plan.notes]))
 
 
 def _why(name: str, device: Device) -> str:
@@ -126,12 +127,13 @@ def _only(plan: Plan, chosen: Study) -> Plan:
     runs = [run for run in plan.cells if len(run.spec.techniques) == on]
     if any(len(values) > 1 for values in chosen.techniques.values()):
         raise InputError("--technique: several levels are not allowed in a single run; allowed: one level")
-    return Plan(plan.study, plan.device, tuple(runs))
+    return Plan(plan.study, plan.device, tuple(runs), notes=plan.notes)
 
 
 def study_settings(options: GridOptions) -> dict[str, Any]:
-    """Returns the recipe fields of `--set`."""
-    return study.parse_settings(options.settings)
+    """Returns the recipe fields of `--set`, and of options that are fields of the recipe."""
+    fields = study.parse_settings(options.settings)
+    return {"skip_unreadable": options.skip_unreadable, **fields} if options.skip_unreadable else fields
 
 
 def in_processes(plan: Plan, options: GridOptions) -> Plan:

@@ -73,6 +73,7 @@ def test_each_name_has_one_constant() -> None:
 
 # what stores that were filled by earlier versions have
 CONTRACT = """
+ablate.data_parts ablate.left_out
 ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.digest ablate.error ablate.final
 ablate.engagement ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
 ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result ablate.retries
