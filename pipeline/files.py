@@ -82,10 +82,29 @@ def reading(path: Path) -> Iterator[BufferedReader]:
     Raises:
         OSError: it cannot be opened, or is not a regular file.
     """
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(file, "rb") as stream:
-        _regular(file, path)
+    with os.fdopen(open_regular(path), "rb") as stream:
         yield stream
+
+
+def open_regular(path: Path) -> int:
+    """Opens a regular file, or a link to one, to read: where thousands are read, a stream of each takes longer.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: see `reading`.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        _regular(file, path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def _regular(file: int, path: Path) -> None:

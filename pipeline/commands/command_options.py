@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.design.options import INNER_SHARE, POSITIVE, SHARE, JsonOptions, LauncherOptions, Range, argument, option
+from pipeline.design.options import (
+    INNER_SHARE,
+    POSITIVE,
+    SHARE,
+    SKIPPED,
+    JsonOptions,
+    LauncherOptions,
+    Range,
+    argument,
+    option,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +187,19 @@ class DataOptions(DataDirOptions):
     """
 
     names: tuple[str, ...] = argument()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(DataOptions):
+    """`ablate data prepare`.
+
+    Attributes:
+        skip_unreadable: images of a folder that may be left out because they cannot be decoded.
+    """
+
+    skip_unreadable: int = option(
+        0, "Images of a folder that may be left out if they cannot be decoded.", metavar="N", allowed=SKIPPED
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.command_options import DataOptions
+from pipeline.commands.command_options import DataOptions, PrepareOptions
 from pipeline.paths import default_data_dir
 
 IMAGE_SIZE = 32
 
 
-def prepare_data(options: DataOptions) -> int:
+def prepare_data(options: PrepareOptions) -> int:
     """Downloads or builds data sets: with a progress bar on a terminal, one line per data set elsewhere.
 
     Args:
@@ -46,13 +46,15 @@ def prepare_data(options: DataOptions) -> int:
                 name,
                 _folder(options),
                 image_size=IMAGE_SIZE,
+                skip_unreadable=options.skip_unreadable,
                 check=True,
                 report=partial(_advance, bar, task),
             )
-        train, test = len(source.train_labels), len(source.test_labels)
-        print(f"{name}: {train} training and {test} test images, {len(source.class_names)} classes")
-        if source.listing is not None and source.listing.passed_over:
-            print(f"{name}: {source.listing.passed_over}")
+        train, test = len(source.train_labels) - source.held_out, len(source.test_labels)
+        held_out = f", {source.held_out} validation" if source.held_out else ""
+        print(f"{name}: {train} training{held_out} and {test} test images, {len(source.class_names)} classes")
+        for remark in source.listing.remarks if source.listing is not None else ():
+            print(f"{name}: {remark}")
     return 0
 
 

@@ -88,6 +88,7 @@ def _tuning_of(options: GridOptions, model: str, dataset: str) -> TuneOptions:
         storage=options.storage,
         device=options.device,
         data_dir=options.data_dir,
+        skip_unreadable=options.skip_unreadable,
         tracking_uri=options.tracking_uri,
         run_timeout=options.timeout,
         dry_run=options.dry_run,

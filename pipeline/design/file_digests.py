@@ -11,31 +11,50 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.files import reading
+from pipeline.files import open_regular, reading
 from pipeline.paths import write_atomically
+from pipeline.progress import Tell
 
 # a file that changed this recently may change again without another time stamp (two seconds is FAT's resolution)
 UNSETTLED_NS = 2_000_000_000
+_CHUNK = 64  # files of one task
+_BLOCK = 1 << 18  # bytes of one read
 
 
-def digests(root: Path, names: Sequence[str]) -> list[str]:
+def digests(root: Path, names: Sequence[str], tell: Tell | None = None) -> list[str]:
     """Computes the SHA-256 (hex) of each file, in order.
 
     Args:
         root: folder that the names are relative to.
         names: paths of the files.
+        tell: called with the number of files that are done, now and then.
 
     Raises:
         OSError: a file cannot be read.
     """
 
-    def digest(name: str) -> str:
-        with reading(root / name) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def digest(names: Sequence[str]) -> list[str]:
+        return [_sha256(root / name) for name in names]
 
-    # reading and hashing release the interpreter lock
+    found: list[str] = []
+    # reading and hashing release the interpreter lock; a task for each of many small files would take longer than both
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
-        return list(pool.map(digest, names, chunksize=64))
+        for sums in pool.map(digest, (names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK))):
+            found += sums
+            if tell:
+                tell(len(found))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    file = open_regular(path)
+    try:
+        digest = hashlib.sha256()
+        while block := os.read(file, _BLOCK):
+            digest.update(block)
+    finally:
+        os.close(file)
+    return digest.hexdigest()
 
 
 def recall(cache: Path, key: str) -> str | None:

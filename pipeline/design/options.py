@@ -44,6 +44,7 @@ class Range:
 POSITIVE = Range(0, low_open=True)
 SECONDS = Range(0, 10**9, low_open=True)  # what threads can wait is counted in 63 bits of nanoseconds
 IMAGES = Range(1, 2**40)
+SKIPPED = Range(0, 1_000_000)
 SHARE = Range(0, 1, low_open=True)
 INNER_SHARE = Range(0, 1, low_open=True, high_open=True)
 
@@ -151,6 +152,7 @@ class LauncherOptions:
         address: of the Ray cluster.
         jobs: runs at once; None for one per GPU, or one on a CPU.
         data_dir: folder of the data sets; None for the user's cache.
+        skip_unreadable: images of a folder that may be left out because they cannot be decoded.
         tracking_uri: MLflow's store; None for the default.
     """
 
@@ -162,6 +164,9 @@ class LauncherOptions:
     address: str = option("auto", "Ray cluster, for --launcher ray.", metavar="auto|HOST:PORT")
     jobs: int | None = option(None, "Runs at once (CPU: 1; GPU: one per GPU).", allowed=Range(1, 1024))
     data_dir: str | None = option(None, "Where data sets are.", metavar="DIR")
+    skip_unreadable: int = option(
+        0, "Images of a folder that may be left out if they cannot be decoded.", metavar="N", allowed=SKIPPED
+    )
     tracking_uri: str | None = option(
         None, "MLflow tracking store  [default: sqlite:///mlruns/mlflow.db]", metavar="URI"
     )

@@ -69,12 +69,14 @@ class Plan:
         device: where it runs.
         runs: every run, in order.
         alias: for a fractional design, its defining words and aliases in words; empty for a full factorial.
+        notes: what a user should know of the data sets before the first run, each in a line.
     """
 
     study: Study
     device: Device
     runs: tuple[PlannedRun, ...]
     alias: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def cells(self) -> tuple[PlannedRun, ...]:
@@ -180,7 +182,8 @@ def build_plan(
     total = len(study.models) * len(study.datasets) * len(settings) * variants * len(blocks)
     if total > MAX_CELLS:
         raise InputError(f"study {study.name}: {total} cells are not allowed; allowed: at most {MAX_CELLS}")
-    cells = list(_cells(study, device, settings, extra))
+    data_sets = _DataSets()
+    cells = list(_cells(study, device, settings, extra, data_sets))
     _check_unique(study, [spec for spec, _ in cells])
     runs: list[PlannedRun] = []
     for block in blocks:
@@ -188,20 +191,22 @@ def build_plan(
         random.Random(f"{study.order_seed}/{block}").shuffle(shuffled)
         seed = study.base_seed + block
         runs += _block(shuffled, seed, block, len(runs), study.sentinels)
-    return Plan(study, device, tuple(runs), alias)
+    return Plan(study, device, tuple(runs), alias, data_sets.notes)
 
 
 def _cells(
-    study: Study, device: Device, settings: list[Setting], extra: Mapping[str, Any] | None
+    study: Study, device: Device, settings: list[Setting], extra: Mapping[str, Any] | None, data_sets: _DataSets
 ) -> Iterator[tuple[RunSpec, str]]:
     """The design's cells with seed 0, and their variants in words; blocks share recipes, so that plans stay small."""
-    digests = {dataset: _data_digest(dataset) for dataset in study.datasets}
     crossed = itertools.product(*study.variants.values())
     variants = [dict(zip(study.variants, values, strict=True)) for values in crossed]
     for model, dataset, variant in itertools.product(study.models, study.datasets, variants):
         baseline = _with_weights(study.recipe_for(model, dataset, {**variant, **(extra or {})}))
         check_model_recipe(model, baseline)
         told = ", ".join(f"{field}={getattr(baseline, field)}" for field in variant)
+        data = data_sets(dataset, baseline.skip_unreadable)
+        # how many were left out is what was measured; how many could have been is not
+        baseline = baseline.model_copy(update={"skip_unreadable": data.left_out})
         for setting in settings:
             recipe = apply(baseline, setting, device)
             requirements.check_recipe(recipe, device)
@@ -210,7 +215,7 @@ def _cells(
                 dataset=dataset,
                 techniques=setting,
                 device=device,
-                data_digest=digests[dataset],
+                data_digest=data.digest,
                 recipe=recipe,
             )
             yield spec, told
@@ -274,11 +279,50 @@ def _with_weights(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"weights_sha256": digest})
 
 
-def _data_digest(dataset: str) -> str:
-    """Identity of a data set that can change on disk; also where a bad folder is refused, before any run."""
-    if not dataset.startswith(catalog.IMAGEFOLDER):
-        return ""
-    from pipeline.design.imagefolder import scan_folder
+@dataclass(frozen=True)
+class _Data:
+    """What a plan says of a data set.
 
-    folder = dataset.removeprefix(catalog.IMAGEFOLDER)
-    return scan_folder(Path(folder), f"dataset {dataset}").digest
+    Attributes:
+        digest: identity of one that can change on disk; empty otherwise.
+        left_out: images that cannot be decoded and are in no part.
+        notes: what a user should know of it, each in a line.
+    """
+
+    digest: str = ""
+    left_out: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class _DataSets:
+    """Each data set of a plan, listed once for each number of images that may be left out."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], _Data] = {}
+
+    def __call__(self, dataset: str, most: int) -> _Data:
+        """Also where a bad folder is refused, before any run.
+
+        Args:
+            dataset: its name.
+            most: how many unreadable images may be left out.
+
+        Raises:
+            InputError: it is not what it should be.
+        """
+        if not dataset.startswith(catalog.IMAGEFOLDER):
+            return _Data()
+        if (dataset, most) not in self._known:
+            from pipeline.design.imagefolder import scan_folder
+            from pipeline.design.readable import leave_out_unreadable
+
+            folder = Path(dataset.removeprefix(catalog.IMAGEFOLDER))
+            found = leave_out_unreadable(scan_folder(folder, f"dataset {dataset}"), most)
+            notes = tuple(f"{dataset}: {remark}" for remark in found.remarks)
+            self._known[dataset, most] = _Data(found.digest, len(found.left_out), notes)
+        return self._known[dataset, most]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of all data sets, each once."""
+        return tuple(dict.fromkeys(note for data in self._known.values() for note in data.notes))

@@ -97,7 +97,7 @@ def _counted(plan: Plan) -> str:
 def _more_lines(plan: Plan, base: Study) -> list[str]:
     """What is said under the headline."""
     chosen = plan.study
-    lines = [" ".join(chosen.title.split())] if chosen.title else []
+    lines = [*([" ".join(chosen.title.split())] if chosen.title else []), *plan.notes]
     if chosen.name != base.name:
         lines.append(f"its results: ablate report {chosen.name}")
     told: dict[tuple[str, str], str] = {}
@@ -181,12 +181,13 @@ def _only(plan: Plan, chosen: Study) -> Plan:
     runs = [run for run in plan.cells if len(run.spec.techniques) == on]
     if any(len(values) > 1 for values in chosen.techniques.values()):
         raise InputError("--technique: several levels are not allowed in a single run; allowed: one level")
-    return Plan(plan.study, plan.device, tuple(runs))
+    return Plan(plan.study, plan.device, tuple(runs), notes=plan.notes)
 
 
 def study_settings(options: GridOptions) -> dict[str, Any]:
-    """Returns the recipe fields of `--set`."""
-    return study.parse_settings(options.settings)
+    """Returns the recipe fields of `--set`, and of options that are fields of the recipe."""
+    fields = study.parse_settings(options.settings)
+    return {"skip_unreadable": options.skip_unreadable, **fields} if options.skip_unreadable else fields
 
 
 def in_processes(plan: Plan, options: GridOptions) -> Plan:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 RERUNS_FROM = 100
 MAX_BATCH = 2**20
+MAX_SKIPPED = 1_000_000
 Device = Literal["cpu", "cuda"]
 # modes of torch.compile that record CUDA graphs of their own
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -77,6 +78,10 @@ class Recipe(Frozen):
         num_workers: worker processes of the pipeline `loader`.
         image_size: height and width that a model gets, pixels.
         interpolation: how images are resized.
+        resize: how an image folder's oblong images become squares: `crop` resizes the shorter side and cuts out the
+            middle, `squash` resizes both sides and keeps all that is seen.
+        skip_unreadable: images of a folder that cannot be decoded and are left out; asked for as the most that may
+            be, and in a plan their number, which is what `data_digest` was made without.
         augmentation: random changes of training images.
         normalization: whose mean and standard deviation are used.
         optimizer: the rule of an update.
@@ -125,6 +130,8 @@ class Recipe(Frozen):
     num_workers: Workers = 2
     image_size: Annotated[Pixels, Field(ge=8)] = 32
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    resize: Literal["crop", "squash"] = "crop"
+    skip_unreadable: Annotated[Natural, Field(le=MAX_SKIPPED)] = 0
     augmentation: Literal["none", "crop_flip", "affine_flip"] = "none"
     normalization: Literal["dataset", "imagenet"] = "dataset"
     # optimisation
@@ -160,8 +167,18 @@ class Recipe(Frozen):
 
     @cached_property
     def digest(self) -> str:
-        """Content digest over every field."""
-        return content_digest(self.model_dump(mode="json"))
+        """Content digest over every field, but for those of `AS_BEFORE` that say what there was before them."""
+        fields = self.model_dump(mode="json")
+        return content_digest({name: value for name, value in fields.items() if not _is_as_before(name, value)})
+
+
+# Fields that came later -> the value that means what every recipe meant before. It is no part of the digest, so that
+# what was measured then stays known.
+AS_BEFORE: Mapping[str, Any] = {"resize": "crop", "skip_unreadable": 0}
+
+
+def _is_as_before(name: str, value: Any) -> bool:
+    return name in AS_BEFORE and bool(value == AS_BEFORE[name])
 
 
 class Probe(Frozen):

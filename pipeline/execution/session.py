@@ -205,6 +205,12 @@ def _groups(effects: Sequence[EffectPrecision]) -> dict[tuple[str, str], int]:
     return needs
 
 
+def _own_part(spec: RunSpec) -> int | None:
+    """The seed, where it decides which images of a folder are looked at."""
+    bounded = spec.recipe.max_train_samples is not None or spec.recipe.max_test_samples is not None
+    return spec.seed if bounded and spec.data_digest else None
+
+
 def distinct(plan: Plan) -> list[RunSpec]:
     """Returns one specification per thing that the preflight can find wrong."""
     by_need: dict[tuple[Any, ...], RunSpec] = {}
@@ -214,6 +220,7 @@ def distinct(plan: Plan) -> list[RunSpec]:
             spec.model,
             spec.dataset,
             recipe.image_size,
+            recipe.resize,
             recipe.patch_size,
             recipe.pretrained,
             recipe.weights,
@@ -221,6 +228,7 @@ def distinct(plan: Plan) -> list[RunSpec]:
             recipe.validation_fraction,
             recipe.max_train_samples,
             recipe.max_test_samples,
+            _own_part(spec),
             recipe.batch_size,
             requirements.key(recipe),
         )

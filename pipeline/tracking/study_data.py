@@ -13,12 +13,14 @@ from pipeline.design.names import (
     DIGEST_TAG,
     EPOCH_SECONDS,
     KIND_TAG,
+    RECIPE_PARAM,
     RUNNING_STATE,
     TARGET_TAG,
     TECHNIQUES_TAG,
     TRAIN_LOSS,
     VAL_ACCURACY,
 )
+from pipeline.design.spec import AS_BEFORE
 from pipeline.errors import InputError
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -61,6 +63,23 @@ class StudyData:
     target_accuracy: float | None = None
     rounds: pd.DataFrame = field(default_factory=_no_points)
     commands: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runs", _as_before(self.runs))
+        object.__setattr__(self, "rounds", _as_before(self.rounds))
+
+
+def _as_before(runs: pd.DataFrame) -> pd.DataFrame:
+    """Says of rows that were written before a recipe field there was what the field means for them."""
+    prefix = f"params.{RECIPE_PARAM}"
+    recipe = [str(name) for name in runs.columns if str(name).startswith(prefix)]
+    if not recipe:
+        return runs
+    known = runs[recipe].notna().any(axis=1)
+    for name, value in AS_BEFORE.items():
+        column = runs[prefix + name] if prefix + name in runs else runs[recipe[0]].where(~known).astype(object)
+        runs = runs.assign(**{prefix + name: column.mask(known & column.isna(), str(value))})
+    return runs
 
 
 def load_study_data(name: str, tracking_uri: str | None, state_dir: Path, *, curves: bool) -> tuple[StudyData, str]:

@@ -38,22 +38,33 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
     built: set[tuple[Any, ...]] = set()
     samples: dict[tuple[Any, ...], int] = {}
     trainable = Trainable()
-    sources: dict[tuple[str, int], Any] = {}
+    sources: dict[tuple[Any, ...], Any] = {}
+    listings: dict[tuple[str, int], Any] = {}
     for job in jobs:
         spec, recipe = job.spec, job.spec.recipe
-        prepared = (spec.dataset, recipe.image_size)
+        part = (
+            spec.dataset,
+            spec.seed,
+            recipe.input_pipeline,
+            recipe.validation_fraction,
+            recipe.max_train_samples,
+            recipe.max_test_samples,
+        )
+        prepared: tuple[Any, ...] = (spec.dataset, recipe.image_size, recipe.resize, recipe.skip_unreadable)
+        if recipe.max_train_samples is not None or recipe.max_test_samples is not None:
+            prepared += part  # of a folder, only the images of this part are decoded
         if prepared not in sources:
-            emit(f"preparing {spec.dataset}")
-            sources[prepared] = store.prepare_dataset(
-                spec.dataset,
+            folder = spec.dataset, recipe.skip_unreadable
+            if folder not in listings:
+                emit(f"preparing {spec.dataset}")
+            sources[prepared] = store.prepare_run(
+                spec,
                 Path(job.data_dir),
-                image_size=recipe.image_size,
+                listing=listings.get(folder),
                 check=True,
                 report=lambda message, done, total: emit(f"{message} {done}/{total}"),
             )
-            listing = sources[prepared].listing
-            if listing is not None and listing.passed_over:
-                emit(f"{spec.dataset}: {listing.passed_over}")
+            listings[folder] = sources[prepared].listing
             inputs.check_classes(sources[prepared])
         source = sources[prepared]
         model = (
@@ -63,14 +74,6 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
             recipe.pretrained,
             recipe.weights,
             recipe.grad_checkpoint,
-        )
-        part = (
-            spec.dataset,
-            spec.seed,
-            recipe.input_pipeline,
-            recipe.validation_fraction,
-            recipe.max_train_samples,
-            recipe.max_test_samples,
         )
         if part not in samples:
             data = inputs.build_inputs(spec, source, torch.device("cpu"))

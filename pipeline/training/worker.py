@@ -19,7 +19,9 @@ from pipeline.design.names import (
     BATCHNORM_TAG,
     CLASSES_TAG,
     FLOPS_PER_IMAGE,
+    LEFT_OUT_TAG,
     PARAMETERS_TAG,
+    PARTS_TAG,
     SETUP_SECONDS,
     TEST_IMAGES_TAG,
     TOTAL_SECONDS,
@@ -133,7 +135,7 @@ def _run(job: Job, emit: Emit, began: float, group: ProcessGroup, start_signal: 
     waiting = _Waiting(start_signal)
     emit(Phase(time=time.time(), name="setup"))
     environment.prepare_process(spec)
-    source = store.prepare_dataset(spec.dataset, Path(job.data_dir), image_size=spec.recipe.image_size, download=True)
+    source = store.prepare_run(spec, Path(job.data_dir))
     _same_data(spec, source)
     classes = len(source.class_names)
     # data preparation may have drawn random numbers; initial weights depend on the seed alone
@@ -222,9 +224,15 @@ def _facts(
         VALIDATION_IMAGES_TAG: str(data.validation.num_samples if data.validation is not None else 0),
         TEST_IMAGES_TAG: str(data.test.num_samples),
     }
-    if source.listing is not None and source.listing.passed_over:
-        facts["env.passed_over"] = source.listing.passed_over
-        print(f"{spec.dataset}: {source.listing.passed_over}")  # into the run's log
+    if source.listing is not None:
+        told = {
+            "env.passed_over": source.listing.passed_over,
+            PARTS_TAG: source.listing.parts,
+            LEFT_OUT_TAG: source.listing.skipped_unreadable,
+        }
+        facts |= {name: text for name, text in told.items() if text}
+        for remark in source.listing.remarks:
+            print(f"{spec.dataset}: {remark}")  # into the run's log
     return facts
 
 

@@ -68,6 +68,7 @@ def prepare_tuning(options: TuneOptions) -> Setup:
         techniques="none",
         seeds=1,
         settings=options.settings,
+        skip_unreadable=options.skip_unreadable,
     )
     choice = selection.select_plan(cell, device_of(options))
     spec = choice.plan.runs[0].spec.model_copy(update={"seed": options.seed})
@@ -105,8 +106,8 @@ def prepare_tuning(options: TuneOptions) -> Setup:
         f"{min(options.trials, len(space.configs))} trials, device {spec.device}, baseline {space.baseline.label} of "
         f"{'its own recipe' if own else f'study {base.name}'}; Optuna study {name}"
     )
-    if own:
-        headline += f"\n{recipe_line(spec.model, spec.dataset, spec.recipe)}"
+    told = [recipe_line(spec.model, spec.dataset, spec.recipe)] if own else []
+    headline = "\n".join([headline, *told, *choice.plan.notes])
     plan = Plan(tuned, spec.device, ())
     return Setup(name, spec, plan, base, space, objective, measured, storage, identity, headline)
 
@@ -143,15 +144,17 @@ def train_samples(spec: RunSpec) -> int | None:
     from pipeline.design.split_sizes import sizes
 
     row = catalog.dataset(spec.dataset)
-    count, classes = row.train_images, row.classes
+    count, classes, own = row.train_images, row.classes, 0
     if spec.dataset.startswith(catalog.IMAGEFOLDER):
         from pipeline.design.imagefolder import scan_folder
+        from pipeline.design.readable import leave_out_unreadable
 
         listing = scan_folder(Path(spec.dataset.removeprefix(catalog.IMAGEFOLDER)), f"dataset {spec.dataset}")
-        count, classes = len(listing.train.names), len(listing.classes)
+        listing = leave_out_unreadable(listing, spec.recipe.skip_unreadable)
+        count, classes, own = len(listing.train), len(listing.classes), listing.held_out
     if not count:
         return None
-    return sizes(count, classes, spec.recipe.validation_fraction, spec.recipe.max_train_samples)[0]
+    return sizes(count, classes, spec.recipe.validation_fraction, spec.recipe.max_train_samples, own)[0]
 
 
 def hardware(device: str) -> str:

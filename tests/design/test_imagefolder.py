@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.design import file_digests
-from pipeline.design.imagefolder import ENDINGS, scan_folder
+from pipeline.design import file_digests, folder_split
+from pipeline.design.image_files import ENDINGS
+from pipeline.design.imagefolder import FolderListing, scan_folder
 from pipeline.errors import InputError
 from pipeline.paths import default_data_dir
 from tests.support.data import write_folder
@@ -116,8 +118,8 @@ def _only_text(root: Path) -> None:
     ("damage", "said"),
     [
         (shutil.rmtree, "no such folder"),
-        (_empty, "train': no such folder"),
-        (lambda root: shutil.rmtree(root / "test"), "test': no such folder"),
+        (_empty, "set': has no class folder"),
+        (lambda root: shutil.rmtree(root / "train"), "train': no such folder"),
         (lambda root: _empty(root / "train"), "no class folder"),
         (_empty_class, "cat': has no images"),
         (_only_text, r"\.jpg \.jpeg \.png \.bmp \.webp"),
@@ -200,23 +202,23 @@ def test_digest_is_remembered_while_nothing_changes(tmp_path: Path, monkeypatch:
     calls: list[int] = []
     original = file_digests.digests
 
-    def counted(root: Path, names: Sequence[str]) -> list[str]:
+    def counted(root: Path, names: Sequence[str], tell: Any = None) -> list[str]:
         calls.append(len(names))
-        return original(root, names)
+        return original(root, names, tell)
 
     monkeypatch.setattr(file_digests, "digests", counted)
     root = write_folder(tmp_path / "set")
     first = scan_folder(root, "dataset").digest
-    assert calls == [12, 6]
-    assert scan_folder(root, "dataset").digest == first and len(calls) == 4, "changed just now: not trusted"
+    assert calls == [18]
+    assert scan_folder(root, "dataset").digest == first and len(calls) == 2, "changed just now: not trusted"
     _age(root)
     for _ in range(3):
         assert scan_folder(root, "dataset").digest == first
-    assert len(calls) == 6
+    assert len(calls) == 3
     for damaged in ("", "[]", '{"key": "other", "digest": "00000000000000000000000000000000"}'):
         next((tmp_path / "cache" / "ablate" / "data" / "digests").glob("*.json")).write_text(damaged)
         assert scan_folder(root, "dataset").digest == first
-    assert len(calls) == 12
+    assert len(calls) == 6
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,3 +272,144 @@ def test_listing_imports_nothing_heavy() -> None:
     code = "import sys, pipeline.design.imagefolder; print({'torch', 'numpy', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def _named(listing: FolderListing) -> dict[str, int]:
+    return {"train": len(listing.train) - listing.held_out, "val": listing.held_out, "test": len(listing.test)}
+
+
+@pytest.mark.parametrize(
+    ("names", "parts", "said"),
+    [
+        ({"train": "Train", "test": "TEST"}, {"train": 12, "val": 0, "test": 6}, ""),
+        ({"test": "val"}, {"train": 12, "val": 0, "test": 6}, "val/ is the test part (6 images)"),
+        ({"test": "Valid"}, {"train": 12, "val": 0, "test": 6}, "Valid/ is the test part (6 images)"),
+        ({"test": "validation"}, {"train": 12, "val": 0, "test": 6}, "validation/ is the test part (6 images)"),
+        (
+            {"other/train": "val"},
+            {"train": 12, "val": 8, "test": 6},
+            "val/ is held out for validation (8 images), instead of a part of train",
+        ),
+        (
+            {"test": "../gone"},
+            {"train": 10, "val": 0, "test": 2},
+            "no test part: 2 of the 12 images of train/ are set aside as one (20 % of each class)",
+        ),
+        (
+            {"test": "../gone", "train/cat": "cat", "train/dog": "dog", "train": "../empty"},
+            {"train": 10, "val": 0, "test": 2},
+            "no test part: 2 of the 12 images of the class folders are set aside as one (20 % of each class)",
+        ),
+        ({"other/train": "unlabelled"}, {"train": 12, "val": 0, "test": 6}, "not used: unlabelled/"),
+    ],
+)
+def test_parts_as_people_have_them(names: dict[str, str], parts: dict[str, int], said: str, tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    if any(name.startswith("other") for name in names):
+        write_folder(root / "other", train=4)
+    for old, new in names.items():
+        (root / old).rename(root / new)
+    shutil.rmtree(root / "other", ignore_errors=True)
+    listing = scan_folder(root, "dataset")
+    assert _named(listing) == parts and listing.parts == said and listing.classes == ("cat", "dog")
+    every = [*listing.train.names, *listing.test.names]
+    assert len(set(every)) == len(every) and all((root / name).is_file() for name in every)
+    for part in (listing.train, listing.test):
+        assert [listing.classes[label] for label in part.labels] == [Path(name).parent.name for name in part.names]
+
+
+def test_existing_folders_keep_their_digest(tmp_path: Path) -> None:
+    """What was measured on `train/` and `test/` before there were other parts stays known."""
+    for part, names in (("train", ("a.png", "b.png")), ("test", ("a.png",))):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for name in names:
+                (tmp_path / part / label / name).write_text(part + label + name)
+    assert scan_folder(tmp_path, "dataset").digest == "535c42323c0b7ede6bdaeecf1d47c597"
+
+
+def test_the_digest_knows_which_image_is_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_folder(tmp_path / "set", train=10)
+    shutil.rmtree(root / "test")
+    flat = tmp_path / "flat"
+    shutil.copytree(root / "train", flat)
+    only_train, classes = scan_folder(root, "dataset"), scan_folder(flat, "dataset")
+    digests = {only_train.digest, classes.digest}
+    assert [Path(name).name for name in only_train.test.names] == [Path(name).name for name in classes.test.names]
+    monkeypatch.setattr(folder_split, "RULE", "another")
+    assert scan_folder(flat, "dataset").digest != classes.digest, "a change of the rule is another data set"
+    monkeypatch.undo()
+    shutil.copytree(flat, root / "val")
+    as_test = scan_folder(root, "dataset").digest
+    shutil.copytree(flat, root / "test")
+    held_out = scan_folder(root, "dataset").digest
+    shutil.rmtree(root / "val")
+    assert len(digests | {as_test, held_out, scan_folder(root, "dataset").digest}) == 5
+    shutil.copytree(root / "train", root / "val")
+    assert scan_folder(root, "dataset").digest == held_out
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (("train/cat", "Train/cat"), "has 'Train' and 'train'; allowed: one folder for each part"),
+        (("train/cat", "val/cat", "valid/cat"), "has 'val' and 'valid'"),
+        (("val/cat", "test/cat"), "train': no such folder"),
+        (("train/cat", "val/dog"), "val/dog': class is not in train/"),
+        (("cat/kitten", "dog"), "cat/kitten': folder inside a class folder"),
+        (("cat",), "class 'cat' has one image; allowed: two images or more of every class"),
+    ],
+)
+def test_parts_that_are_refused(made: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    for name in made:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").write_text("x")
+    with pytest.raises(InputError, match=said) as caught:
+        scan_folder(tmp_path, "dataset")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_may_be_called_test(tmp_path: Path) -> None:
+    for name in ("test", "exam", "val"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            (tmp_path / name / f"{number}.png").write_text("x")
+    listing = scan_folder(tmp_path, "dataset")
+    assert listing.classes == ("exam", "test", "val") and _named(listing) == {"train": 12, "val": 0, "test": 3}
+
+
+def test_a_table_beside_images_is_pointed_at(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    (tmp_path / "a.png").write_text("x")
+    with pytest.raises(InputError, match=r"has no class folder.*did you mean imagefolder:.*labels\.csv\?"):
+        scan_folder(tmp_path, "dataset")
+
+
+def test_a_linked_part_may_lie_elsewhere_and_a_linked_class_inside(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    (root / "test").rename(tmp_path / "elsewhere")
+    (root / "test").symlink_to(tmp_path / "elsewhere")
+    (root / "train" / "puma").symlink_to(root / "train" / "cat")
+    listing = scan_folder(root, "dataset")
+    assert listing.classes == ("cat", "dog", "puma") and _named(listing) == {"train": 18, "val": 0, "test": 6}
+
+
+def test_some_images_and_all_but_some(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", train=3, test=2)
+    shutil.copytree(root / "test", root / "val")
+    listing = scan_folder(root, "dataset")
+    first = listing.train.names[0]
+    assert listing.held_out == 4 and first.startswith("train/cat/000")
+    gone = {first: "empty", "val/dog/001" + Path(listing.train.names[-1]).suffix: "empty"}
+    less = listing.without(gone)
+    assert (_named(less), less.left_out) == ({"train": 5, "val": 3, "test": 4}, tuple(sorted(gone)))
+    some = listing.only([0, 9], [1])
+    assert some.train.names == (first, listing.train.names[9]) and len(some.test) == 1
+
+
+def test_the_digest_tells_how_far_it_is(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    listing = scan_folder(write_folder(tmp_path / "set"), "dataset")
+    assert listing.know_digest(lambda *line: seen.append(line)) == listing.digest
+    assert seen == [("reading images", 18, 18)]
+    listing.know_digest(lambda *_: pytest.fail("read again"))

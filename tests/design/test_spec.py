@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from pipeline.design.plan import build_plan
 from pipeline.design.records import Job
-from pipeline.design.spec import Recipe, RunSpec
+from pipeline.design.spec import AS_BEFORE, Recipe, RunSpec, content_digest
+from pipeline.design.study import load_study
 
 SPEC = RunSpec(model="test_resnet", dataset="digits", techniques=("amp", "ga=4"), seed=5)
 # values of all kinds that fields take; each field is moved to the first one that it accepts and does not have
@@ -140,3 +142,26 @@ def test_values_are_frozen() -> None:
 
 def test_digest_covers_json_of_all_fields() -> None:
     assert set(json.loads(SPEC.model_dump_json())) == set(RunSpec.model_fields)
+
+
+def test_a_field_that_came_later_is_no_part_of_the_digest_at_the_value_that_means_as_before() -> None:
+    old = {name: value for name, value in Recipe().model_dump(mode="json").items() if name not in AS_BEFORE}
+    assert Recipe().digest == content_digest(old)
+    for name, value in AS_BEFORE.items():
+        assert Recipe.model_fields[name].default == value, "a recipe that does not say it is as before"
+        assert Recipe.model_validate({name: value}).digest == Recipe().digest
+
+
+@pytest.mark.parametrize(
+    ("study", "digest"),
+    [("quickstart", "f611202316c8a7b503eff124ff7740c9"), ("paper", "422ca44c52b29e4d6e964ff25d0cd96a")],
+)
+def test_the_cells_of_the_embedded_studies_are_those_of_the_first_release(study: str, digest: str) -> None:
+    """Stores that were filled then resume; a new field of the recipe belongs into `AS_BEFORE`."""
+    cells = build_plan(load_study(study), "cpu").cells
+    assert content_digest(sorted(cell.spec.digest for cell in cells)) == digest
+    if study == "quickstart":
+        by_name = {cell.spec.name: cell.spec.digest for cell in cells}
+        assert by_name["test_efficientnet/digits/amp+pm/s101"] == "acd3978b29263e3e1be2f91c7da9ff5f"
+        assert by_name["test_resnet/digits/ga+amp/s101"] == "ec70f0be0b6547fa55916b90d9d9b7f7"
+        assert by_name["test_vit/digits100/pm/s101"] == "25bc39b93dc87b0f8bbaa4c73d19d664"

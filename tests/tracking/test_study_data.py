@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.tracking import study_data
 from pipeline.tracking.mlflow_store import MlflowStore
-from pipeline.tracking.study_data import client_of, finished_runs, load_study_data, read_study_data
+from pipeline.tracking.study_data import StudyData, client_of, finished_runs, load_study_data, read_study_data
 
 
 def row(
@@ -145,3 +145,14 @@ def test_a_local_store_is_read_as_through_the_client(mlflow_store: MlflowStore, 
     pd.testing.assert_frame_equal(client.history, data.history)
     with pytest.raises(InputError, match="no such file"):
         load_study_data("study", f"sqlite:///{tmp_path}/absent.db", tmp_path, curves=False)
+
+
+def test_a_run_of_an_earlier_version_has_the_recipe_fields_that_came_later() -> None:
+    """Else a study that goes on would fall into two, told apart by a field that says the same."""
+    rows = [row("old", "run"), row("new", "run", **{"params.recipe.resize": "crop"}), row("foreign", "run")]
+    rows[0]["params.recipe.epochs"] = rows[1]["params.recipe.epochs"] = "2"
+    data = StudyData("x", pd.DataFrame(rows))
+    assert data.runs["params.recipe.resize"].tolist()[:2] == ["crop", "crop"]
+    assert data.runs["params.recipe.resize"].isna().tolist() == [False, False, True], "of others nothing is known"
+    assert data.runs["params.recipe.skip_unreadable"].tolist()[:2] == ["0", "0"]
+    assert list(StudyData("x", pd.DataFrame([row("a", "run")])).runs) == list(row("a", "run"))

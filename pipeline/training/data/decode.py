@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from pipeline.design.readable import cause_of, opened, unreadable
 from pipeline.errors import InputError
-from pipeline.files import reading
 
-# Pillow picks a format by a file's first bytes, whatever it is called, and some formats start other programs (EPS:
-# Ghostscript): only those that image folders have are read.
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB: where Pillow warns, which refuses twice as many only
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we refuse
+
+class UnreadableImageError(InputError):
+    """An image that cannot be decoded.
+
+    Args:
+        path: the image.
+        error: what Pillow raised.
+
+    Attributes:
+        cause: why, in a few words.
+    """
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        self.cause = cause_of(path, error)
+        super().__init__(str(unreadable(path.parent, {path.name: self.cause}, 1)))
 
 
 def decode(path: Path) -> torch.Tensor:
@@ -28,13 +35,14 @@ def decode(path: Path) -> torch.Tensor:
     there, an orientation tag is not applied and an alpha channel is dropped.
 
     Raises:
-        InputError: the file cannot be read, is truncated, is no image, or has more than `MAX_PIXELS`.
+        UnreadableImageError: the file cannot be read, is truncated, is no image, or has more than
+            `readable.MAX_PIXELS`.
     """
     try:
-        with _opened(path) as image:
+        with opened(path) as image:
             pixels = _rgb(image)
     except Exception as error:  # decoders raise every kind of error on hostile bytes
-        raise _unreadable(path, error) from None
+        raise UnreadableImageError(path, error) from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -42,21 +50,13 @@ def header_size(path: Path) -> tuple[int, int]:
     """Reads (height, width) from an image file's header without decoding it.
 
     Raises:
-        InputError: the file cannot be read, is no image, or claims an absurd number of pixels.
+        UnreadableImageError: the file cannot be read, is no image, or claims an absurd number of pixels.
     """
     try:
-        with _opened(path) as image:
+        with opened(path) as image:
             return image.height, image.width
     except Exception as error:  # see `decode`; decompression bombs raise here too
-        raise _unreadable(path, error) from None
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    with reading(path) as file, Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
-        yield image
+        raise UnreadableImageError(path, error) from None
 
 
 def _rgb(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -68,12 +68,3 @@ def _rgb(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         # the direct way to RGB warns
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    if isinstance(error, UnidentifiedImageError):
-        cause = f"none of {', '.join(FORMATS)}"
-    else:
-        # some messages repeat the path
-        cause = " ".join(str(error).replace(repr(str(path)), "the file").split())[:200] or type(error).__name__
-    return InputError(f"dataset: {str(path)!r} cannot be decoded ({cause}); allowed: complete image files")

@@ -16,9 +16,11 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
-from pipeline.design.imagefolder import FolderListing, SplitFiles
+from pipeline.design.image_files import SplitFiles
+from pipeline.design.imagefolder import FolderListing
+from pipeline.design.readable import unreadable
 from pipeline.training.data.array_files import Built, ReportProgress, write_array
-from pipeline.training.data.decode import decode, header_size
+from pipeline.training.data.decode import UnreadableImageError, decode, header_size
 
 # no store above this many bytes: memory maps of that size would push everything else out of memory
 MAX_STORE_BYTES = 4 << 30
@@ -32,29 +34,61 @@ class Form:
     Attributes:
         kind: `native` and `resized` are arrays, `files` is the folder as it is.
         side: width and height of the arrays' images, px.
+        resize: how `resized` makes them of the files', as `Recipe.resize`.
     """
 
     kind: Literal["native", "resized", "files"]
     side: int
+    resize: str = "crop"
 
 
 class MixedSizesError(Exception):
     """An image is not of the size that the form `native` assumes."""
 
 
-def forms(listing: FolderListing, image_size: int) -> list[Form]:
+def forms(listing: FolderListing, image_size: int, resize: str) -> list[Form]:
     """The forms to try in turn: native if the first image is a square and all would fit; resized or files.
 
     That all images are of the first one's size shows only when they are decoded; reading all headers first
-    would nearly double the time.
+    would nearly double the time. Where only some are decoded, `all_of_size` looks at the headers of the others: which
+    form it is depends on the folder alone, or a cell's pixels would depend on what was decoded before it.
 
-    Raises:
-        InputError: the first file is no image.
+    Args:
+        listing: all of the folder's files.
+        image_size: what the arrays are resized to, px.
+        resize: how, as `Recipe.resize`.
     """
-    count = len(listing.train.names) + len(listing.test.names)
-    height, width = header_size(listing.root / listing.train.names[0])
-    other = Form("resized" if _fits(count, image_size) else "files", image_size)
+    count = len(listing.train) + len(listing.test)
+    other = Form("resized" if _fits(count, image_size) else "files", image_size, resize)
+    try:
+        height, width = header_size(listing.root / listing.train.names[0])
+    except UnreadableImageError:  # is told of with all others that cannot be decoded
+        return [other]
     return [Form("native", height), other] if height == width and _fits(count, height) else [other]
+
+
+def all_of_size(listing: FolderListing, side: int, report: ReportProgress) -> bool:
+    """Whether all images of a folder are squares of `side` px, by their headers; ends at the first that is not.
+
+    Args:
+        listing: all of the folder's files.
+        side: px.
+        report: called with (what is done, images done, images in all).
+    """
+    names = [*listing.train.names, *listing.test.names]
+
+    def fits(name: str) -> bool:
+        try:
+            return header_size(listing.root / name) == (side, side)
+        except UnreadableImageError:  # only what is used has to be readable
+            return True
+
+    with _threads() as pool:
+        for start in range(0, len(names), _CHUNK):
+            if not all(pool.map(fits, names[start : start + _CHUNK])):
+                return False
+            report("reading the sizes of images", start, len(names))
+    return True
 
 
 def _fits(count: int, side: int) -> bool:
@@ -75,14 +109,15 @@ def build_image_folder(listing: FolderListing, form: Form, work: Path, report: R
         report: called with (what is done, images done, images in all).
 
     Raises:
-        InputError: an image cannot be decoded; names the file.
+        InputError: images cannot be decoded; counts them, and names the first ones.
         MixedSizesError: the form is `native` and the images are not all of that size.
     """
     files: dict[str, dict[str, Any]] = {}
-    total = len(listing.train.names) + len(listing.test.names)
+    total = len(listing.train) + len(listing.test)
     done = 0
+    bad: dict[str, str] = {}
     for split, listed in (("train", listing.train), ("test", listing.test)):
-        chunks = _decoded(listing.root, listed, form, partial(_report_decoded, report, done, total))
+        chunks = _decoded(listing.root, listed, form, bad, partial(_report_decoded, report, done, total))
         if form.kind == "files":
             for _chunk in chunks:
                 pass
@@ -91,22 +126,31 @@ def build_image_folder(listing: FolderListing, form: Form, work: Path, report: R
             labels = np.asarray(listed.labels, dtype=np.int64)
             files[f"{split}_images"] = write_array(work, f"{split}_images", shape, np.uint8, chunks)
             files[f"{split}_labels"] = write_array(work, f"{split}_labels", labels.shape, np.int64, [labels])
-        done += len(listed.names)
+        done += len(listed)
+    if bad:
+        raise unreadable(listing.root, bad, total)
     return Built(listing.classes, files, native=form.kind == "native")
 
 
 def _decoded(
-    root: Path, listed: SplitFiles, form: Form, tell: Callable[[int], None]
+    root: Path, listed: SplitFiles, form: Form, bad: dict[str, str], tell: Callable[[int], None]
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yields the images in order, in parts of uint8 (n, side, side, 3); empty parts for the form `files`."""
+    """Yields the images in order, in parts of uint8 (n, side, side, 3); empty parts for the form `files`.
+
+    An image that cannot be decoded is black, and in `bad` with the cause: the others are looked at all the same.
+    """
 
     def read(name: str) -> npt.NDArray[np.uint8] | None:
-        image = decode(root / name)
+        try:
+            image = decode(root / name)
+        except UnreadableImageError as error:
+            bad[name] = error.cause
+            image = torch.zeros(3, form.side, form.side, dtype=torch.uint8)
         if form.kind == "files":
             return None
         if form.kind == "native" and image.shape[-2:] != (form.side, form.side):
             raise MixedSizesError
-        fitted = fit_image(image, form.side, InterpolationMode.BICUBIC)
+        fitted = fit_image(image, form.side, InterpolationMode.BICUBIC, form.resize)
         return np.asarray(fitted.permute(1, 2, 0))
 
     with _threads() as pool:
@@ -116,20 +160,22 @@ def _decoded(
             tell(start + len(images))
 
 
-def fit_image(image: torch.Tensor, side: int, interpolation: InterpolationMode) -> torch.Tensor:
-    """Resizes the shorter side to `side` px, antialiased, and cuts out the central square.
+def fit_image(image: torch.Tensor, side: int, interpolation: InterpolationMode, resize: str = "crop") -> torch.Tensor:
+    """Makes a square of an image, antialiased: shorter side to `side` px and the middle of it, or both sides.
 
     Args:
         image: (3, height, width), any type.
         side: px.
         interpolation: torchvision's mode.
+        resize: `crop` or `squash`, as `Recipe.resize`.
 
     Returns:
         (3, side, side), same type; the image itself when it has that shape already.
     """
     if image.shape[-2:] == (side, side):
         return image
-    resized: torch.Tensor = vision.resize(image, [side], interpolation=interpolation, antialias=True)
+    size = [side, side] if resize == "squash" else [side]
+    resized: torch.Tensor = vision.resize(image, size, interpolation=interpolation, antialias=True)
     square: torch.Tensor = vision.center_crop(resized, [side, side])
     return square
 

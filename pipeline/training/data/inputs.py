@@ -32,8 +32,6 @@ from pipeline.training.data.store import FolderSource, ImageStore
 
 # Where a thread prefetches. On a CPU the batch is needed by the same cores that would gather it.
 PREFETCH_ON = frozenset(("cuda",))
-# test images are chosen alike in every run, so that accuracies of all seeds are of the same images
-_TEST_SEED = 0
 
 
 class TrainInput(Protocol):
@@ -137,15 +135,13 @@ def build_inputs(spec: RunSpec, source: ImageStore | FolderSource, device: torch
         InputError: too few images to split, or a pipeline that this data set does not allow.
     """
     recipe = spec.recipe
-    labels = source.train_labels
-    train, validation = split.train_validation(labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples)
-    test = split.subset(source.test_labels, recipe.max_test_samples, _TEST_SEED)
+    part = split.part_of(spec, source.train_labels, source.test_labels, source.held_out)
     return Inputs(
         len(source.class_names),
         source.class_names,
-        _train(spec, source, train, device),
-        _evaluation(recipe, source, "train", validation, device) if len(validation) else None,
-        _evaluation(recipe, source, "test", test, device),
+        _train(spec, source, part.train, device),
+        _evaluation(recipe, source, "train", part.validation, device) if len(part.validation) else None,
+        _evaluation(recipe, source, "test", part.test, device),
     )
 
 
@@ -161,7 +157,8 @@ def check_classes(source: ImageStore | FolderSource) -> None:
     names = source.class_names
     if len(names) < 2:
         raise InputError(f"dataset: {source.name!r} has {len(names)} class; allowed: two classes or more")
-    for part, labels in (("training", source.train_labels), ("test", source.test_labels)):
+    trained = source.train_labels[: len(source.train_labels) - source.held_out]
+    for part, labels in (("training", trained), ("test", source.test_labels)):
         if len(missing := np.setdiff1d(np.arange(len(names)), labels)):
             raise InputError(
                 f"dataset: {source.name!r} has no {part} images of class {names[missing[0]]!r} "
@@ -183,7 +180,8 @@ def _train(spec: RunSpec, source: ImageStore | FolderSource, rows: split.Indices
         kind: type[DeviceTrain | GatherTrain | HostTrain] = DeviceTrain
     else:
         kind = GatherTrain if device.type in PREFETCH_ON else HostTrain
-    return kind(source.train_images, source.train_labels, rows, recipe, source.name, spec.seed, device)
+    images, labels, stored = source.stored("train", rows)
+    return kind(images, labels, stored, recipe, source.name, spec.seed, device)
 
 
 def _evaluation(
@@ -192,7 +190,5 @@ def _evaluation(
     if isinstance(source, FolderSource):
         samples = Samples.of(source, part, recipe, augment=False, seed=0)
         return LoaderEval(samples, rows, recipe, device)
-    images, labels = (
-        (source.train_images, source.train_labels) if part == "train" else (source.test_images, source.test_labels)
-    )
-    return StoreEval(images, labels, rows, recipe, source.name, device)
+    images, labels, stored = source.stored(part, rows)
+    return StoreEval(images, labels, stored, recipe, source.name, device)

@@ -6,10 +6,13 @@ cells see the same images in the same order, whatever their batch size or pipeli
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.design.spec import RunSpec
 from pipeline.design.split_sizes import sizes
 from pipeline.errors import InputError
 
@@ -18,6 +21,8 @@ Indices = npt.NDArray[np.int64]
 _MASK = 2**64 - 1
 # streams of random numbers that must not depend on each other
 _SPLIT, _SUBSET, _ORDER = 1, 2, 3
+# test images are chosen alike in every run, so that accuracies of all seeds are of the same images
+TEST_SEED = 0
 
 
 def derive(seed: int, *parts: int) -> int:
@@ -40,7 +45,9 @@ def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(n, generator=generator)
 
 
-def train_validation(labels: Labels, fraction: float, seed: int, max_samples: int | None) -> tuple[Indices, Indices]:
+def train_validation(
+    labels: Labels, fraction: float, seed: int, max_samples: int | None, own: int = 0
+) -> tuple[Indices, Indices]:
     """Splits the training images into those to train on and those to validate on, stratified.
 
     Stratified by largest remainders with at least one image of every class in each part; scikit-learn's
@@ -51,6 +58,8 @@ def train_validation(labels: Labels, fraction: float, seed: int, max_samples: in
         fraction: share of validation images, in [0, 1); 0 for no validation split.
         seed: the run's seed.
         max_samples: at most so many images to train on; the validation part shrinks with it.
+        own: how many of the images, the last ones, are a validation part of its own, out of which that is taken; 0
+            where it is a part of the training images.
 
     Returns:
         Sorted, disjoint indices (train, validation).
@@ -59,9 +68,12 @@ def train_validation(labels: Labels, fraction: float, seed: int, max_samples: in
         InputError: a class has too few images for both parts, or there are fewer samples than classes.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    train_size, held_out_size = sizes(len(labels), len(classes), fraction, max_samples)
+    train_size, held_out_size = sizes(len(labels), len(classes), fraction, max_samples, own)
     if held_out_size == 0:
-        return subset(labels, train_size, seed), np.empty(0, dtype=np.int64)
+        return subset(labels[: len(labels) - own], train_size, seed), np.empty(0, dtype=np.int64)
+    if own:
+        first = len(labels) - own
+        return subset(labels[:first], train_size, seed), first + subset(labels[first:], held_out_size, seed)
     rarest = int(counts.argmin())
     if counts[rarest] < 2 or train_size < len(classes):
         raise InputError(
@@ -86,6 +98,45 @@ def subset(labels: Labels, max_samples: int | None, seed: int) -> Indices:
     if max_samples is None or max_samples >= len(labels):
         return np.arange(len(labels), dtype=np.int64)
     return _stratified(labels, max_samples, derive(seed, _SUBSET))
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of a data set that a run reads; all indices are sorted.
+
+    Attributes:
+        train: rows of the training part that are trained on.
+        validation: rows of the training part that are held out.
+        test: rows of the test part.
+    """
+
+    train: Indices
+    validation: Indices
+    test: Indices
+
+    @property
+    def seen(self) -> Indices:
+        """Rows of the training part that are read, whatever for; sorted."""
+        return np.union1d(self.train, self.validation).astype(np.int64)
+
+
+def part_of(spec: RunSpec, train_labels: Labels, test_labels: Labels, own: int = 0) -> Part:
+    """Chooses the images of a run.
+
+    Args:
+        spec: the run; seed, `validation_fraction` and the two maxima are read.
+        train_labels: class of every image of the training part.
+        test_labels: likewise of the test part.
+        own: see `train_validation`.
+
+    Raises:
+        InputError: there are too few images.
+    """
+    recipe = spec.recipe
+    train, validation = train_validation(
+        train_labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples, own
+    )
+    return Part(train, validation, subset(test_labels, recipe.max_test_samples, TEST_SEED))
 
 
 def _stratified(labels: Labels, total: int, seed: int, *, least: int = 1, spare: int = 0) -> Indices:

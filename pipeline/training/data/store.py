@@ -7,9 +7,8 @@ its final name is always whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +17,12 @@ import numpy.typing as npt
 
 from pipeline.design import catalog
 from pipeline.design.imagefolder import FolderListing, scan_folder
+from pipeline.design.readable import leave_out_unreadable
+from pipeline.design.spec import RunSpec, content_digest
 from pipeline.errors import OutsideError
-from pipeline.training.data import array_files, cifar, digits, imagefolder
+from pipeline.training.data import array_files, cifar, digits, imagefolder, split
 from pipeline.training.data.array_files import Built, ReportProgress
+from pipeline.training.data.split import Indices, Labels
 
 # a change of how arrays are made must change this: prepared stores of another version are not used
 STORE_VERSION = 1
@@ -40,6 +42,8 @@ class ImageStore:
         digest: over the SHA-256 of all four arrays.
         native: the images are as they came; False for a folder of mixed sizes, resized at preparation.
         listing: the files behind an image folder's store, None for the others.
+        rows: (of the training part, of the test part) rows whose images are stored, sorted, where a run needs no
+            others; the labels are those of all. None where all are stored.
     """
 
     name: str
@@ -51,6 +55,31 @@ class ImageStore:
     digest: str
     native: bool = True
     listing: FolderListing | None = None
+    rows: tuple[Indices, Indices] | None = None
+
+    @property
+    def held_out(self) -> int:
+        """How many of the training part, the last ones, are a validation part of its own."""
+        return 0 if self.listing is None else self.listing.held_out
+
+    def stored(self, part: str, rows: Indices) -> tuple[npt.NDArray[np.uint8], Labels, Indices]:
+        """Finds images in the store.
+
+        Args:
+            part: `train` or `test`.
+            rows: of the part, sorted.
+
+        Returns:
+            (all stored images of the part, their labels, where the wanted ones are among them).
+        """
+        images, labels, kept = (
+            (self.train_images, self.train_labels, self.rows and self.rows[0])
+            if part == "train"
+            else (self.test_images, self.test_labels, self.rows and self.rows[1])
+        )
+        if kept is None:
+            return images, labels, rows
+        return images, labels[kept], np.searchsorted(kept, rows)
 
 
 @dataclass(frozen=True)
@@ -66,6 +95,11 @@ class FolderSource:
     name: str
     class_names: tuple[str, ...]
     listing: FolderListing
+
+    @property
+    def held_out(self) -> int:
+        """How many of the training part, the last ones, are a validation part of its own."""
+        return self.listing.held_out
 
     @property
     def digest(self) -> str:
@@ -88,6 +122,10 @@ def prepare_dataset(
     data_dir: Path,
     *,
     image_size: int,
+    resize: str = "crop",
+    skip_unreadable: int = 0,
+    run: RunSpec | None = None,
+    listing: FolderListing | None = None,
     download: bool = True,
     check: bool = False,
     report: ReportProgress | None = None,
@@ -98,6 +136,10 @@ def prepare_dataset(
         dataset: name of the catalog, or `imagefolder:DIR`.
         data_dir: where archives and stores are kept; created if missing.
         image_size: side to which folders of mixed sizes are resized; the other sets stay at native size.
+        resize: how they are made squares of, as `Recipe.resize`.
+        skip_unreadable: images of a folder that may be left out because they cannot be decoded.
+        run: whose images of a folder are enough, where its recipe sets a maximum; None for all.
+        listing: a folder's files, less those to leave out, where they were listed just now; None to list them.
         download: whether missing archives may be fetched.
         check: compare a store that is there with its SHA-256 (about a second for each gigabyte), and build it anew
             when its content has changed.
@@ -111,7 +153,11 @@ def prepare_dataset(
     tell = report or (lambda _message, _done, _total: None)
     try:
         if dataset.startswith(catalog.IMAGEFOLDER):
-            return _prepare_folder(dataset, data_dir, image_size, check, tell)
+            if listing is None:
+                listing = _scan(dataset)
+                listing.know_digest(tell)
+                listing = leave_out_unreadable(listing, skip_unreadable, tell)
+            return _FolderStores(dataset, data_dir / "stores", listing, image_size, resize).prepare(run, check, tell)
         place = data_dir / "stores" / f"{dataset}-v{STORE_VERSION}"
         if check:
             _drop_damaged([place], place, tell)
@@ -128,6 +174,40 @@ def prepare_dataset(
     if store is None:
         raise OutsideError(f"data directory {str(data_dir)!r}: the store just written cannot be read back")
     return store
+
+
+def prepare_run(
+    spec: RunSpec,
+    data_dir: Path,
+    *,
+    listing: FolderListing | None = None,
+    check: bool = False,
+    report: ReportProgress | None = None,
+) -> ImageStore | FolderSource:
+    """Opens the data set of a run as `prepare_dataset` does, with the images that it needs at least.
+
+    Args:
+        spec: the run.
+        data_dir: see `prepare_dataset`.
+        listing: likewise.
+        check: likewise.
+        report: likewise.
+
+    Raises:
+        InputError, OutsideError: see `prepare_dataset`.
+    """
+    recipe = spec.recipe
+    return prepare_dataset(
+        spec.dataset,
+        data_dir,
+        image_size=recipe.image_size,
+        resize=recipe.resize,
+        skip_unreadable=recipe.skip_unreadable,
+        run=spec,
+        listing=listing,
+        check=check,
+        report=report,
+    )
 
 
 def verify_dataset(dataset: str, data_dir: Path) -> list[str]:
@@ -155,32 +235,107 @@ def verify_dataset(dataset: str, data_dir: Path) -> list[str]:
     return problems
 
 
-def _prepare_folder(
-    dataset: str, data_dir: Path, image_size: int, check: bool, report: ReportProgress
-) -> ImageStore | FolderSource:
-    listing = _scan(dataset)
-    stores = data_dir / "stores"
-    # the form depends on the images, so look for each that this folder may have been given
-    suffixes = {"native": "native", "resized": f"{image_size}px", "files": f"{image_size}px-files"}
-    places = {
-        kind: stores / f"imagefolder-{listing.digest}-{suffix}-v{STORE_VERSION}" for kind, suffix in suffixes.items()
-    }
-    lock = stores / f"imagefolder-{listing.digest}"
-    if check:
-        _drop_damaged([*places.values()], lock, report)
-    with _lock_unless_ready(dataset, [*places.values()], listing, lock, report) as found:
-        if found is not None:
-            return found
-        for form in imagefolder.forms(listing, image_size):
+@dataclass(frozen=True)
+class _FolderStores:
+    """The stores that one image folder may have: of all its images, and of those that single runs need.
+
+    Attributes:
+        dataset: name of the data set.
+        stores: folder of all stores.
+        listing: the folder's files.
+        image_size: what mixed sizes are resized to, px.
+        resize: how, as `Recipe.resize`.
+    """
+
+    dataset: str
+    stores: Path
+    listing: FolderListing
+    image_size: int
+    resize: str
+
+    def prepare(self, run: RunSpec | None, check: bool, report: ReportProgress) -> ImageStore | FolderSource:
+        """See `prepare_dataset`."""
+        part = self._needed(run)
+        lock = self.stores / f"imagefolder-{self.listing.digest}"
+        if check:
+            _drop_damaged([*self._places(None).values(), *self._places(part).values()], lock, report)
+        found = self._open(part)
+        if found is None:
+            with array_files.locked(lock, report):
+                # another process may have built it while this one waited
+                found = self._open(part)
+                if found is None:
+                    if part is not None and self._exceeds(part):
+                        part = None
+                    self._build(part, report)
+                    found = self._open(part)
+        if found is None:
+            raise OutsideError(
+                f"data directory {str(self.stores.parent)!r}: the store just written cannot be read back"
+            )
+        return found
+
+    def _needed(self, run: RunSpec | None) -> split.Part | None:
+        """The images of a run; None for all of the folder."""
+        if run is None or (run.recipe.max_train_samples is None and run.recipe.max_test_samples is None):
+            return None
+        train, test = (np.asarray(part.labels, dtype=np.int64) for part in (self.listing.train, self.listing.test))
+        part = split.part_of(run, train, test, self.listing.held_out)
+        return part if len(part.seen) + len(part.test) < len(train) + len(test) else None
+
+    def _places(self, part: split.Part | None) -> dict[str, Path]:
+        """Form -> the store's folder: the form depends on the images, so each is looked for."""
+        side = f"{self.image_size}px" + ("" if self.resize == "crop" else f"-{self.resize}")
+        suffixes = {"native": "native", "resized": side, "files": f"{side}-files"}
+        rows = "" if part is None else "-part-" + content_digest([part.seen.tolist(), part.test.tolist()])
+        head = f"imagefolder-{self.listing.digest}"
+        return {form: self.stores / f"{head}-{text}{rows}-v{STORE_VERSION}" for form, text in suffixes.items()}
+
+    def _open(self, part: split.Part | None) -> ImageStore | FolderSource | None:
+        """Opens what serves a run: a store of all images, else one of its own."""
+        for wanted in (None, part) if part is not None else (None,):
+            places = self._places(wanted)
+            if array_files.read_meta(places["files"]) is not None:
+                return FolderSource(self.dataset, self.listing.classes, self.listing)
+            for form in ("native", "resized"):
+                store = _open(self.dataset, places[form], self.listing)
+                if store is None:
+                    continue
+                if wanted is None:
+                    return store
+                train, test = (np.asarray(p.labels, dtype=np.int64) for p in (self.listing.train, self.listing.test))
+                return replace(store, train_labels=train, test_labels=test, rows=(wanted.seen, wanted.test))
+        return None
+
+    def _exceeds(self, part: split.Part) -> bool:
+        """Whether the stores of single runs hold as many images as the folder has: then one of all is cheaper."""
+        ready = 0
+        for place in self.stores.glob(f"imagefolder-{self.listing.digest}-*-part-*-v{STORE_VERSION}"):
+            files = (array_files.read_meta(place) or {"files": {}})["files"]
+            ready += sum(files[name]["shape"][0] for name in ("train_labels", "test_labels") if files)
+        return ready + len(part.seen) + len(part.test) > len(self.listing.train) + len(self.listing.test)
+
+    def _is_native(self, side: int, report: ReportProgress) -> bool:
+        """Whether the folder's images are squares of `side` px: another run's store tells, else the files do."""
+        stores = f"imagefolder-{self.listing.digest}"
+        if any(self.stores.glob(f"{stores}-native-part-*-v{STORE_VERSION}")):
+            return True
+        if any(self.stores.glob(f"{stores}-*px*-part-*-v{STORE_VERSION}")):
+            return False
+        return imagefolder.all_of_size(self.listing, side, report)
+
+    def _build(self, part: split.Part | None, report: ReportProgress) -> None:
+        forms = imagefolder.forms(self.listing, self.image_size, self.resize)
+        listing = self.listing
+        if part is not None:
+            listing = listing.only(part.seen.tolist(), part.test.tolist())
+            if forms[0].kind == "native" and not self._is_native(forms[0].side, report):
+                forms = forms[1:]
+        for form in forms:
             with suppress(imagefolder.MixedSizesError):
-                array_files.build_arrays(
-                    places[form.kind], partial(imagefolder.build_image_folder, listing, form, report=report)
-                )
+                place = self._places(part)[form.kind]
+                array_files.build_arrays(place, partial(imagefolder.build_image_folder, listing, form, report=report))
                 break
-        made = _open_any(dataset, [*places.values()], listing)
-    if made is None:
-        raise OutsideError(f"data directory {str(data_dir)!r}: the store just written cannot be read back")
-    return made
 
 
 def _drop_damaged(places: list[Path], lock: Path, report: ReportProgress) -> None:
@@ -193,28 +348,6 @@ def _drop_damaged(places: list[Path], lock: Path, report: ReportProgress) -> Non
             if array_files.verify_arrays(place):
                 report("checksum of a prepared data set is wrong, building it anew", 0, 1)
                 array_files.discard(place)
-
-
-@contextmanager
-def _lock_unless_ready(
-    dataset: str, places: list[Path], listing: FolderListing, lock: Path, report: ReportProgress
-) -> Iterator[ImageStore | FolderSource | None]:
-    found = _open_any(dataset, places, listing)
-    if found is not None:
-        yield found
-        return
-    with array_files.locked(lock, report):
-        yield _open_any(dataset, places, listing)
-
-
-def _open_any(dataset: str, places: list[Path], listing: FolderListing) -> ImageStore | FolderSource | None:
-    for place in places:
-        if place.name.endswith(f"-files-v{STORE_VERSION}") and array_files.read_meta(place) is not None:
-            return FolderSource(dataset, listing.classes, listing)
-        store = _open(dataset, place, listing)
-        if store is not None:
-            return store
-    return None
 
 
 def _open(dataset: str, place: Path, listing: FolderListing | None) -> ImageStore | None:

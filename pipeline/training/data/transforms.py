@@ -57,7 +57,8 @@ def per_sample(recipe: Recipe, dataset: str, augment: bool, native: int) -> v2.C
     mean, std = moments(recipe, dataset)
     steps: list[torch.nn.Module] = []
     if native == 0:
-        steps += [v2.Resize(side, interpolation=interpolation, antialias=True), v2.CenterCrop(side)]
+        size = (side, side) if recipe.resize == "squash" else side
+        steps += [v2.Resize(size, interpolation=interpolation, antialias=True), v2.CenterCrop(side)]
     steps.append(v2.ToDtype(torch.float32, scale=True))
     if native not in (0, side):
         steps.append(_Resize(side, interpolation))

@@ -65,7 +65,7 @@ def test_no_other_program_reads_an_image(read: Any, tmp_path: Path, monkeypatch:
     (tmp_path / "image.png").write_bytes(POSTSCRIPT)
     called: list[Any] = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given, **_: called.append(given))
-    with pytest.raises(InputError, match=r"image.png' cannot be decoded \(none of JPEG, PNG"):
+    with pytest.raises(InputError, match=r"image.png' cannot be decoded \(not an image: starts with '%!PS-Adobe-3'\)"):
         read(tmp_path / "image.png")
     assert called == []
 
@@ -73,7 +73,7 @@ def test_no_other_program_reads_an_image(read: Any, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("kind", ["ICO", "PCX", "TGA", "DDS", "SGI", "IM", "PDF", "ICNS"])
 def test_formats_that_image_folders_do_not_have(kind: str, tmp_path: Path) -> None:
     Image.linear_gradient("L").convert("RGB").resize((32, 32)).save(tmp_path / "image.png", kind)
-    with pytest.raises(InputError, match="none of JPEG"):
+    with pytest.raises(InputError, match=r"none of JPEG|not an image: starts with"):
         decode.decode(tmp_path / "image.png")
 
 

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from pipeline.design.catalog import IMAGENET
 from pipeline.design.imagefolder import scan_folder
 from pipeline.design.records import End, Job
 from pipeline.errors import InputError, OutsideError
 from pipeline.training import worker
-from pipeline.training.data import array_files, digits
-from pipeline.training.data.store import ImageStore, prepare_dataset, verify_dataset
-from tests.support.data import open_store, spec, write_folder
+from pipeline.training.data import array_files, decode, digits, imagefolder
+from pipeline.training.data.inputs import build_inputs
+from pipeline.training.data.store import ImageStore, prepare_dataset, prepare_run, verify_dataset
+from tests.support.data import open_store, spec, whole, write_folder
 
 
 def test_unknown_data_set(tmp_path: Path) -> None:
@@ -126,8 +129,9 @@ def test_a_changed_content_is_rebuilt_when_checked(kind: str, tmp_path: Path) ->
     assert checked.digest == first.digest and verify_dataset(name, data) == []
     assert checked.train_images[-1, -1, -1, -1] == content[-1] ^ 1
     assert not [path for path in (data / "stores").iterdir() if path.name.startswith(".")]
-    prepare_dataset(name, data, image_size=32, check=True, report=lambda *_: seen.append("again"))
-    assert "again" not in seen, "nothing to do"
+    seen.clear()
+    prepare_dataset(name, data, image_size=32, check=True, report=lambda text, *_: seen.append(text))
+    assert set(seen) <= {"reading images"}, "nothing to do"
 
 
 def test_unwritable_place_is_outside(tmp_path: Path) -> None:
@@ -162,3 +166,94 @@ def test_a_folder_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None
     Image.new("RGB", (32, 32)).save(image)
     changed = end()
     assert changed.outcome == "failed" and "does not change between plan and run" in str(changed.error)
+
+
+def _seen(source: Any, run: Any) -> tuple[list[Any], list[Any]]:
+    """Labels and pixels of an epoch and of the two other parts, as a run gets them."""
+    made = build_inputs(run, source, torch.device("cpu"))
+    try:
+        images, labels = whole(made)
+        parts = [part for part in (made.validation, made.test) if part is not None]
+        return [labels, *(part.labels for part in parts)], [
+            images,
+            *(torch.cat([x for x, _ in part]) for part in parts),
+        ]
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("pipeline", ["gather", "loader"])
+@pytest.mark.parametrize("sizes", [((32, 32),), ((32, 32),) * 25 + ((40, 30),)], ids=["native", "mixed"])
+def test_a_maximum_decodes_only_what_is_used_and_gives_the_same_images(
+    sizes: Any, pipeline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_folder(tmp_path / "set", train=12, test=6, sizes=sizes)
+    name = f"imagefolder:{root}"
+    most = {"max_train_samples": 6, "max_test_samples": 4, "validation_fraction": 0.25}
+    runs = [spec(name, seed=seed, input_pipeline=pipeline, **most) for seed in (1, 2)]
+    everything = prepare_dataset(name, tmp_path / "all", image_size=16)
+    decoded: list[Path] = []
+    original = imagefolder.decode
+    monkeypatch.setattr(imagefolder, "decode", lambda path: (decoded.append(path), original(path))[1])
+    looked: list[int] = []
+    all_of_size = imagefolder.all_of_size
+    monkeypatch.setattr(imagefolder, "all_of_size", lambda *given: (looked.append(1), all_of_size(*given))[1])
+    for run in runs:
+        decoded.clear()
+        source = prepare_run(run, tmp_path / "some")
+        assert isinstance(source, ImageStore) and len(decoded) == len(set(decoded)) == 6 + 2 + 4
+        assert len(source.train_labels) == 24 and source.train_images.shape[0] == 8
+        for some, all_ in zip(_seen(source, run), _seen(everything, run), strict=True):
+            assert all(np.array_equal(one, other) for one, other in zip(some, all_, strict=True))
+        prepare_run(run, tmp_path / "some", check=True)
+        assert len(decoded) == 12, "the second time nothing is decoded"
+    assert looked == [1], "what the folder's images are is known from the first run's store"
+    # no more than the folder has: the next one would make it cheaper to have all
+    other = spec(name, seed=3, input_pipeline=pipeline, **{**most, "max_train_samples": 18})
+    source = prepare_run(other, tmp_path / "some")
+    assert isinstance(source, ImageStore) and source.rows is None and source.train_images.shape[0] == 24
+    decoded.clear()
+    assert prepare_run(runs[0], tmp_path / "some").digest == everything.digest and decoded == []
+
+
+def test_a_maximum_above_what_there_is_is_none(tmp_path: Path) -> None:
+    name = f"imagefolder:{write_folder(tmp_path / 'set')}"
+    source = prepare_run(spec(name, max_train_samples=100, max_test_samples=6), tmp_path / "data")
+    assert isinstance(source, ImageStore) and source.rows is None
+
+
+def test_a_validation_folder_is_what_is_held_out(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", train=5, test=3)
+    write_folder(tmp_path / "other", train=4, test=1)
+    (tmp_path / "other" / "train").rename(root / "Valid")
+    name = f"imagefolder:{root}"
+    run = spec(name, validation_fraction=0.1, image_size=32, input_pipeline="loader")
+    source = prepare_run(run, tmp_path / "data")
+    (train, held_out, test), (_, pixels, _) = _seen(source, run)
+    assert (len(train), held_out.tolist(), len(test)) == (10, [0] * 4 + [1] * 4, 6)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+    first = decode.decode(min((root / "Valid" / "cat").iterdir())) / 255
+    torch.testing.assert_close(pixels[0], (first - mean) / std)
+    few = spec(name, validation_fraction=0.1, image_size=32, max_train_samples=5)
+    (train, held_out, _), _ = _seen(prepare_run(few, tmp_path / "data"), few)
+    assert (len(train), len(held_out)) == (5, 4), "it shrinks as a part of train would"
+    none = spec(name, validation_fraction=0.0, image_size=32)
+    assert len(_seen(prepare_run(none, tmp_path / "data"), none)[0]) == 2, "not wanted"
+
+
+def test_squashed_images_have_a_store_of_their_own(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", sizes=((64, 32),), endings=(".png",))
+    name, data = f"imagefolder:{root}", tmp_path / "data"
+    for resize in ("crop", "squash", "crop"):
+        run = spec(name, resize=resize, image_size=16)
+        source = prepare_run(run, data)
+        assert isinstance(source, ImageStore)
+        with Image.open(root / "train" / "cat" / "000.png") as image:
+            box = (0, 0, 64, 32) if resize == "squash" else (16, 0, 48, 32)
+            expected = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC, box=box)).astype(int)
+        difference = np.abs(source.train_images[0].astype(int) - expected)[2:-2, 2:-2]
+        assert difference.max() <= 3
+        loader = run.model_copy(update={"recipe": run.recipe.model_copy(update={"input_pipeline": "loader"})})
+        for one, other in zip(_seen(source, run)[1], _seen(source, loader)[1], strict=True):
+            assert (one - other).abs().mean() < 0.05, "bicubic beside bilinear"
+    assert len(list((data / "stores").glob("imagefolder-*-v1"))) == 2
