@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.design import catalog, study, techniques
 from pipeline.design.options import GridOptions
 from pipeline.design.own_recipe import recipe_line
-from pipeline.design.plan import Plan, build_plan
-from pipeline.design.spec import RERUNS_FROM, Device
+from pipeline.design.plan import Plan, build_plan, levels_of
+from pipeline.design.spec import RERUNS_FROM, Device, Recipe
 from pipeline.design.study import Study
 from pipeline.design.study_names import check_name, is_whole, name_of_call
 from pipeline.errors import InputError, not_allowed
@@ -45,7 +45,7 @@ def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
         InputError: anything that is not allowed, before anything runs.
     """
     base = study.load_study(options.study or ("paper" if device == "cuda" else "quickstart"))
-    chosen = _with_options(base, options)
+    chosen, off = _off_in_baselines(_with_options(base, options), base, device)
     rest = _rest(options)
     whole = is_whole(base, chosen, rest)
     name = options.name
@@ -66,7 +66,7 @@ def select_plan(options: GridOptions, device: Device) -> SelectedPlan:
         )
     why = "" if options.study or options.name else _why(base.name, device) if whole else _NAMED
     headline = f"study {chosen.name}{why}: {_counted(plan)}, {chosen.seeds} block(s), device {device}"
-    return SelectedPlan(plan, "\n".join([headline, *_more_lines(plan, base)]), base)
+    return SelectedPlan(plan, "\n".join([headline, *_more_lines(plan, base), *off]), base)
 
 
 _NAMED = " (named after what the command line chooses; --name NAME says otherwise)"
@@ -135,6 +135,28 @@ def _with_options(base: Study, options: GridOptions) -> Study:
     known = {*base.models, *base.datasets} - set(base.own_recipe)
     changes["own_recipe"] = [name for name in names if name not in known]
     return study.replace(base, **changes)
+
+
+def _off_in_baselines(chosen: Study, base: Study, device: Device) -> tuple[Study, list[str]]:
+    """Turns a technique off in baselines that have it on in the study file, which does not vary it.
+
+    Returns:
+        The study, and a line for each such technique.
+    """
+    overrides: list[dict[str, Any]] = []
+    lines = []
+    for name, values in levels_of(chosen, device).items():
+        technique = techniques.get(name)
+        pairs = [(model, dataset) for model in chosen.models for dataset in chosen.datasets]
+        recipes = {pair: chosen.recipe_for(*pair) for pair in pairs} if name not in base.techniques else {}
+        on = {pair: each for pair, each in recipes.items() if any(technique.is_on(each, value) for value in values)}
+        off = {field: Recipe.model_fields[field].default for field in technique.owns}
+        overrides += [{"model": model, "dataset": dataset, "recipe": off} for model, dataset in on]
+        if on:
+            has = technique.fields_of(next(iter(on.values())))
+            lines.append(f"{name} is off in the baselines, since it is varied here (study {base.name} has {has})")
+    kept = [override.model_dump() for override in chosen.overrides]
+    return (study.replace(chosen, overrides=[*kept, *overrides]) if overrides else chosen), lines
 
 
 def _names(text: str | None, flag: str) -> list[str]:

@@ -95,12 +95,22 @@ class Technique:
         except ValueError:
             raise not_allowed(f"technique {self.name}", value, self.allowed) from None
         if changed == recipe:
-            fields = ", ".join(f"{name}={getattr(recipe, name)}" for name in self.owns)
             raise InputError(
                 f"technique {self.name}: {value!r} is not allowed; allowed: a level that differs from the "
-                f"baseline recipe, which already has {fields}"
+                f"baseline recipe, which already has {self.fields_of(recipe)}"
             )
         return changed
+
+    def is_on(self, recipe: Recipe, value: str) -> bool:
+        """Whether a recipe has all that the technique at level `value` would set."""
+        try:
+            return all(getattr(recipe, name) == wanted for name, wanted in self.on(recipe, value).items())
+        except ValueError:  # a level that is not allowed
+            return False
+
+    def fields_of(self, recipe: Recipe) -> str:
+        """What a recipe has in the fields that the technique owns, in words."""
+        return ", ".join(f"{name}={getattr(recipe, name)}" for name in self.owns)
 
 
 def _both(value: str) -> dict[Device, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,26 @@ def test_a_target_accuracy_needs_a_validation_part() -> None:
     with pytest.raises(InputError, match="--target-accuracy"):
         select(study="paper", target_accuracy=0.9)  # that of its ViT alone would do
     assert select(study="paper", target_accuracy=0.9, models="vit_base_patch16_224").plan.runs
+
+
+def test_what_is_varied_is_off_in_the_baseline() -> None:
+    """Of a study whose recipe has it on without varying it; what it had is said."""
+    options = GridOptions(models="test_resnet,test_vit", datasets="digits", techniques="channels_last,ga")
+    found = select_plan(options, "cpu")
+    on = {(run.spec.model, run.spec.label): run.spec.recipe.channels_last for run in found.plan.runs}
+    for model in ("test_resnet", "test_vit"):
+        assert [on[model, label] for label in ("baseline", "ga", "channels_last", "channels_last+ga")] == [
+            False,
+            False,
+            True,
+            True,
+        ]
+    line = "channels_last is off in the baselines, since it is varied here (study quickstart has channels_last=True)"
+    assert line in found.headline.splitlines()
+    assert "is off in the baselines" not in select_plan(replace(options, techniques="ga"), "cpu").headline
+
+
+def test_what_the_command_line_turns_on_is_not_turned_off() -> None:
+    options = GridOptions(models="test_resnet", techniques="channels_last", settings=("channels_last=true",))
+    with pytest.raises(InputError, match="which already has channels_last=True"):
+        select_plan(options, "cpu")
