@@ -89,7 +89,7 @@ def _result_document(session: Session, outcome: GridOutcome, tables: Tables) -> 
     return {
         "study": session.plan.study.name,
         "experiment": session.store.experiment,
-        "parent": session.grid.recorder.parent.key if session.grid else "",
+        "parent": session.parent_key,
         "cells": outcome.cells,
         **counts,
         "delivered": outcome.delivered,

@@ -278,14 +278,7 @@ class Controller:
 
     def results(self) -> list[summary.CellResult]:
         """Returns all cells with outcome and values (see `values`)."""
-        values, outcomes = self.values(), self._queue.outcomes
-        specs = [run.spec for run in self.plan.cells]
-        return [
-            summary.CellResult(
-                spec.model, spec.dataset, spec.label, outcomes.get(spec.digest, "pending"), values.get(spec.digest, {})
-            )
-            for spec in specs
-        ]
+        return summary.cell_results(self.plan, self._queue.outcomes, self.values())
 
     def values(self) -> dict[str, dict[str, float]]:
         """Metrics by the digest of the cell: the store's for earlier calls and others, this call's own on top."""

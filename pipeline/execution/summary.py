@@ -18,6 +18,7 @@ from pipeline.design.names import (
     TEST_F1,
     TRAIN_SECONDS,
 )
+from pipeline.design.plan import Plan
 from pipeline.shown import markdown_cell
 
 TIME = TRAIN_SECONDS
@@ -45,6 +46,25 @@ class CellResult:
     label: str
     outcome: str
     values: Mapping[str, float]
+
+
+def cell_results(
+    plan: Plan, outcomes: Mapping[str, str], values: Mapping[str, Mapping[str, float]]
+) -> list[CellResult]:
+    """All cells of a plan with what came of them.
+
+    Args:
+        plan: the plan.
+        outcomes: by digest; a cell without one is pending.
+        values: metrics by digest.
+    """
+    specs = [run.spec for run in plan.cells]
+    return [
+        CellResult(
+            spec.model, spec.dataset, spec.label, outcomes.get(spec.digest, "pending"), values.get(spec.digest, {})
+        )
+        for spec in specs
+    ]
 
 
 @dataclass(frozen=True)

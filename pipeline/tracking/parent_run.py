@@ -80,7 +80,7 @@ class ParentRun:
             deadline = time.monotonic() + JOIN_PATIENCE
             while True:
                 attempts = self._known.attempts()
-                parent = None if new else _youngest(attempts, tags[COMMAND_TAG])
+                parent = None if new else youngest_parent(attempts, tags[COMMAND_TAG])
                 if parent is not None:
                     self._open(name, tags, key=parent.key)
                 elif new:
@@ -170,8 +170,13 @@ class ParentRun:
         return any(self._known.is_at_work(name) for name in working)
 
 
-def _youngest(attempts: Iterable[Attempt], command: str) -> Attempt | None:
-    """The youngest parent run of a command; not those that nobody has settled on, nor one that we have not made."""
+def youngest_parent(attempts: Iterable[Attempt], command: str) -> Attempt | None:
+    """The youngest parent run of a command; not those that nobody has settled on, nor one that we have not made.
+
+    Args:
+        attempts: All of the experiment.
+        command: `grid`, `run`, `speed` or `tune NAME`.
+    """
     ours = [a for a in attempts if a.kind in PARENTS and is_key(a.key)]
     parents = [a for a in ours if a.command == command and a.claim != "pending"]
     return max(parents, key=lambda attempt: (attempt.start_time, attempt.key), default=None)
