@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.design.names import CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG
+from pipeline.design.names import CELLS_METRIC, CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG, GRID_SECONDS
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress
 from pipeline.execution import summary
@@ -261,11 +261,13 @@ class Controller:
             seconds: wall-clock time of the call, in s.
         """
         tables = summary.tables(results_of())
-        values = {f"cells/{outcome}": float(count) for outcome, count in grid.outcomes.items()}
-        values |= {"cells/total": float(grid.cells), "grid/wall_seconds": seconds, **summary.aggregates(tables)}
+        counts = {"finished": 0, "failed": 0, **grid.outcomes, "total": grid.cells}
+        values = {CELLS_METRIC + name: float(count) for name, count in counts.items()}
+        values |= {GRID_SECONDS: seconds, **summary.aggregates(tables)}
+        note = summary.summary_markdown(tables, command_line())
         outcome: Outcome = "interrupted" if grid.interrupted else "finished" if grid.complete else "failed"
         try:
-            self.recorder.parent.log_values(values, {"mlflow.note.content": summary.summary_markdown(tables)})
+            self.recorder.parent.log_values(values, {"mlflow.note.content": note})
             self.recorder.close_parent(outcome)
         except OSError as error:  # the disk is full, or gone
             grid.broken = grid.broken or f"journal: {error.strerror or error}"

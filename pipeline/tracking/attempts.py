@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.design.names import CLAIM_TAG, COMMAND_TAG, DIGEST_TAG, HEARTBEAT_TAG, KIND_TAG, OWNER_TAG
+from pipeline.design.names import (
+    CLAIM_TAG,
+    COMMAND_TAG,
+    DIGEST_TAG,
+    EARLIER_HEARTBEAT_TAG,
+    HEARTBEAT_TAG,
+    KIND_TAG,
+    OWNER_TAG,
+)
 from pipeline.tracking import entries, journal
 from pipeline.tracking.delivery import delivered_state
 
@@ -75,7 +83,10 @@ def attempt_of(
 
 def heartbeats_of(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Controllers that have registered on a parent run, each with its last heartbeat."""
-    return tuple((name.removeprefix(HEARTBEAT_TAG), v) for name, v in tags.items() if name.startswith(HEARTBEAT_TAG))
+    found: dict[str, str] = {}
+    for prefix in (EARLIER_HEARTBEAT_TAG, HEARTBEAT_TAG):
+        found |= {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+    return tuple(found.items())
 
 
 @dataclass

@@ -74,19 +74,20 @@ def test_each_name_has_one_constant() -> None:
 # what stores that were filled by earlier versions have
 CONTRACT = """
 ablate.batchnorm ablate.block ablate.cells ablate.claim ablate.command ablate.command_line ablate.digest
-ablate.error ablate.final
-ablate.engagement ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key ablate.kind ablate.moved
-ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position ablate.result ablate.retries
-ablate.store ablate.delivered ablate.study ablate.tainted ablate.target_accuracy ablate.techniques ablate.too_large
-ablate.values ablate.withdrawn amp/final_scale amp/skipped_steps energy/gpu_joules memory/gpu_peak_allocated_mib
-memory/gpu_peak_reserved_mib memory/gpu_process_mib memory/host_peak_rss_mib model/flops_per_image
-step/launch_bound_fraction round/images_per_second round/joules round/place round/seconds speed/rounds
-speed/wall_seconds step/p50_ms step/p95_ms turns/head_images turns/images turns/recipe_images test/ test/accuracy
-test/f1_macro throughput/images_per_second throughput/interval_half_width throughput/updates_per_second
-throughput/warmup_windows time/compile_seconds time/eval_seconds time/setup_seconds time/target_seconds
-time/total_seconds time/train_seconds time/warmup_seconds train/epoch_seconds train/images_per_second train/loss
-tune.verdict tune/high tune/importance. tune/infeasible tune/low tune/ratio tune/search_ratio tune/trials
-tune/wall_seconds updates/count val/ val/accuracy val/loss
+ablate.error ablate.final ablate.engagement ablate.heartbeat ablate.heartbeat. ablate.identity ablate.key
+ablate.kind ablate.moved ablate.outcome ablate.owner ablate.not_engaged ablate.parameters ablate.position
+ablate.result ablate.retries ablate.store ablate.delivered ablate.study ablate.tainted ablate.target_accuracy
+ablate.techniques ablate.too_large ablate.values ablate.withdrawn mlflow.ablate.heartbeat. cells/
+grid/baseline_accuracy grid/baseline_images_per_second grid/median_train_seconds grid/wall_seconds amp/final_scale
+amp/skipped_steps energy/gpu_joules memory/gpu_peak_allocated_mib memory/gpu_peak_reserved_mib
+memory/gpu_process_mib memory/host_peak_rss_mib model/flops_per_image step/launch_bound_fraction
+round/images_per_second round/joules round/place round/seconds speed/rounds speed/wall_seconds step/p50_ms
+step/p95_ms turns/head_images turns/images turns/recipe_images test/ test/accuracy test/f1_macro
+throughput/images_per_second throughput/interval_half_width throughput/updates_per_second throughput/warmup_windows
+time/compile_seconds time/eval_seconds time/setup_seconds time/target_seconds time/total_seconds time/train_seconds
+time/warmup_seconds train/epoch_seconds train/images_per_second train/loss tune.verdict tune/high tune/importance.
+tune/infeasible tune/low tune/ratio tune/search_ratio tune/trials tune/wall_seconds updates/count val/ val/accuracy
+val/loss
 """
 
 

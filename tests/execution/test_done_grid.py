@@ -98,7 +98,8 @@ RUN = "UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN (SELECT run_uuid FRO
 @pytest.mark.parametrize(
     ("text", "values"),
     [
-        (TAG, ("ablate.heartbeat.elsewhere-12345678.77.1", "1")),  # another host may be at work
+        (TAG, ("mlflow.ablate.heartbeat.elsewhere-12345678.77.1", "1")),  # another host may be at work
+        (TAG, ("ablate.heartbeat.elsewhere-12345678.77.1", "1")),  # with an earlier version
         (TAG, ("ablate.techniques", "ga")),  # the call would write it anew
         (RUN, ("ablate.kind", "run")),  # somebody runs a cell, or died over it
         (RUN, ("ablate.kind", "grid")),
