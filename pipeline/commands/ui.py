@@ -20,7 +20,8 @@ from pipeline.execution import interrupt
 from pipeline.paths import STATE_DIR
 from pipeline.shown import printable
 from pipeline.tracking import mlflow_sqlite
-from pipeline.tracking.mlflow_server import serve_store, unknown_study
+from pipeline.tracking.mlflow_server import serve_store
+from pipeline.tracking.study_data import unknown_study
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 

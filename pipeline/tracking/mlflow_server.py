@@ -6,12 +6,13 @@ import contextlib
 import os
 import uuid
 import warnings
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from pipeline.design.names import KIND_TAG, STORE_TAG
 from pipeline.errors import InputError, OutsideError, first_line
 from pipeline.tracking.mlflow_view import VIEW_TAG, opening_script, page_of, view_of
+from pipeline.tracking.study_data import unknown_study
 
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
@@ -130,12 +131,6 @@ def _prepare_view(store: Any, experiment: Any) -> None:
     if experiment.tags.get(VIEW_TAG) != view:
         with contextlib.suppress(Exception):  # a store that cannot be written is shown as MLflow would
             store.set_experiment_tag(experiment.experiment_id, ExperimentTag(VIEW_TAG, view))
-
-
-def unknown_study(study: str, known: Sequence[str]) -> InputError:
-    """Says that a store has no such study, and which it has."""
-    allowed = ", ".join(known) or "none: ablate grid makes one"
-    return InputError(f"study {study!r}: not in the tracking store; allowed: {allowed}")
 
 
 def opening_with(app: _App, script: str) -> _App:

@@ -55,7 +55,7 @@ def test_an_unknown_study_is_told_before_a_server_starts(
     migrated_store(tmp_path / "mlruns" / "mlflow.db")
     found = ablate("ui", "nosuch")
     assert (found.code, found.out) == (2, "")
-    assert "study 'nosuch': not in the tracking store; allowed: none: ablate grid makes one" in found.line
+    assert "study 'nosuch': not in the tracking store; allowed: none; ablate grid makes one" in found.line
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "203.0.113.7"])
