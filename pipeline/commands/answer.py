@@ -9,12 +9,12 @@ from pipeline.design.plan import Plan
 
 if TYPE_CHECKING:
     from pipeline.analysis.effects import Effects
-    from pipeline.tracking.mlflow_store import MlflowStore
+    from pipeline.tracking.round_data import RunSource
 
 MOST_RUNS = 5000  # that are analysed at the end of a call; of more the report tells
 
 
-def effects_of_plan(store: MlflowStore, plan: Plan) -> Effects | None:
+def effects_of_plan(store: RunSource, plan: Plan) -> Effects | None:
     """The effects of a plan's runs, with times from rounds of the same cells; None where there is nothing to tell.
 
     Args:

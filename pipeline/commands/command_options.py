@@ -162,6 +162,7 @@ class UiOptions:
     """`ablate ui`.
 
     Attributes:
+        study: name or file of the study whose runs are shown first; None for the one with the youngest run.
         tracking_uri: MLflow's store; None for the default.
         optuna: whether to serve the tunings instead.
         storage: URL of Optuna's storage; None for the default.
@@ -169,6 +170,7 @@ class UiOptions:
         port: TCP port to listen on.
     """
 
+    study: str | None = argument(None)
     tracking_uri: str | None = option(None, "MLflow tracking store.", metavar="URI")
     optuna: bool = option(False, "Open optuna-dashboard on the tunings instead.")
     storage: str | None = option(

@@ -51,15 +51,14 @@ def run_grid(options: GridOptions) -> int:
         session, outcome = _run(options, selected, out)
     except KeyboardInterrupt:  # before the first run
         return interrupted()
-    assert session.grid is not None
     # after an interruption everybody wants to leave
     answer = [] if options.as_json or options.single or outcome.interrupted else _answer(session)
-    grid_text.print_results(session, outcome, summary.tables(session.grid.results()), options.as_json, answer)
+    grid_text.print_results(session, outcome, summary.tables(session.results()), options.as_json, answer)
     return exit_code(
         broken=outcome.broken,
         was_interrupted=outcome.interrupted,
         delivered=outcome.delivered,
-        cause=session.grid.recorder.error,
+        cause=session.error,
         complete=outcome.complete,
     )
 
@@ -78,10 +77,9 @@ def _run(options: GridOptions, selected: SelectedPlan, out: TextIO) -> tuple[Ses
 
 def _answer(session: Session) -> list[str]:
     """What the grid says, one sentence for each technique; nothing where the store does not answer."""
-    assert session.grid is not None
-    if session.grid.recorder.error is not None:
+    if session.error is not None:
         return []
-    effects = effects_of_plan(session.store, session.plan)
+    effects = effects_of_plan(session.source, session.plan)
     return [] if effects is None or effects.table.empty else answer_lines(effects)
 
 

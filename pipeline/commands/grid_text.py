@@ -74,7 +74,7 @@ def _plan_document(plan: Plan) -> dict[str, Any]:
 def _closing_text(session: Session, outcome: GridOutcome) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in sorted(outcome.outcomes.items()))
     lines = [f"{outcome.cells} cell{'' if outcome.cells == 1 else 's'}: {counts}"]
-    if session.grid is not None and session.grid.nothing_to_do:
+    if session.done is not None or (session.grid is not None and session.grid.nothing_to_do):
         lines.append(_nothing_to_do(outcome))
     lines += not_stored(session.store.problems)
     uri = redacted(session.options.tracking_uri or "")
@@ -99,7 +99,7 @@ def _result_document(session: Session, outcome: GridOutcome, tables: Tables) -> 
     return {
         "study": session.plan.study.name,
         "experiment": session.store.experiment,
-        "parent": session.grid.recorder.parent.key if session.grid else "",
+        "parent": session.parent_key,
         "cells": outcome.cells,
         **counts,
         "delivered": outcome.delivered,

@@ -14,9 +14,14 @@ from importlib.util import find_spec
 from typing import Any
 
 from pipeline.commands.command_options import UiOptions
+from pipeline.commands.output import experiment_of
 from pipeline.errors import InputError, OutsideError
 from pipeline.execution import interrupt
 from pipeline.paths import STATE_DIR
+from pipeline.shown import printable
+from pipeline.tracking import mlflow_sqlite
+from pipeline.tracking.mlflow_server import serve_store
+from pipeline.tracking.study_data import unknown_study
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 
@@ -35,19 +40,20 @@ def run_ui(options: UiOptions) -> int:
     """
     if options.optuna:
         return serve_optuna(options.storage, options.host, options.port)
-    return serve_mlflow(options.tracking_uri, options.host, options.port)
+    return serve_mlflow(options.tracking_uri, options.host, options.port, options.study)
 
 
-def serve_mlflow(tracking_uri: str | None, host: str, port: int) -> int:
+def serve_mlflow(tracking_uri: str | None, host: str, port: int, study: str | None = None) -> int:
     """Serves MLflow's interface until it is stopped; returns the exit code.
 
     Args:
         tracking_uri: the tracking store; None for the default.
         host: address to listen on.
         port: TCP port to listen on.
+        study: whose runs are shown first; None for the one with the youngest run.
 
     Raises:
-        InputError: no such store, or a server's address was given.
+        InputError: no such store or study, or a server's address was given.
         OutsideError: the port is taken.
     """
     uri = resolve_uri(tracking_uri)
@@ -56,15 +62,24 @@ def serve_mlflow(tracking_uri: str | None, host: str, port: int) -> int:
     database = sqlite_file(uri)
     if database is not None and not database.is_file():
         raise InputError(f"--tracking-uri: {database} is not there; allowed: a store with runs (ablate grid makes one)")
+    wanted = None if study is None else experiment_of(study)
+    readers = mlflow_sqlite.open_readers(database)
+    if wanted is not None and readers is not None and wanted not in [reader.experiment for reader in readers]:
+        raise unknown_study(wanted, [reader.experiment for reader in readers if reader.count_runs()])
     _check_address(host, port, "MLflow")
     _greet("MLflow", host, port)
-    from pipeline.tracking.mlflow_server import serve_store
+    print("starting; MLflow takes some seconds to import", flush=True)
 
     for number in interrupt.taken():
         # the server takes these two, and hands them on when it has ended
         theirs = number in (signal.SIGINT, signal.SIGTERM)
         signal.signal(number, _nothing if theirs else _terminate)
-    serve_store(uri, (STATE_DIR / "artifacts").resolve().as_uri(), host, port)
+
+    def tell(name: str, page: str) -> None:
+        print(f"study {printable(name)}: {_address(host, port)}/{page}", flush=True)
+        print("ready; charts are behind the second button above the list", flush=True)
+
+    serve_store(uri, (STATE_DIR / "artifacts").resolve().as_uri(), host, port, wanted, tell)
     return 0
 
 
@@ -112,8 +127,12 @@ def _interrupt(_number: int, _frame: Any) -> None:
 
 
 def _greet(name: str, host: str, port: int) -> None:
+    print(f"{name} on {_address(host, port)} (Ctrl-C ends it)", flush=True)
+
+
+def _address(host: str, port: int) -> str:
     shown = f"[{host}]" if ":" in host else host
-    print(f"{name} on http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    return f"http://{shown}:{port}"
 
 
 def _check_address(host: str, port: int, name: str) -> None:

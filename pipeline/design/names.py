@@ -11,7 +11,9 @@ KIND_TAG = "ablate.kind"  # run, sentinel, turns; grid, tune, speed
 KEY_TAG = "ablate.key"
 OWNER_TAG = "ablate.owner"
 CLAIM_TAG = "ablate.claim"
-HEARTBEAT_TAG = "ablate.heartbeat."  # a prefix: the owner's name comes behind it
+# Prefixes: the owner's name comes behind them. MLflow's pages show no tag that begins with its own name
+HEARTBEAT_TAG = "mlflow.ablate.heartbeat."
+EARLIER_HEARTBEAT_TAG = "ablate.heartbeat."  # of earlier versions, read as well
 OUTCOME_TAG = "ablate.outcome"
 ERROR_TAG = "ablate.error"
 # Tags of a cell
@@ -125,6 +127,12 @@ ROUND_OTHERS = "round/others_cores"  # CPU use of others meanwhile
 TURN_IMAGES = "turns/images"
 HEAD_IMAGES = "turns/head_images"
 RECIPE_IMAGES = "turns/recipe_images"  # that all epochs of the recipe have
+# Metrics of a grid's parent run, beside time_ratio/SETTING and rate_ratio/SETTING
+CELLS_METRIC = "cells/"  # a prefix: an outcome, or `total`, comes behind it
+GRID_SECONDS = "grid/wall_seconds"
+MEDIAN_TRAIN_SECONDS = "grid/median_train_seconds"  # over models, data sets and settings
+BASELINE_RATE = "grid/baseline_images_per_second"  # geometric mean over models and data sets
+BASELINE_ACCURACY = "grid/baseline_accuracy"  # mean over models and data sets
 # Metrics of the parent run of cells that took turns
 SPEED_SECONDS = "speed/wall_seconds"
 SPEED_ROUNDS = "speed/rounds"  # the fewest of a group

@@ -15,7 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.names import CELLS_TAG, COMMAND_LINE_TAG, COMMAND_TAG, FACTORS_TAG, TAINTED_TAG
+from pipeline.design.names import (
+    CELLS_METRIC,
+    CELLS_TAG,
+    COMMAND_LINE_TAG,
+    COMMAND_TAG,
+    FACTORS_TAG,
+    GRID_SECONDS,
+    TAINTED_TAG,
+)
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Outcome, Phase, Progress, Record, Tags
 from pipeline.design.selection import with_reruns
@@ -297,11 +305,13 @@ class Controller:
             seconds: wall-clock time of the call, in s.
         """
         tables = summary.tables(results_of())
-        values = {f"cells/{outcome}": float(count) for outcome, count in grid.outcomes.items()}
-        values |= {"cells/total": float(grid.cells), "grid/wall_seconds": seconds, **summary.aggregates(tables)}
+        counts = {"finished": 0, "failed": 0, **grid.outcomes, "total": grid.cells}
+        values = {CELLS_METRIC + name: float(count) for name, count in counts.items()}
+        values |= {GRID_SECONDS: seconds, **summary.aggregates(tables)}
+        note = summary.summary_markdown(tables, command_line())
         outcome: Outcome = "interrupted" if grid.interrupted else "finished" if grid.complete else "failed"
         try:
-            self.recorder.parent.log_values(values, {"mlflow.note.content": summary.summary_markdown(tables)})
+            self.recorder.parent.log_values(values, {"mlflow.note.content": note})
             self.recorder.close_parent(outcome)
         except OSError as error:  # the disk is full, or gone
             grid.broken = grid.broken or f"journal: {error.strerror or error}"
@@ -314,17 +324,7 @@ class Controller:
 
     def results(self) -> list[summary.CellResult]:
         """Returns all cells with outcome and values (see `values`)."""
-        values, outcomes = self.values(), self._queue.outcomes
-        return [
-            summary.CellResult(
-                run.model,
-                run.spec.dataset,
-                run.spec.label,
-                outcomes.get(run.spec.digest, "pending"),
-                values.get(run.spec.digest, {}),
-            )
-            for run in self.plan.cells
-        ]
+        return summary.cell_results(self.plan, self._queue.outcomes, self.values())
 
     def values(self) -> dict[str, dict[str, float]]:
         """Metrics by the digest of the cell: the store's for earlier calls and others, this call's own on top."""

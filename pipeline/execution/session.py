@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.design import requirements
-from pipeline.design.names import STUDY_TAG, TARGET_TAG, TECHNIQUES_TAG
+from pipeline.design.names import CELLS_TAG, COMMAND_TAG, FACTORS_TAG, STUDY_TAG, TARGET_TAG, TECHNIQUES_TAG
 from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan, build_plan
 from pipeline.design.selection import SelectedPlan, in_processes, study_settings
 from pipeline.design.spec import RunSpec, content_digest
+from pipeline.execution import summary
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
+from pipeline.execution.done_grid import DoneGrid, find_done_grid
 from pipeline.execution.interference import MachineWatch
 from pipeline.execution.interrupt import interruptible
 from pipeline.execution.launcher_factory import make_launcher
@@ -24,6 +26,7 @@ from pipeline.execution.threads import Background, told_if_long
 from pipeline.paths import STATE_DIR, own_state_dir
 from pipeline.shown import redacted
 from pipeline.tracking.credentials import without_credentials
+from pipeline.tracking.round_data import RunSource
 from pipeline.tracking.uri import resolve_uri
 
 if TYPE_CHECKING:
@@ -103,6 +106,7 @@ class Session:
             nproc=options.nproc,
         )
         self.grid: Controller | None = None
+        self.done: DoneGrid | None = None
         self.began = time.time()
 
     def run(self, alone: bool = False) -> GridOutcome:
@@ -115,19 +119,59 @@ class Session:
             InputError, OutsideError: before any run.
             KeyboardInterrupt: interrupted before the first run.
         """
+        study = self.plan.study
+        tags = {STUDY_TAG: study.name, TECHNIQUES_TAG: ",".join(study.techniques)}
+        if self.options.target_accuracy is not None:  # what `ablate report` takes it from
+            tags[TARGET_TAG] = str(self.options.target_accuracy)
+        if not alone and self._is_done(tags):
+            assert self.done is not None
+            return self.done.outcome
         with interruptible(self.launcher, self.listener, lambda: self.grid):
             self._prepare()
             self.grid = grid = self._controller()
-            study = self.plan.study
-            tags = {STUDY_TAG: study.name, TECHNIQUES_TAG: ",".join(study.techniques)}
-            if self.options.target_accuracy is not None:  # what `ablate report` takes it from
-                tags[TARGET_TAG] = str(self.options.target_accuracy)
             name = f"{study.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
             grid.resume(name, tags, fresh=self.options.fresh, alone=alone, rerun_tainted=self.options.rerun_tainted)
             self.plan = grid.plan
             outcome = self._until_precise(grid, grid.run())
             grid.close(outcome, grid.results, time.time() - self.began)
             return outcome
+
+    def _is_done(self, tags: Mapping[str, str]) -> bool:
+        """Whether nothing is left to do, which the tables of a local store tell without the launcher and MLflow."""
+        options, cells = self.options, len(self.plan.runs)
+        if options.fresh or options.rerun_tainted or options.until_decided or options.launcher != "local":
+            return False
+        tags = {**tags, COMMAND_TAG: "grid", CELLS_TAG: str(len(self.plan.cells)), FACTORS_TAG: self.plan.factors}
+        store = self.store
+        self.done = find_done_grid(self.plan, store.uri, store.experiment, self._state_dir, tags, options.retries)
+        if self.done is not None:
+            self.listener.begin(cells, cells)
+        return self.done is not None
+
+    @property
+    def source(self) -> RunSource:
+        """Where the study's runs are read."""
+        return self.store if self.done is None else self.done.source
+
+    @property
+    def parent_key(self) -> str:
+        """Key of the parent run; empty before there is one."""
+        if self.done is not None:
+            return self.done.parent_key
+        return self.grid.recorder.parent.key if self.grid is not None else ""
+
+    @property
+    def error(self) -> str | None:
+        """Why the store has not everything, as far as it is known."""
+        return self.grid.recorder.error if self.grid is not None else None
+
+    def results(self) -> list[summary.CellResult]:
+        """All cells with outcome and values."""
+        if self.grid is not None:
+            return self.grid.results()
+        if self.done is None:
+            return []
+        return summary.cell_results(self.plan, self.done.outcomes, self.done.source.values_by_digest())
 
     def _prepare(self) -> None:
         """Starts the launcher, has it check what will run, and connects to the store."""

@@ -6,18 +6,23 @@ Intervals and verdicts are the report's business (`pipeline.analysis`); here are
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 from pipeline.design.names import (
+    BASELINE_ACCURACY,
+    BASELINE_RATE,
     GPU_PEAK_ALLOCATED,
     HOST_PEAK_RSS,
     IMAGES_PER_SECOND,
+    MEDIAN_TRAIN_SECONDS,
     TEST_ACCURACY,
     TEST_F1,
     TRAIN_SECONDS,
 )
+from pipeline.design.plan import Plan
 from pipeline.shown import markdown_cell
 
 TIME = TRAIN_SECONDS
@@ -45,6 +50,28 @@ class CellResult:
     label: str
     outcome: str
     values: Mapping[str, float]
+
+
+def cell_results(
+    plan: Plan, outcomes: Mapping[str, str], values: Mapping[str, Mapping[str, float]]
+) -> list[CellResult]:
+    """All cells of a plan with what came of them.
+
+    Args:
+        plan: the plan.
+        outcomes: by digest; a cell without one is pending.
+        values: metrics by digest.
+    """
+    return [
+        CellResult(
+            run.model,
+            run.spec.dataset,
+            run.spec.label,
+            outcomes.get(run.spec.digest, "pending"),
+            values.get(run.spec.digest, {}),
+        )
+        for run in plan.cells
+    ]
 
 
 @dataclass(frozen=True)
@@ -153,20 +180,26 @@ def cells(row: CellRow) -> tuple[str, ...]:
     )
 
 
-def summary_markdown(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> str:
-    """All tables as Markdown, for the parent run's description."""
+def summary_markdown(by_pair: Mapping[tuple[str, str], Sequence[CellRow]], command: str = "") -> str:
+    """All tables as Markdown, for the parent run's description, and the command that measured them."""
     sections = []
     for (model, dataset), rows in by_pair.items():
         lines = [f"### {markdown_cell(model)} on {markdown_cell(dataset)}", "", "| " + " | ".join(HEADINGS) + " |"]
         lines.append("|" + "|".join([" --- ", *([" ---: "] * (len(HEADINGS) - 1))]) + "|")
         lines += ["| " + " | ".join(map(markdown_cell, cells(row))) + " |" for row in rows]
         sections.append("\n".join(lines))
-    return "\n\n".join(sections)
+    fence = "`" * (1 + max(map(len, re.findall("`+", command)), default=2))
+    return "\n\n".join([*sections, *([f"{fence}\n{command}\n{fence}"] if command else [])])
 
 
 def aggregates(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> dict[str, float]:
-    """Returns the parent run's metrics: per setting the geometric mean over all pairs of the ratios to the baseline."""
-    values: dict[str, float] = {}
+    """Returns the parent run's metrics, by which grids are compared.
+
+    Per setting the geometric mean over all pairs of the ratios to the baseline; over all settings the median training
+    time; of the baseline its rate and accuracy. The best ratio is none of them: the largest of many that scatter is
+    larger than the truth.
+    """
+    values = _levels(by_pair)
     by_label: dict[str, list[CellRow]] = {}
     for rows in by_pair.values():
         for row in rows:
@@ -178,3 +211,15 @@ def aggregates(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> dict[str
             if mean is not None:
                 values[f"{name}/{label.replace('+', '.')}"] = mean
     return values
+
+
+def _levels(by_pair: Mapping[tuple[str, str], Sequence[CellRow]]) -> dict[str, float]:
+    rows = [row for group in by_pair.values() for row in group]
+    bases = [row for row in rows if row.label == "baseline"]
+    seconds = [row.seconds for row in rows if row.seconds is not None]
+    found = {
+        MEDIAN_TRAIN_SECONDS: median(seconds) if seconds else None,
+        BASELINE_RATE: _geometric([{RATE: row.rate} for row in bases if row.rate is not None], RATE),
+        BASELINE_ACCURACY: _mean([{ACCURACY: row.accuracy} for row in bases if row.accuracy is not None], ACCURACY),
+    }
+    return {name: value for name, value in found.items() if value is not None}

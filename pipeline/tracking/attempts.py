@@ -11,6 +11,7 @@ from pipeline.design.names import (
     CLAIM_TAG,
     COMMAND_TAG,
     DIGEST_TAG,
+    EARLIER_HEARTBEAT_TAG,
     FACTORS_TAG,
     HEARTBEAT_TAG,
     KIND_TAG,
@@ -118,7 +119,10 @@ def opened_at(tag: object, start_time: float) -> int:
 
 def heartbeats_of(tags: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Controllers that have registered on a parent run, each with its last heartbeat."""
-    return tuple((name.removeprefix(HEARTBEAT_TAG), v) for name, v in tags.items() if name.startswith(HEARTBEAT_TAG))
+    found: dict[str, str] = {}
+    for prefix in (EARLIER_HEARTBEAT_TAG, HEARTBEAT_TAG):
+        found |= {name.removeprefix(prefix): value for name, value in tags.items() if name.startswith(prefix)}
+    return tuple(found.items())
 
 
 @dataclass

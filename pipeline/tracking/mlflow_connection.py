@@ -88,6 +88,10 @@ class MlflowConnection:
         except Exception as error:  # MLflow, SQLAlchemy, requests and the drivers each have their own
             raise OutsideError(f"tracking store {without_credentials(self.uri)}: {cause(error)}") from error
 
+    def studies(self) -> list[str]:
+        """Names of the experiments that are studies of this program."""
+        return [each.name for each in self.client.search_experiments(max_results=1000) if STORE_TAG in each.tags]
+
     def check_file(self) -> None:
         """Sees whether the database is still the file that was opened; others may have deleted or replaced it.
 

@@ -19,7 +19,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import KEY_TAG, KIND_TAG, OPENED_TAG, OUTCOME_TAG, RUNNING_STATE, STUDY_TAG
+from pipeline.design.names import (
+    DIGEST_TAG,
+    FINISHED_STATE,
+    KEY_TAG,
+    KIND_TAG,
+    OPENED_TAG,
+    OUTCOME_TAG,
+    RUNNING_STATE,
+    STUDY_TAG,
+)
 from pipeline.tracking.attempts import Attempt, attempt_of, opened_at
 
 if TYPE_CHECKING:
@@ -106,6 +115,28 @@ class SqliteReader:
             for run_id, status, start in runs
             if KEY_TAG in tags.get(run_id, {})
         ]
+
+    def values_by_digest(self) -> dict[str, dict[str, float]]:
+        """As `MlflowStore.values_by_digest`."""
+        found: dict[str, dict[str, float]] = {}
+        with closing(_connect(self.file)) as connection:
+            digests = connection.execute(
+                f"SELECT run_uuid, tags.value {_OF_RUNS.format(table='tags')} AND tags.key = ? "
+                "AND runs.status = ? ORDER BY start_time DESC, run_uuid",
+                (self.experiment_id, DIGEST_TAG, FINISHED_STATE),
+            )
+            values_of: dict[str, dict[str, float]] = {}
+            for run_id, digest in digests:
+                values_of[run_id] = {}
+                found[str(digest)] = values_of[run_id]
+            query = (
+                "SELECT run_uuid, latest_metrics.key, latest_metrics.value, latest_metrics.is_nan "
+                + _OF_RUNS.format(table="latest_metrics")
+            )
+            for run_id, key, value, is_nan in connection.execute(query, (self.experiment_id,)):
+                if run_id in values_of:
+                    values_of[run_id][key] = math.nan if is_nan else value
+        return found
 
     def experiment_tags(self) -> dict[str, str]:
         """Tags of the experiment."""

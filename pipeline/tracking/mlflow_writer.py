@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.design.names import KEY_TAG, KILLED_STATE
+from pipeline.design.names import HEARTBEAT_TAG, KEY_TAG, KILLED_STATE
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.attempts import heartbeats_of
 from pipeline.tracking.entries import Entry, Refused, well_formed
@@ -29,7 +29,12 @@ from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.trusted import is_folder_name, readable
 
 PAUSES = (0.25, 0.5, 1.0)  # s, between tries at what a store that answers others refuses
-_OURS = (f"{KEY_TAG.partition('.')[0]}.", "env.", "tune.")  # prefixes of tags that only this program changes
+_OURS = (
+    f"{KEY_TAG.partition('.')[0]}.",
+    HEARTBEAT_TAG,
+    "env.",
+    "tune.",
+)  # prefixes of tags that only this program changes
 
 
 class MlflowWriter:

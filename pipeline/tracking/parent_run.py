@@ -86,7 +86,7 @@ class ParentRun:
             deadline = time.monotonic() + JOIN_PATIENCE
             while True:
                 attempts = self._known.attempts()
-                parent = None if new else _youngest(attempts, tags[COMMAND_TAG], fits)
+                parent = None if new else youngest_parent(attempts, tags[COMMAND_TAG], fits)
                 if parent is not None:
                     self._open(name, tags, key=parent.key)
                 elif new or alone:
@@ -208,8 +208,14 @@ def under(parent: Attempt, attempts: Iterable[Attempt]) -> list[Attempt]:
     return [attempt for attempt in attempts if attempt.parent and attempt.parent in (parent.key, parent.run_id)]
 
 
-def _youngest(attempts: Sequence[Attempt], command: str, fits: Fits | None) -> Attempt | None:
-    """The youngest parent run of a command that fits; no pending one, nor one that we have not made."""
+def youngest_parent(attempts: Sequence[Attempt], command: str, fits: Fits | None) -> Attempt | None:
+    """The youngest parent run of a command; not those that nobody has settled on, nor one that we have not made.
+
+    Args:
+        attempts: All of the experiment.
+        command: `grid`, `run`, `speed` or `tune NAME`.
+        fits: Whether a call's runs may lie under it; None for under any.
+    """
     ours = [a for a in attempts if a.kind in PARENTS and is_key(a.key)]
     parents = [a for a in ours if a.command == command and a.claim != "pending"]
     ranked = sorted(parents, key=lambda attempt: (attempt.start_time, attempt.key), reverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,12 +124,25 @@ def client_of(uri: str, name: str, state_dir: Path) -> MlflowStore:
         state_dir: Folder of a local store's artifacts (`mlruns`).
 
     Raises:
-        InputError: There is no such store.
+        InputError: There is no such store, or no such study in it.
         OutsideError: It cannot be reached.
     """
     store = MlflowStore(uri, name, state_dir / "artifacts")
     store.connect(create=False)
+    if not store.connection.experiment_id:
+        raise unknown_study(name, store.connection.studies())
     return store
+
+
+def unknown_study(name: str, known: Sequence[str]) -> InputError:
+    """Says that a store has no such study, and which it has: one that was renamed in MLflow has its new name.
+
+    Args:
+        name: What was asked for.
+        known: Studies in the store.
+    """
+    allowed = ", ".join(known) if known else "none; ablate grid makes one"
+    return InputError(f"study {name!r}: not in the tracking store; allowed: {allowed}")
 
 
 def read_study_data(

@@ -42,7 +42,7 @@ def test_bad_input_is_one_clear_line(
 def test_an_unknown_study_is_refused(finished: tuple[Path, dict[str, Any]]) -> None:
     place, _ = finished
     found = ablate_in_process("status", "nosuch", cwd=place)
-    assert found.code == 2 and "study 'nosuch'" in found.line and "a study that has been run" in found.line
+    assert found.code == 2 and "study 'nosuch': not in the tracking store; allowed: quickstart" in found.line
     assert found.out == ""
 
 

@@ -49,6 +49,15 @@ def test_a_port_that_is_taken_is_told_before_a_server_starts(
     assert f"--host 127.0.0.1 --port {port}" in found.line and "choose another" in found.line
 
 
+def test_an_unknown_study_is_told_before_a_server_starts(
+    ablate: Any, migrated_store: Callable[[Path], str], tmp_path: Path
+) -> None:
+    migrated_store(tmp_path / "mlruns" / "mlflow.db")
+    found = ablate("ui", "nosuch")
+    assert (found.code, found.out) == (2, "")
+    assert "study 'nosuch': not in the tracking store; allowed: none; ablate grid makes one" in found.line
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "203.0.113.7"])
 def test_an_address_that_others_reach_is_warned_of(
     host: str, ablate: Any, migrated_store: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,10 +66,10 @@ def test_an_address_that_others_reach_is_warned_of(
     served: list[tuple[Any, ...]] = []
     monkeypatch.setattr("pipeline.commands.ui._check_free", lambda *_arguments: None)
     monkeypatch.setattr("pipeline.commands.ui.signal.signal", lambda *_arguments: None)
-    monkeypatch.setattr("pipeline.tracking.mlflow_server.serve_store", lambda *given: served.append(given))
+    monkeypatch.setattr("pipeline.commands.ui.serve_store", lambda *given: served.append(given))
     found = ablate("ui", "--host", host, "--port", "5999")
     assert found.code == 0 and f"warning: {host} can be reached from other machines" in found.line
-    assert served == [(uri, (tmp_path / "mlruns" / "artifacts").as_uri(), host, 5999)]
+    assert [given[:5] for given in served] == [(uri, (tmp_path / "mlruns" / "artifacts").as_uri(), host, 5999, None)]
 
 
 def answer(url: str, **headers: str) -> tuple[int, bytes]:

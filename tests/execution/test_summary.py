@@ -59,3 +59,18 @@ def test_aggregates_go_over_all_pairs() -> None:
     assert values["time_ratio/amp.pm"] == pytest.approx(0.5), "of 1/4 and 1"
     assert values["time_ratio/amp"] == pytest.approx(0.5)
     assert "rate_ratio/amp" not in values
+
+
+def test_levels_by_which_grids_are_compared() -> None:
+    other = [CellResult("m2", "digits", "baseline", "finished", {TIME: 16.0, RATE: 40.0, ACCURACY: 0.9})]
+    values = summary.aggregates(summary.tables([*RESULTS, *other]))
+    assert values["grid/median_train_seconds"] == pytest.approx(3.0), "of 1, 2, 4 and 16"
+    assert values["grid/baseline_images_per_second"] == pytest.approx(20.0), "geometric"
+    assert values["grid/baseline_accuracy"] == pytest.approx(0.9), "absent values are no zeros"
+    assert not any(name.startswith("grid/") for name in summary.aggregates(summary.tables([result("amp", "oom")])))
+
+
+def test_the_description_ends_with_the_command() -> None:
+    text = summary.summary_markdown(summary.tables(RESULTS), "ablate grid --set 'a=```'")
+    assert text.startswith("### m") and text.endswith("\n\n````\nablate grid --set 'a=```'\n````")
+    assert "`" not in summary.summary_markdown(summary.tables(RESULTS))

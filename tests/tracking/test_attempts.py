@@ -90,7 +90,8 @@ def test_entries_without_their_fields_are_skipped(history: History, journal: Jou
 
 
 def test_an_attempt_is_made_of_tags() -> None:
-    tags = {"ablate.heartbeat.x.1.1": "17", "ablate.heartbeat.y.1.1": "ended", "ablate.command": "grid"}
+    """Heartbeats of earlier versions, which MLflow's pages show, are read as well."""
+    tags = {"ablate.heartbeat.x.1.1": "17", "mlflow.ablate.heartbeat.y.1.1": "ended", "ablate.command": "grid"}
     attempt = attempt_of("k", tags, start_time=3, parent="")
     assert attempt.heartbeats == (("x.1.1", "17"), ("y.1.1", "ended"))
     assert (attempt.command, attempt.digest, attempt.outcome) == ("grid", "", "")

@@ -177,3 +177,13 @@ def test_tables_are_current_as_long_as_mlflow_has_no_later_migration(tracker: Ml
         with connection:
             connection.execute("DROP TABLE alembic_version")
     assert not mlflow_sqlite.tables_are_current(file)
+
+
+def test_values_by_digest_are_those_of_the_client(tracker: MlflowStore) -> None:
+    client, reader = tracker.connection.client, store_of(tracker)
+    rows = tracker.frame()
+    for run_id, digest in zip(rows["run_id"], ("d1", "d1", "d2", "d3"), strict=False):
+        client.set_tag(run_id, "ablate.digest", digest)
+    direct, through = reader.values_by_digest(), tracker.values_by_digest()
+    assert set(direct) == set(through) and len(direct) >= 1
+    assert {key: repr(value) for key, value in direct.items()} == {key: repr(value) for key, value in through.items()}

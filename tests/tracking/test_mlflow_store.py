@@ -91,8 +91,8 @@ def test_a_heartbeat_opens_a_parent_again(mlflow_store: MlflowStore) -> None:
     run_id = mlflow_store.create_run("p", {}, name="p", start_time=5)
     mlflow_store.end(run_id, "FINISHED", 6)
     assert not mlflow_store.is_open(run_id)
-    mlflow_store.beat("p", "ablate.heartbeat.me", "7")
-    assert mlflow_store.is_open(run_id) and mlflow_store.tags("p")["ablate.heartbeat.me"] == "7"
+    mlflow_store.beat("p", "mlflow.ablate.heartbeat.me", "7")
+    assert mlflow_store.is_open(run_id) and mlflow_store.tags("p")["mlflow.ablate.heartbeat.me"] == "7"
     assert mlflow_store.tags("nobody") == {}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +156,17 @@ def test_a_run_of_an_earlier_version_has_the_recipe_fields_that_came_later() -> 
     assert data.runs["params.recipe.resize"].isna().tolist() == [False, False, True], "of others nothing is known"
     assert data.runs["params.recipe.skip_unreadable"].tolist()[:2] == ["0", "0"]
     assert list(StudyData("x", pd.DataFrame([row("a", "run")])).runs) == list(row("a", "run"))
+
+
+@pytest.mark.parametrize("read", [load_study_data, client_of])
+def test_a_study_that_was_renamed_in_mlflow_has_its_new_name(
+    read: Any, migrated_store: Callable[[Path], str], tmp_path: Path
+) -> None:
+    uri = migrated_store(tmp_path / "mlflow.db")
+    store = MlflowStore(uri, "before", tmp_path)
+    store.connect()
+    store.connection.client.create_experiment("of another program")
+    store.connection.client.rename_experiment(store.connection.experiment_id, "after")
+    arguments = ("before", uri, tmp_path) if read is load_study_data else (uri, "before", tmp_path)
+    with pytest.raises(InputError, match=r"study 'before': not in the tracking store; allowed: after$"):
+        read(*arguments, **({"curves": False} if read is load_study_data else {}))

@@ -118,7 +118,12 @@ def test_parent_carries_table_and_aggregates(client: MlflowClient, parent: Any) 
     note = parent.data.tags["mlflow.note.content"]
     assert note.count("### ") == 6
     assert note.count("| baseline | 1 |") == 6
-    assert parent.data.metrics["cells/finished"] == 48
+    assert "ablate grid --study quickstart" in note.splitlines()[-2]
+    assert parent.data.metrics["cells/finished"] == 48 and parent.data.metrics["cells/failed"] == 0
+    assert (
+        0 < parent.data.metrics["grid/baseline_accuracy"] < 1 and parent.data.metrics["grid/median_train_seconds"] > 0
+    )
+    assert not any("heartbeat" in name for name in parent.data.tags if not name.startswith("mlflow."))
     assert parent.data.metrics["time_ratio/baseline"] == 1.0
     assert parent.data.metrics["time_ratio/ga.amp.pm"] > 0
     assert {"plan"} <= {item.path for item in client.list_artifacts(parent.info.run_id)}
