@@ -213,7 +213,7 @@ def differing(logs: NDArray[np.float64]) -> NDArray[np.bool_]:
         others = np.sqrt(np.maximum((total - squares) / (many - 1), 1e-12))
         wide = wide & (many * np.asarray(verdicts.p_values(np.abs(logs), others, many - 1)) < PAIR_ALPHA)
     scattered = ~wide.any(axis=-1, keepdims=True) & (total > many * LARGEST_SCATTER**2)
-    return wide | (scattered & (squares == squares.max(axis=-1, keepdims=True)))
+    return np.asarray(wide | (scattered & (squares == squares.max(axis=-1, keepdims=True))), dtype=np.bool_)
 
 
 def _pair_alarm(pairs: pd.DataFrame) -> list[str]:
@@ -225,7 +225,7 @@ def _pair_alarm(pairs: pd.DataFrame) -> list[str]:
     found = single[differing(single["log"].to_numpy(dtype=float))]
     if found.empty:
         return []
-    row = found.loc[found["log"].abs().idxmax()]
+    row = found.iloc[int(found["log"].abs().to_numpy().argmax())]
     seconds = f"{row['train_seconds_off']:.3g} s and {row['train_seconds_on']:.3g} s"
     more = (
         f", and {len(found) - 1} more such pairs" if len(found) > 2 else ", and one more such pair" * (len(found) - 1)
