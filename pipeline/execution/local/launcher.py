@@ -21,7 +21,7 @@ from pipeline.design.records import Artifact, End, Job, Metrics, Record, parse_r
 from pipeline.design.spec import Device, RunSpec
 from pipeline.errors import AblateError, InputError, OutsideError
 from pipeline.execution.local import child
-from pipeline.execution.local.process import SERVER_LOST, Child, death, dump_and_stop, stop
+from pipeline.execution.local.process import SERVER_LOST, Child, death, dump_and_stop, last_words, stop
 from pipeline.execution.local.standing import Patience, StandingWorker, free_mib
 from pipeline.host import ENDING_SIGNALS, oom_kills, process_environment
 
@@ -132,11 +132,10 @@ class LocalLauncher:
         """
         log = self._work_dir / "preflight.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        if log.is_symlink():
-            log.unlink()
+        log.unlink(missing_ok=True)  # of an earlier call, or a link to somewhere else
         payloads = [self.job(spec).model_dump_json() for spec in specs]
         if not self._checked(payloads, log, note) and not self._checked(payloads, log, note):
-            raise OutsideError(f"preflight: the server that it was forked from was killed, twice; see {log}")
+            raise OutsideError(f"preflight: the server that it was forked from was killed, twice{last_words(log)}")
 
     def _checked(self, payloads: list[str], log: Path, note: Callable[[str], None] | None) -> bool:
         """Runs the preflight; False when it lost the server that it was forked from, and went with it."""
@@ -155,7 +154,9 @@ class LocalLauncher:
                 checking.wait()
                 if checking.process.exitcode == SERVER_LOST:
                     return False
-                raise OutsideError(f"preflight ended with {death(checking.process.exitcode)}; see {log}") from None
+                raise OutsideError(
+                    f"preflight ended with {death(checking.process.exitcode)}{last_words(log)}"
+                ) from None
 
     def launch(self, spec: RunSpec) -> Generator[Record, None, None]:
         """Runs `spec` in a process of its own (see `Launcher.launch`).

@@ -16,6 +16,7 @@ from pipeline.errors import OutsideError
 SERVER_LOST = 255  # exit code of a process whose server is gone: nobody knows any more how it ended
 TRIES, PAUSE_SECONDS = 5, 0.1  # to get a process from a server that may be killed meanwhile; longer each time
 CHILD_LOG_BYTES = 64 * 2**20  # of one run's log, which a library may fill with a line for each batch
+LAST_BYTES, LAST_LETTERS = 4096, 200  # of a log, read and shown
 GRACE_SECONDS = 3.0  # that an ending worker gets before it is killed, or a killed one to be reaped
 
 
@@ -144,3 +145,15 @@ def death(code: int | None) -> str:
         except ValueError:
             return f"signal {-code}"
     return f"exit status {code}"
+
+
+def last_words(log: Path) -> str:
+    """Says where a dead process's log is, and its last line, as the end of a sentence; empty where it left none."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - LAST_BYTES))
+            lines = stream.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if line.strip()]
+    return f"; see {log}: {said[-1][:LAST_LETTERS]}" if said else ""

@@ -24,6 +24,7 @@ from pipeline import nvml
 from pipeline.design.records import Artifact, End, Metrics, Phase, Record, parse_record
 from pipeline.design.spec import RunSpec
 from pipeline.errors import InputError, OutsideError
+from pipeline.execution.local import child
 from pipeline.execution.local import launcher as local
 from pipeline.execution.local.launcher import LocalLauncher
 from pipeline.host import process_environment
@@ -211,6 +212,26 @@ def test_preflight_says_what_is_wrong(make: Any, tmp_path: Path) -> None:
         launcher.preflight([small_spec("resnet50", image_size=32, pretrained=True)])
     with pytest.raises(OutsideError, match="no CUDA device"):
         launcher.preflight([small_spec().model_copy(update={"device": "cuda"})])
+
+
+def dies_early(*_: Any) -> None:
+    os._exit(1)
+
+
+def dies_late(_payloads: list[str], _records: Any, _lifeline: Any, log_path: str) -> None:
+    Path(log_path).write_text("Traceback\nModuleNotFoundError: No module named 'pipeline.cli'\n")
+    os._exit(1)
+
+
+def test_a_dead_preflight_s_log_is_named_where_there_is_one(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of a process that died before it had one; what an earlier call left tells nothing."""
+    for dies, words in (
+        (dies_late, r"exit status 1; see \S+/preflight.log: ModuleNotFoundError: No module named 'pipeline.cli'$"),
+        (dies_early, r"exit status 1$"),
+    ):
+        monkeypatch.setattr(child, "check_child", dies)
+        with pytest.raises(OutsideError, match=words):
+            make().preflight([small_spec()])
 
 
 def test_from_launch_to_the_end_of_the_first_step(make: Any) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+import pipeline
 from pipeline.errors import OutsideError
-from pipeline.execution.local.process import Child, death, dump_and_stop, stop
+from pipeline.execution.local.process import Child, death, dump_and_stop, last_words, stop
 
 CONTEXT: Any = multiprocessing.get_context("forkserver")
 
@@ -104,6 +105,23 @@ def test_closing_ends_a_child_that_runs(tmp_path: Path) -> None:
 )
 def test_exit_codes_in_words(code: int | None, words: str) -> None:
     assert death(code) == words
+
+
+def test_a_log_is_named_where_there_is_one_with_its_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    assert last_words(log) == "", "it never came to be"
+    log.write_text("\n  \n")
+    assert last_words(log) == ""
+    log.write_bytes(b"x" * 9000 + b"\nTraceback\n  in a file\nValueError: \xff it was wrong\n\n")
+    assert last_words(log) == f"; see {log}: ValueError: \ufffd it was wrong"
+    log.write_text("y" * 9000)
+    assert len(last_words(log)) < 300 + len(str(log))
+
+
+def test_no_other_message_names_a_log_without_a_look_at_it() -> None:
+    package = Path(pipeline.__file__).parent
+    sources = {path.name: path.read_text() for path in package.rglob("*.py")}
+    assert [name for name, text in sources.items() if "see {" in text] == ["process.py"]
 
 
 @pytest.mark.parametrize("moment", ["seen alive", "at work"])

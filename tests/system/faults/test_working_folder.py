@@ -25,6 +25,11 @@ TUNE = (
     *("--batch-sizes", "16,32", "--accumulation", "1", "--trial-seconds", "0.2", "--trials", "2"),
     *("--confirm-blocks", "1", "--top", "1"),
 )
+FOLDERS = {"pipeline", "numpy", "click"}  # a project's own packages
+SPEED = (
+    *("speed", "--study", "small.yaml", "--device", "cpu", "--data-dir", "data"),
+    *("--max-seconds", "5"),
+)
 SITE = {"sitecustomize", "usercustomize"}
 START = "import sys; print(*sys.modules)"
 WORKER = "import sys, pipeline.execution.local.preload, pipeline.training.preflight; print(*sys.modules)"
@@ -63,7 +68,10 @@ class HostileFolder:
         for place in (folder, folder / "relative"):
             place.mkdir()
             for name in names:
-                if name.isidentifier():
+                if name in FOLDERS:
+                    (place / name).mkdir()
+                    (place / name / "__init__.py").write_text(code)
+                elif name.isidentifier():
                     (place / f"{name}.py").write_text(code)
         (folder / "small.yaml").write_text(ONE)
 
@@ -84,6 +92,7 @@ def test_an_installed_command_imports_nothing_from_the_folder(tmp_path: Path, na
     assert (folder.folder / "data").is_dir(), "a relative path still means the working folder"
     assert folder.call("doctor", **safe).code == 0
     assert folder.call("report", "small", **safe).code == 0
+    assert folder.call(*SPEED, **safe).code == 0
     assert (folder.folder / "mlruns" / "reports" / "small" / "report.html").is_file()
     port = free_port()
     process = folder.start("ui", "--port", str(port), **safe)
