@@ -153,3 +153,24 @@ def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Mlfl
     assert "matplotlib" in loaded["child"] and "mlflow" not in loaded["child"]
     assert "mlflow" in loaded["parent"]
     assert not loaded["parent"] & {"sqlalchemy", "alembic", "pipeline.analysis.effects"}
+
+
+def test_the_study_that_was_worked_on_last_is_known(mlflow_store: MlflowStore, tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    assert mlflow_sqlite.last_parent(None) is mlflow_sqlite.last_parent(tmp_path / "absent.db") is None
+    assert mlflow_sqlite.last_parent(file) is None, "there is none yet"
+    rows = [
+        ("grid", "old", 1, "50"),  # which a later call has gone on with
+        ("speed", "young", 30, "nonsense"),
+        ("tune", "tuned", 90, "90"),
+        ("run", "cell", 99, "99"),
+    ]
+    for kind, study, start, opened in rows:
+        tags = {"ablate.kind": kind, "ablate.study": study, "ablate.opened": opened}
+        mlflow_store.create_run(study, tags, name=study, start_time=start)
+    assert mlflow_sqlite.last_parent(file) == ("old", "study")
+    mlflow_store.delete_run("old")
+    assert mlflow_sqlite.last_parent(file) == ("young", "study")
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("DROP TABLE tags")
+    assert mlflow_sqlite.last_parent(file) is None
