@@ -69,9 +69,11 @@ def name_of_call(base: Study, chosen: Study, rest: Mapping[str, Any]) -> str:
         groups.append([_shown(_last_part(name)) for name in datasets])
     if own or list(chosen.techniques) != list(base.techniques):
         groups.append(list(chosen.techniques) or ["baseline"])
+    if rest.get("tuned"):
+        groups.append(["tuned"])
     levels = {name: values for name, values in chosen.techniques.items() if values != base.techniques.get(name, ())}
     untold = {
-        **rest,
+        **{option: value for option, value in rest.items() if option != "tuned"},
         **({"levels": levels} if levels else {}),
         **({"design": chosen.design} if chosen.design != base.design else {}),
         **({"names": [models, datasets]} if not all(map(_is_told, [*models, *datasets])) else {}),

@@ -193,7 +193,12 @@ class TurnSession:
             FACTORS_TAG: self.plan.factors,
             CELLS_TAG: str(sum(len(group.runs) for group in self.groups)),
         }
-        known = recorder.parent.join(f"speed {study.name}", tags, new=self.options.fresh)
+        known = recorder.parent.join(
+            f"speed {study.name}",
+            tags,
+            new=self.options.fresh,
+            fits=lambda parent, _: parent.study in ("", study.name),  # another study's rounds are its own
+        )
         if not any(attempt.kind == "turns" and recorder.parent.contains(attempt) for attempt in known):
             return {}
         recorder.outbox.wait(DELIVERY_PATIENCE)

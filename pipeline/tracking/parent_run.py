@@ -184,9 +184,10 @@ def has_room_for(plan: Plan) -> Fits:
     recipe, or with other data.
     """
     mine = {run.name: run.spec.digest for run in plan.runs}
+    factors = plan.factors
 
     def fits(parent: Attempt, tries: Sequence[Attempt]) -> bool:
-        if parent.factors != plan.factors or parent.study not in ("", plan.study.name):
+        if parent.factors != factors or parent.study not in ("", plan.study.name):
             return False
         found: dict[str, set[str]] = {}
         for attempt in tries:

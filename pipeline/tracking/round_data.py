@@ -76,22 +76,22 @@ def by_opening(parents: pd.DataFrame) -> pd.DataFrame:
     """Parent runs in the order in which the last calls that work under them began."""
     tags = parents.get(f"tags.{OPENED_TAG}")
     told = [None] * len(parents) if tags is None else list(tags)
-    opened = [opened_at(tag, start) for tag, start in zip(told, parents["start_time"], strict=True)]
+    opened = [opened_at(tag, start) for tag, start in zip(told, parents["start_time"].fillna(0), strict=True)]
     return parents.assign(_opened=opened).sort_values(["_opened", "start_time"]).drop(columns="_opened")
 
 
 def factors_of(row: Mapping[Any, Any]) -> str:
-    """What the design of a parent run crosses (`Plan.factors`).
+    """What the design of a parent run crosses (`Plan.factors`); empty where its row does not say.
 
     Args:
         row: its row of the frame.
     """
     told = (row.get(f"tags.{name}") for name in (FACTORS_TAG, TECHNIQUES_TAG))
-    return next((text for text in told if isinstance(text, str) and text), "baseline")
+    return next((text for text in told if isinstance(text, str) and text), "")
 
 
 def youngest_rounds(
-    source: RunSource, runs: pd.DataFrame, study: str = "", factors: str | None = None
+    source: RunSource, runs: pd.DataFrame, study: str = "", factors: str = ""
 ) -> tuple[pd.DataFrame, str]:
     """The rounds under the youngest parent run of `ablate speed` that has any: a call may have ended in its set-up.
 
@@ -99,7 +99,7 @@ def youngest_rounds(
         source: where the rounds are read.
         runs: one row per run of the experiment, as `RunSource.frame` gives them.
         study: of whose calls, where the experiment has any of it.
-        factors: what the design of the grid crosses that the rounds are wanted for; None for any.
+        factors: what the design of the grid crosses that the rounds are wanted for; empty for any.
 
     Returns:
         `round_frame`, and MLflow's id of the parent run (empty when there are no rounds).
@@ -107,7 +107,7 @@ def youngest_rounds(
     kind = runs.get(f"tags.{KIND_TAG}")
     if kind is not None:
         for row in reversed(by_opening(parents_of(runs[kind == "speed"], study)).to_dict("records")):
-            if factors not in (None, factors_of(row)):
+            if factors and factors_of(row) not in ("", factors):
                 continue
             parent = str(row["run_id"])
             found = round_frame(source, runs, parent)

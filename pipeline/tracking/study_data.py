@@ -165,7 +165,7 @@ def read_study_data(
     everything = runs
     runs, parent = finished_runs(everything, name)
     grid = everything[everything["run_id"] == parent].to_dict("records") if parent else []
-    factors = factors_of(grid[0]) if grid else None
+    factors = factors_of(grid[0]) if grid else ""
     rounds, in_turns = youngest_rounds(source, everything, name, factors)
     if runs.empty and len(rounds):  # nothing but `ablate speed`
         runs, parent = rounds, in_turns

@@ -56,8 +56,9 @@ def test_results_in_words(finished: tuple[Path, dict[str, Any]], digits_dir: Pat
     assert found.code == 0 and "resuming: 2 of 2 cells are done already, 0 to go" in found.out
     assert "test_resnet on digits" in found.out and "started" not in found.out
     assert "training time:" in found.out.splitlines() and "  ga: " in found.out, "the answer"
-    assert found.out.splitlines()[-3:] == [
+    assert found.out.splitlines()[-4:] == [
         "2 cells: 2 finished",
+        "nothing to do: all 2 cells have finished already; --fresh repeats them",
         "compare the runs: ablate ui",
         "why, and what to use: ablate report quickstart",
     ]

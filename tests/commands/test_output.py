@@ -99,3 +99,13 @@ def test_the_experiment_is_the_study_in_the_file(tmp_path: Path, monkeypatch: py
     assert output.experiment_of("paper") == "paper"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
     assert output.experiment_of("paper") == "elsewhere"
+
+
+def test_a_study_is_asked_for_by_its_name_in_whatever_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert output.asked_study("paper", None) == ("paper", "paper")
+    monkeypatch.setenv("ABLATE_NAME", "mine")
+    assert output.asked_study(None, None) == ("mine", "mine")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    assert output.asked_study("paper", None) == ("paper", "elsewhere") and output.asked_study(None, None)[0] == "mine"
+    monkeypatch.delenv("ABLATE_NAME")
+    assert output.asked_study(None, None) == ("elsewhere", "elsewhere")

@@ -51,3 +51,16 @@ def test_in_words(finished: tuple[Path, dict[str, Any]]) -> None:
     lines = found.out.splitlines()
     assert found.code == 0 and lines[0] == "study quickstart: 2 cells"
     assert [line.split() for line in lines[1:3]] == [["finished", "2"], ["failed", "0"]] and len(lines) == 8
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_without_a_name_it_is_the_study_that_was_worked_on_last(
+    command: str, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    words = ("--json",) if command == "status" else ("--json", "--out", str(tmp_path))
+    uri = f"sqlite:///{finished[0]}/mlruns/mlflow.db"
+    found = ablate_in_process(command, *words, "--tracking-uri", uri, cwd=finished[0])
+    assert found.line == "study quickstart: the one that was worked on last"
+    assert found.json()["study"] == "quickstart"
+    other = ablate_in_process(command, "--tracking-uri", uri, cwd=finished[0], env={"ABLATE_NAME": "mine"})
+    assert other.code == 2 and "study 'mine'" in other.line

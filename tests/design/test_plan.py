@@ -115,6 +115,27 @@ def test_sentinels_repeat_the_baselines_at_both_ends() -> None:
     assert len({run.spec.digest for run in plan.runs}) == len(plan.runs)
 
 
+def test_variants_have_names_that_differ() -> None:
+    study = make(techniques=["pm"], sentinels=True, variants={"label_smoothing": [0.0, 0.1], "channels_last": [True]})
+    plan = build_plan(study, "cpu")
+    assert len({run.name for run in plan.runs}) == len(plan.runs) == 2 * (2 + 2)
+    told = {run.spec.recipe.label_smoothing: run for run in plan.cells if not run.spec.techniques}
+    assert told[0.1].name == f"{told[0.1].spec.name}/label_smoothing=0.1, channels_last=True"
+    assert told[0.1].model == f"{told[0.1].spec.model} [label_smoothing=0.1, channels_last=True]"
+    plain = build_plan(make(techniques=["pm"]), "cpu").runs[0]
+    assert (plain.name, plain.model, plain.variant) == (plain.spec.name, plain.spec.model, "")
+
+
+def test_what_a_plan_crosses_is_said_the_same_for_the_same_cells() -> None:
+    def factors(**fields: Any) -> str:
+        return build_plan(make(**fields), "cpu").factors
+
+    assert factors(techniques=["ga", "pm"]) == factors(techniques={"ga": ["2"], "pm": []}, seeds=3) == "ga,pm"
+    assert factors(techniques=["pm", "ga"]) == "pm,ga" and factors() == "baseline"
+    assert factors(techniques={"ga": [2, 8]}) == "ga=2,ga=8"
+    assert factors(techniques=["ga"], variants={"batch_size": [32, 64]}) == "ga x batch_size"
+
+
 def test_several_levels_multiply_the_design() -> None:
     plan = build_plan(make(techniques={"ga": [2, 4, 8], "amp": []}), "cpu")
     assert sorted(run.spec.label for run in plan.cells) == sorted(

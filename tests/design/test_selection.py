@@ -63,6 +63,40 @@ def test_the_headline_says_what_will_run_and_the_title_what_it_is_about(tmp_path
     assert "\n" not in select(study=str(path)).headline
 
 
+def test_the_headline_counts_the_sentinels_apart() -> None:
+    found = select(study="paper").headline.splitlines()[0]
+    assert found.startswith("study paper: 48 cells and 12 sentinels (baselines again, to see drift), 1 block(s)")
+
+
+def test_what_a_study_does_not_know_has_its_own_recipe() -> None:
+    chosen = select(models="test_resnet,timm:convnext_atto", datasets="digits,cifar10", techniques="none")
+    recipes = {(run.spec.model, run.spec.dataset): run.spec.recipe for run in chosen.plan.runs}
+    known = {(run.spec.model, run.spec.dataset): run.spec.recipe for run in select(techniques="none").plan.runs}
+    assert recipes.pop(("test_resnet", "digits")) == known["test_resnet", "digits"], "what it knows keeps the study's"
+    assert {pair: recipe.image_size for pair, recipe in recipes.items()} == {
+        ("test_resnet", "cifar10"): 160,
+        ("timm:convnext_atto", "digits"): 224,
+        ("timm:convnext_atto", "cifar10"): 224,
+    }
+    told = [line for line in chosen.headline.splitlines() if line.startswith("recipe of ")]
+    assert len(told) == 3 and any("timm:convnext_atto on cifar10: 224 px (the model's own)" in line for line in told)
+    more = select(models="timm:convnext_atto", techniques="none", settings=("image_size=64", "optimizer=sgd"))
+    assert {(run.spec.recipe.image_size, run.spec.recipe.optimizer) for run in more.plan.runs} == {(64, "sgd")}
+    assert "recipe of timm:convnext_atto on digits: 64 px, " in more.headline
+    many = select(models="timm:convnext_atto", datasets="digits,digits100,cifar10,cifar100", techniques="none")
+    assert many.headline.splitlines()[-1] == "and 1 more recipes: --dry-run --json has them"
+
+
+def test_a_study_file_can_ask_for_own_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("models: [test_resnet, test_vit]\ndatasets: [digits]\nown_recipe: [test_vit]\n")
+    sizes = {run.spec.model: run.spec.recipe.image_size for run in select(study=str(path)).plan.runs}
+    assert sizes == {"test_resnet": 32, "test_vit": 160}
+    path.write_text("models: [test_resnet]\ndatasets: [digits]\nown_recipe: [test_vit]\n")
+    with pytest.raises(InputError, match="own_recipe: 'test_vit' is not allowed; allowed: test_resnet, digits"):
+        select(study=str(path))
+
+
 def test_overrides_of_what_is_not_chosen_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("extends: quickstart\noverrides: [{model: test_vit, recipe: {epochs: 7}}]\n")

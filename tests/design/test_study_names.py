@@ -35,7 +35,7 @@ def test_the_whole_of_a_study_keeps_its_name() -> None:
         ({"models": "timm:convnext_atto", "techniques": "amp"}, "convnext_atto-digits-digits100-amp"),
         ({"models": "timm:resnet18.a1_in1k", "datasets": "cifar10", "techniques": "none"},
          "resnet18.a1_in1k-cifar10-baseline"),
-        ({"tuned": True}, "quickstart-[0-9a-f]{6}"),
+        ({"tuned": True}, "quickstart-tuned"),
         ({"settings": ("epochs=5",)}, "quickstart-[0-9a-f]{6}"),
         ({"nproc": 2}, "quickstart-[0-9a-f]{6}"),
         ({"levels": ("ga=4",)}, "quickstart-[0-9a-f]{6}"),

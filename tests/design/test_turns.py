@@ -8,7 +8,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.design.plan import Plan
+from pipeline.design.plan import Plan, build_plan
 from pipeline.design.selection import GridOptions, select_plan
 from pipeline.design.spec import TurnPlan
 from pipeline.design.turns import EDGE_SHARE, TURN_SECONDS, identity, turn_groups, turn_length
@@ -38,15 +38,11 @@ def test_the_multiple_is_that_of_all_windows() -> None:
 
 
 def test_variants_are_groups_of_their_own() -> None:
-    plan = plan_of(models="test_resnet", techniques="ga")
-    study = plan.study.model_copy(update={"variants": {"batch_size": (32, 64)}})
-    runs = []
-    for size in (32, 64):
-        for run in plan.runs:
-            recipe = run.spec.recipe.model_copy(update={"batch_size": size})
-            runs.append(replace(run, spec=run.spec.model_copy(update={"recipe": recipe})))
-    found = turn_groups(replace(plan, study=study, runs=tuple(runs)))
+    study = plan_of(models="test_resnet", techniques="ga").study
+    found = turn_groups(build_plan(study.model_copy(update={"variants": {"batch_size": (32, 64)}}), "cpu"))
     assert [(len(group.runs), group.multiple) for group in found] == [(2, 64), (2, 128)]
+    names = [group.name for group in found]
+    assert names == [f"test_resnet [batch_size={size}]/digits" for size in (32, 64)], "what came of each is kept by it"
 
 
 def test_the_identity_is_that_of_the_cells() -> None:

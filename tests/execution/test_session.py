@@ -151,6 +151,18 @@ def test_a_group_that_is_precise_gets_no_further_runs(
     assert [run.spec for run in grid.plan.runs] == order, "a block's order does not depend on who is left"
 
 
+def test_variants_get_their_further_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their effects have them behind the model's name."""
+    variant = ("test_resnet [batch_size=32]", "digits")
+
+    def precision(store: Any, plan: Plan, width: float) -> Sequence[Effect]:
+        assert store and width == OPTIONS.interval_width
+        return [Effect(*variant, max(3 - len(StubGrid(plan).blocks()[RESNET]), 0)), Effect(*VIT, 0)]
+
+    grid, _ = until_precise(precision, tmp_path, monkeypatch)
+    assert grid.blocks() == {RESNET: [0, 1, 2], VIT: [0]}
+
+
 def test_the_last_block_tells_what_is_not_precise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid, notes = until_precise(Stops({RESNET: 30, VIT: 2}, 7), tmp_path, monkeypatch, max_blocks=5, seeds=2)
     assert grid.blocks() == {RESNET: [*range(5)], VIT: [0, 1]}

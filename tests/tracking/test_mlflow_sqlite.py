@@ -187,3 +187,24 @@ def test_values_by_digest_are_those_of_the_client(tracker: MlflowStore) -> None:
     direct, through = reader.values_by_digest(), tracker.values_by_digest()
     assert set(direct) == set(through) and len(direct) >= 1
     assert {key: repr(value) for key, value in direct.items()} == {key: repr(value) for key, value in through.items()}
+
+
+def test_the_study_that_was_worked_on_last_is_known(mlflow_store: MlflowStore, tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    assert mlflow_sqlite.last_parent(None) is mlflow_sqlite.last_parent(tmp_path / "absent.db") is None
+    assert mlflow_sqlite.last_parent(file) is None, "there is none yet"
+    rows = [
+        ("grid", "old", 1, "50"),  # which a later call has gone on with
+        ("speed", "young", 30, "nonsense"),
+        ("tune", "tuned", 90, "90"),
+        ("run", "cell", 99, "99"),
+    ]
+    for kind, study, start, opened in rows:
+        tags = {"ablate.kind": kind, "ablate.study": study, "ablate.opened": opened}
+        mlflow_store.create_run(study, tags, name=study, start_time=start)
+    assert mlflow_sqlite.last_parent(file) == ("old", "study")
+    mlflow_store.delete_run("old")
+    assert mlflow_sqlite.last_parent(file) == ("young", "study")
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("DROP TABLE tags")
+    assert mlflow_sqlite.last_parent(file) is None

@@ -136,6 +136,27 @@ def test_a_call_without_rounds_hides_none() -> None:
     assert nothing.empty and none == ""
 
 
+def test_rounds_of_another_question_are_not_taken() -> None:
+    """They may be younger, and in the same experiment."""
+    mine = {"tags.ablate.study": "s", "tags.ablate.factors": "ga"}
+    rows = [row | mine if row["run_id"] == "speed" else row for row in SOURCE.rows]
+    other = {"tags.ablate.study": "s", "tags.ablate.factors": "pm"}
+    rows += [
+        parent("other", 9) | other,
+        cell("o", "o", parent="other"),
+        parent("theirs", 8) | {"tags.ablate.study": "t"},
+    ]
+    rows += [cell("t", "t", parent="theirs")]
+    source = Rounds(rows, {**SOURCE.rates, "o": {1: 2.0}, "t": {1: 2.0}})
+    assert youngest_rounds(source, source.frame(), "s", "ga")[1] == "speed"
+    assert (
+        youngest_rounds(source, source.frame(), "s", "pm")[1] == youngest_rounds(source, source.frame())[1] == "other"
+    )
+    assert youngest_rounds(source, source.frame(), "t")[1] == "theirs"
+    last = [row | {"tags.ablate.opened": "99"} if row["run_id"] == "speed" else row for row in rows]
+    assert youngest_rounds(Rounds(last, source.rates), pd.DataFrame(last))[1] == "speed", "a call has gone on with it"
+
+
 def test_a_study_has_its_youngest_rounds_beside_its_grid_and_alone() -> None:
     grid = [
         parent("grid", 9, "grid") | {"tags.ablate.command": "grid"},
