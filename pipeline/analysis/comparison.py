@@ -24,6 +24,8 @@ from pipeline.tracking.study_data import StudyData
 _KEYS = ["model", "dataset", "cell", "response"]
 _EFFECT_KEYS = ["model", "dataset", "response", "kind", "term"]
 
+MOST_NAMES = 12  # of cells that only one study has; the JSON has all
+
 Differing = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
@@ -54,11 +56,27 @@ class Comparison:
     recipe: Differing
     notes: tuple[str, ...]
 
+    @property
+    def conclusion(self) -> str:
+        """The comparison in one sentence: how training times differ, cell by cell."""
+        times = self.cells[self.cells["response"].eq("train_seconds")]
+        if times.empty:
+            return "No cell of both has a training time."
+        middle, known = 1 / float(times["ratio"].median()), times[times["low"].notna()]
+        faster, slower = int(known["high"].lt(1).sum()), int(known["low"].gt(1).sum())
+        said = f"Training in B is {middle:.3f}x as fast as in A (median of {len(times)} cells)"
+        if known.empty:
+            return f"{said}; neither is replicated, so nothing says whether that is more than noise."
+        return (
+            f"{said}; {faster} cells are faster and {slower} slower by more than noise, of {len(known)} with intervals."
+        )
+
     def to_json(self) -> str:
         """Writes the comparison as one JSON document; a missing number is null."""
         document = {
             "a": self.a,
             "b": self.b,
+            "conclusion": self.conclusion,
             "cells": _records(self.cells),
             "effects": _records(self.effects),
             "only_a": self.only_a,
@@ -71,7 +89,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Writes the comparison as Markdown: provenance, recipe, cells, effects."""
-        lines = [f"# {markdown_cell(self.b)} against {markdown_cell(self.a)}"]
+        lines = [f"# {markdown_cell(self.b)} against {markdown_cell(self.a)}", "", self.conclusion]
         for title, differing in (("provenance", self.provenance), ("the recipe", self.recipe)):
             lines += ["", f"## What differs in {title}", ""]
             lines += ["| | A | B |", "|---|---|---|"] if differing else ["Nothing that was recorded."]
@@ -93,7 +111,9 @@ class Comparison:
             lines += ["", markdown_cell(note)]
         for name, cells in (("A", self.only_a), ("B", self.only_b)):
             if cells:
-                lines += ["", f"Only in {name}: {', '.join(markdown_cell(c) for c in cells)}."]
+                lines += ["", f"Only in {name}, {len(cells)} cells:", ""]
+                lines += [f"- {markdown_cell(cell)}" for cell in cells[:MOST_NAMES]]
+                lines += [f"- and {len(cells) - MOST_NAMES} more"] if len(cells) > MOST_NAMES else []
         return "\n".join(lines) + "\n"
 
 

@@ -89,6 +89,7 @@ class ReportOptions(StoreOptions):
     Attributes:
         study: name or file; None for the one that was worked on last.
         out: folder of the report; None for the default.
+        figures: whether the figures are written as files, too.
         paper: whether to write the audit of the paper's claims too.
         memory_limit: peak memory in MiB that a recommended setting may need; None for any.
         margin: smallest ratio of times that counts as an effect, as a fraction.
@@ -99,6 +100,7 @@ class ReportOptions(StoreOptions):
 
     study: str | None = argument(None)
     out: str | None = option(None, "Folder for the report  [default: mlruns/reports/STUDY]", metavar="DIR")
+    figures: bool = option(False, "The figures as SVG, PNG and PDF files, too.")
     paper: bool = option(False, "Audit of arXiv 2312.10024: its claims beside our measurement.")
     memory_limit: float | None = option(None, "For the recommendation.", metavar="MIB", allowed=POSITIVE)
     margin: float = option(0.01, "No-effect margin.", allowed=INNER_SHARE)
@@ -120,12 +122,14 @@ class CompareOptions(JsonOptions):
         study_b: name of the study that is compared.
         tracking_uri: MLflow's store of A; None for the default.
         tracking_uri_b: MLflow's store of B; None for that of A.
+        out: folder for the comparison's files; None for none.
     """
 
     study_a: str = argument()
     study_b: str = argument()
     tracking_uri: str | None = option(None, "MLflow tracking store (of A).", metavar="URI")
     tracking_uri_b: str | None = option(None, "Tracking store of B, if another.", metavar="URI")
+    out: str | None = option(None, "Folder for its tables: Markdown, JSON and CSV.", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True)

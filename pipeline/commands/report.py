@@ -45,6 +45,7 @@ class ReportRequest:
         margin: Equivalence margin of ratios, as a fraction.
         accuracy_margin_points: Equivalence margin of accuracy and F1, percentage points.
         target_accuracy: Validation accuracy, as a fraction, the time to which is a response; None for the grid's.
+        figures: Whether figures are files, too.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class ReportRequest:
     margin: float
     accuracy_margin_points: float
     target_accuracy: float | None
+    figures: bool = False
 
 
 def run_report(options: ReportOptions) -> int:
@@ -71,7 +73,7 @@ def run_report(options: ReportOptions) -> int:
     study, experiment = asked_study(options.study, options.tracking_uri)
     folder = Path(options.out) if options.out else STATE_DIR / "reports" / re.sub(r"[^A-Za-z0-9._-]", "_", study)
     wanted = (options.paper, options.memory_limit, options.margin, options.accuracy_margin, options.target_accuracy)
-    request = ReportRequest(folder, *wanted)
+    request = ReportRequest(folder, *wanted, options.figures)
     uri = resolve_uri(options.tracking_uri)
     local = mlflow_sqlite.open_reader(sqlite_file(uri), experiment)
     with _writer(study, local, request) as ask:
@@ -205,7 +207,7 @@ def _write(study: StudyData, request: ReportRequest) -> tuple[list[Path], list[s
     report = build_report(study, effects, memory_limit_mib=request.memory_limit_mib, audit=audit)
     failed: list[str] = []
     try:
-        paths = write_report(report, request.folder, failed.append)
+        paths = write_report(report, request.folder, failed.append, figures=request.figures)
     except OSError as error:
         raise InputError(
             f"--out: {str(request.folder)!r} is not allowed ({error.strerror}); allowed: a writable folder"

@@ -128,3 +128,6 @@ def test_batchnorm_models_are_named():
     study = planted(models=("resnet", "vit"), blocks=1)
     study.runs["tags.ablate.batchnorm"] = study.runs["params.model"].eq("resnet").map({True: "true", False: "false"})
     assert time_budget.batchnorm_models(estimate(study)) == ["resnet"]
+    without = planted(techniques=("amp", "pm"), blocks=1)
+    without.runs["tags.ablate.batchnorm"] = "true"
+    assert time_budget.batchnorm_models(estimate(without)) == [], "nothing accumulates"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,17 @@ def test_the_second_study_may_be_in_another_store(finished: tuple[Path, dict[str
 
 def test_both_studies_have_to_be_named(ablate: Any, tmp_path: Path) -> None:
     assert_refused(ablate("compare", "quickstart"), ("STUDY_B",), tmp_path)
+
+
+def test_the_tables_are_files_where_they_are_wanted(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    words = ("compare", "quickstart", "quickstart", "--tracking-uri", f"sqlite:///{finished[0]}/mlruns/mlflow.db")
+    done = ablate_in_process(*words, "--out", "there", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "Training in B is 1.000x as fast as in A" in done.out
+    assert done.out.splitlines()[-1].startswith("written: there/compare.md, ")
+    files = {path.name: path.read_text() for path in (tmp_path / "there").iterdir()}
+    assert set(files) == {"compare.md", "compare.json", "cells.csv", "effects.csv"}
+    assert json.loads(files["compare.json"])["a"] == "quickstart" and files["compare.md"] in done.out
+    assert files["cells.csv"].startswith("model,dataset,cell,response,a,b,ratio,")
+    refused = ablate_in_process(*words, "--out", "/proc/nowhere", cwd=tmp_path)
+    assert refused.code == 2 and "--out: '/proc/nowhere'" in refused.line and "a writable folder" in refused.line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from itertools import product
@@ -33,6 +34,21 @@ def test_the_files_are_written_where_they_are_wanted(written: tuple[Path, Result
     last = result.out.splitlines()[-1]
     assert last == f"written: there/report.html and {len(files) - 1} more files"
     assert not (folder / "mlruns" / "reports").exists(), "not at the default place as well"
+
+
+def test_figures_are_files_and_the_command_is_on_the_page(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{finished[0]}/mlruns/mlflow.db"
+    words = ("report", "quickstart", "--tracking-uri", uri, "--out", "there", "--figures")
+    assert ablate_in_process(*words, cwd=tmp_path).code == 0
+    assert {"forest.svg", "forest.png", "forest.pdf"} <= {path.name for path in (tmp_path / "there/figures").iterdir()}
+    document = json.loads((tmp_path / "there" / "report.json").read_text())["conditions"]
+    assert (
+        document["reproduce"].startswith("ablate ")
+        and document["reproduce"] in (tmp_path / "there" / "methods.md").read_text()
+    ), "what was typed"
+    assert all(sizes["test images"] > 0 and sizes["classes"] >= 10 for sizes in document["data"].values())
 
 
 def test_json_is_the_written_document(written: tuple[Path, Result, list[Path]]) -> None:

@@ -37,9 +37,9 @@ def draw_question(question: Question) -> Drawing | None:
     for row in question.table:
         names |= {_label(row): None}
     labels = list(names)[:_MAX_ROWS]
-    left = min(drawing.text_width(labels) + 0.2, 3.6)
+    left = min(drawing.text_width(labels) + 0.2, 5.0)
     size = 1.0 + 0.24 * len(labels)
-    fig, axes = drawing.figure(7.4, size, 1, len(responses), left=left, gap=(0.2, 0.0), sharey=True)
+    fig, axes = drawing.figure(drawing.WIDTH, size, 1, len(responses), left=left, gap=(0.2, 0.0), sharey=True)
     spoken = []
     for i, (ax, response) in enumerate(zip(axes, responses, strict=True)):
         rows = [r for r in question.table if r["response"] == response and _label(r) in labels]
@@ -62,7 +62,7 @@ def draw_question(question: Question) -> Drawing | None:
     caption = f"{question.key}: estimates with 95 % intervals."
     if len(names) > len(labels):
         caption += f" The first {len(labels)} of {len(names)} rows; audit_{question.key.lower()}.csv has them all."
-    return Drawing(key, title, drawing.render(fig, key, title, alt), alt, caption)
+    return drawing.drawn(fig, key, title, alt, caption)
 
 
 def _label(row: dict[str, Any]) -> str:

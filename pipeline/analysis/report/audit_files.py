@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pandas as pd
 from pipeline.analysis.paper.audit import Audit
 from pipeline.analysis.report.audit_figures import draw_question
 from pipeline.analysis.report.drawing import Drawing
+from pipeline.analysis.report.figure_files import standalone_svg
 from pipeline.analysis.report.render import audit_markdown, csv_text
 
 
@@ -40,13 +40,4 @@ def audit_texts(audit: Audit, document: dict[str, Any], drawings: Sequence[Drawi
     for question in audit.questions:
         if question.table:
             texts[f"audit_{question.key.lower()}.csv"] = csv_text(pd.DataFrame(question.table))
-    return texts | {f"audit_{d.key.removeprefix('audit-')}.svg": _standalone(d.svg) for d in drawings}
-
-
-def _standalone(svg: str) -> str:
-    """Makes an inline SVG a file of its own: with its name space and the light page's colours."""
-    css = files("pipeline.analysis.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    colours = css[: css.index("@media print")].split("* { box-sizing")[0]
-    head, body = svg.split(">", 1)
-    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ')
-    return f"{head}><style>{colours} svg {{ background: var(--bg); }}</style>{body}\n"
+    return texts | {f"audit_{d.key.removeprefix('audit-')}.svg": standalone_svg(d.svg) for d in drawings}

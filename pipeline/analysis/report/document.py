@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.analysis import time_budget
 from pipeline.analysis.anchors import fastest
 from pipeline.analysis.effects import Effects
+from pipeline.analysis.report.conditions import conditions
 from pipeline.analysis.report.report import Report
 
 
@@ -86,6 +87,7 @@ def report_document(report: Report) -> dict[str, Any]:
             "alarms": list(trust.alarms),
         },
         "batchnorm_models": time_budget.batchnorm_models(effects),
+        "conditions": conditions(report).document(),
         "provenance": {k: list(v) for k, v in report.provenance.items()},
         "audit": clean(asdict(report.audit)) if report.audit is not None else None,
     }

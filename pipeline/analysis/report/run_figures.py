@@ -8,73 +8,98 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE
 from pipeline.analysis.report import drawing
 from pipeline.analysis.report.drawing import BG, FG, GRID, MARKERS, SERIES, Drawing, plain
+from pipeline.analysis.report.labels import GroupLabels, shortened
 from pipeline.analysis.time_budget import Budget
 from pipeline.analysis.trust import Trust
 from pipeline.design.names import BUDGET_PHASES, TRAIN_LOSS, VAL_ACCURACY
 
 _MAX_POINTS, _MAX_PANELS = 1500, 6
+_MAX_BUDGETS, _MAX_BARS = 12, 16  # groups, and cells of each
 _INFINITE = 1e300
 
 
 def budget_bars(budgets: Sequence[Budget], effects: Effects) -> Drawing | None:
-    """Draws the stacked time budget of every cell, its length the cell's time over the baseline's."""
-    from matplotlib.collections import PolyCollection
-
-    shown = list(budgets)[:64]
+    """Draws the stacked time budget of every cell, one panel per group, its length the time over the baseline's."""
+    groups: dict[tuple[str, str], list[Budget]] = {}
+    for budget in budgets:
+        groups.setdefault((budget.model, budget.dataset), []).append(budget)
+    shown = dict(list(groups.items())[:_MAX_BUDGETS])
     if not shown:
         return None
-    cells = effects.cells[effects.cells["response"].eq("train_seconds")]
-    ratio = {(r.model, r.dataset, r.cell): float(r.estimate) for r in cells.itertuples()}  # type: ignore[arg-type]
-    names = [f"{b.cell}, {b.model} / {b.dataset}" for b in shown]
-    left = drawing.text_width(names, 8) + 0.2
-    fig, (ax,) = drawing.figure(7.2, 1.0 + 0.2 * len(shown), left=min(left, 4.0), bottom=0.8)
-    y = np.arange(len(shown))[::-1]
-    length = np.array([ratio.get((b.model, b.dataset, b.cell), 1.0) for b in shown])
-    length = np.where(np.isnan(length), 1.0, length)
-    edge = np.zeros(len(shown))
-    for i, phase in enumerate(BUDGET_PHASES):
-        width = np.array([b.shares.get(phase, 0.0) for b in shown]) * length
-        if width.any():
-            hatch = ("", "//", "", "\\\\", "", "..")[i]
-            # One collection per phase: hundreds of single bars would be most of the report's time.
-            corners = np.array([[edge, edge + width, edge + width, edge], [y - 0.4, y - 0.4, y + 0.4, y + 0.4]])
-            bars = PolyCollection(
-                list(corners.transpose(2, 1, 0)),
-                facecolors=SERIES[i],
-                edgecolors=BG,
-                hatch=hatch,
-                linewidths=0.4,
-                label=phase,
-            )
-            ax.add_collection(bars)
-            edge += width
-    bounded = np.array([b.parts.get("launch", 0.0) - b.shares.get("idle", 0.0) for b in shown]) * length
-    if (bounded > 0).any():  # beside idle time, so that both together are what launching takes
-        end = edge - np.array([b.shares.get("idle", 0.0) for b in shown]) * length
-        corners = np.array([[end - bounded, end, end, end - bounded], [y - 0.1, y - 0.1, y + 0.1, y + 0.1]])
-        ax.add_collection(
-            PolyCollection(
-                list(corners.transpose(2, 1, 0)), facecolors=FG, edgecolors=BG, linewidths=0.4, label="launch-bound"
-            )
-        )
-    ax.set_yticks(y, [plain(name) for name in names])
-    ax.tick_params(axis="y", labelsize=8)
-    ax.set_ylim(-0.8, len(shown) - 0.2)
-    ax.set_xlim(0, 1.03 * float(edge.max()))
-    ax.set_xlabel("time of a step, baseline = 1")
-    drawing.legend(fig, loc="lower center", ncols=7, columnspacing=1.2, handlelength=1.6)
-    alt = "; ".join(f"{b.cell} of {b.model} / {b.dataset}: bound by {b.bound}, {b.bound_share:.0%}" for b in shown)
-    caption = "Where the time of a step goes, per cell."
-    if (bounded > 0).any():
+    times = effects.cells[effects.cells["response"].eq("train_seconds")]
+    ratio = {(r.model, r.dataset, r.cell): float(r.estimate) for r in times.itertuples()}  # type: ignore[arg-type]
+    cells = list(dict.fromkeys(b.cell for part in shown.values() for b in part))[:_MAX_BARS]
+    names, columns = GroupLabels.of(groups), min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    fig, axes = drawing.figure(
+        drawing.WIDTH,
+        (0.22 * len(cells) + 0.75) * lines + 0.75,
+        lines,
+        columns,
+        left=min(drawing.text_width([shortened(cell, 40) for cell in cells]) + 0.35, 3.6),
+        bottom=0.8,
+        top=0.3,
+        gap=(0.25, 0.75),
+        sharey=True,
+        sharex=True,
+    )
+    bounded, widest = False, 1.0
+    for ax, (group, part) in zip(axes, shown.items(), strict=False):
+        rows = [b for b in part if b.cell in cells]
+        length = np.array([ratio.get((*group, b.cell), 1.0) for b in rows])
+        length = np.where(np.isnan(length), 1.0, length)
+        y = np.array([len(cells) - 1 - cells.index(b.cell) for b in rows])
+        bounded |= _bars(ax, rows, length, y)
+        widest = max(widest, float(length.max()))
+        ax.axvline(1, color=FG, linewidth=0.8)
+        ax.set_title(plain(shortened(names.label(*group), 40)), fontsize=9)
+    for ax in axes[len(shown) :]:
+        ax.set_visible(False)
+    axes[0].set_yticks(range(len(cells)), [plain(shortened(cell, 40)) for cell in reversed(cells)])
+    axes[0].set_ylim(-0.8, len(cells) - 0.2)
+    axes[0].set_xlim(0, 1.03 * widest)
+    for ax in axes[max(0, len(shown) - columns) : len(shown)]:
+        ax.set_xlabel("time of a step, baseline = 1")
+    handles, said = axes[0].get_legend_handles_labels()
+    drawing.legend(fig, handles=handles, labels=said, loc="lower center", ncols=7, columnspacing=1.2, handlelength=1.6)
+    alt = "; ".join(
+        f"{b.cell} of {b.model} / {b.dataset}: bound by {b.bound}, {b.bound_share:.0%}" for b in budgets[:64]
+    )
+    caption = "Where the time of a step goes, per cell; a bar's length is the cell's training time over the baseline's."
+    if bounded:
         caption += " Thin bar: as much of forward, backward and optimizer as only kept up with the host's launches."
-    if len(budgets) > len(shown):
-        caption += f" The first {len(shown)} of {len(budgets)} cells."
-    return Drawing("budget", "Time budget", drawing.render(fig, "budget", "Time budget", alt), alt, caption)
+    if len(groups) > len(shown) or len(cells) == _MAX_BARS:
+        caption += f" The first {len(shown)} of {len(groups)} groups, and at most {_MAX_BARS} cells of each."
+    return drawing.drawn(fig, "budget", names.title("Time budget"), alt, caption)
+
+
+def _bars(ax: Any, rows: Sequence[Budget], length: NDArray[np.float64], y: NDArray[np.intp]) -> bool:
+    """Draws the bars of one group, (n,) lengths at (n,) heights; returns whether launches bound any of it."""
+    from matplotlib.collections import PolyCollection
+
+    def add(start: NDArray[np.float64], end: NDArray[np.float64], half: float, colour: str, label: str) -> None:
+        # One collection per phase: hundreds of single bars would be most of the report's time.
+        corners = np.array([[start, end, end, start], [y - half, y - half, y + half, y + half]])
+        bars = list(corners.transpose(2, 1, 0))
+        ax.add_collection(PolyCollection(bars, facecolors=colour, edgecolors=BG, linewidths=0.4, label=label))
+
+    edge = np.zeros(len(rows))
+    for i, phase in enumerate(BUDGET_PHASES):
+        width = np.array([b.shares.get(phase, 0.0) for b in rows]) * length
+        if width.any():
+            add(edge, edge + width, 0.38, SERIES[i], phase)
+            edge = edge + width
+    bounded = np.array([b.parts.get("launch", 0.0) - b.shares.get("idle", 0.0) for b in rows]) * length
+    if (bounded > 0).any():  # beside idle time, so that both together are what launching takes
+        end = edge - np.array([b.shares.get("idle", 0.0) for b in rows]) * length
+        add(end - bounded, end, 0.1, FG, "launch-bound")
+    return bool((bounded > 0).any())
 
 
 def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
@@ -89,8 +114,10 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
     # a diverged run has infinite losses, which MLflow keeps as the largest number: no axis goes that far
     points = points[points["value"].abs() < _INFINITE]
     means = points.groupby(["model", "dataset", "cell", "step"])["value"].mean().reset_index()
+    if key == VAL_ACCURACY:
+        means["value"] *= 100
     groups = list(means[["model", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
-    shown = groups[:_MAX_PANELS]
+    shown, names = groups[:_MAX_PANELS], GroupLabels.of(groups)
     if not shown:
         return None
     columns = min(3, len(shown))
@@ -98,11 +125,11 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
     cells = list(dict.fromkeys(means["cell"]))[:16]
     cells.sort(key=lambda c: (c != BASELINE, c.count("+"), c))
     fig, axes = drawing.figure(
-        7.2,
-        2.3 * lines + 0.9,
+        drawing.WIDTH,
+        2.7 * lines + 0.9,
         lines,
         columns,
-        bottom=0.6 + 0.2 * math.ceil(len(cells) / 4),
+        bottom=0.6 + 0.2 * math.ceil(len(cells) / 6),
         top=0.3,
         gap=(0.45, 0.75),
     )
@@ -123,23 +150,24 @@ def curves(effects: Effects, history: pd.DataFrame) -> Drawing | None:
                 )
                 ax.lines[-1].set_markersize(3.5)
                 ends.append(f"{cell} of {model} / {dataset}: {line['value'].iloc[-1]:.3f}")
-        ax.set_title(plain(f"{model} / {dataset}"), fontsize=min(9.0, 9.0 * 26 / len(f"{model} / {dataset}")))
+        ax.set_title(plain(shortened(names.label(model, dataset), 40)), fontsize=9)
         ax.set_xlabel("epoch")
         ax.grid(color=GRID, linewidth=0.5)
-        if part["step"].nunique() > 2:
-            ax.locator_params(axis="x", integer=True)
-        else:  # too short an axis for whole numbers to be found on it
-            ax.set_xticks(sorted(part["step"].unique()))
+        first, last = int(part["step"].min()), int(part["step"].max())
+        ax.set_xlim(first - 0.3, last + 0.3)
+        ax.set_xticks(range(first, last + 1, max(1, math.ceil((last - first) / 8))))
     for ax in axes[len(shown) :]:
         ax.set_visible(False)
-    axes[0].set_ylabel(key)
+    said = {VAL_ACCURACY: "validation accuracy, %", TRAIN_LOSS: "training loss"}[key]
+    for ax in axes[0 : len(shown) : columns]:
+        ax.set_ylabel(said)
     found = dict(kv for ax in axes for kv in zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    drawing.legend(fig, handles=list(found.values()), labels=[plain(n) for n in found], loc="lower center", ncols=4)
-    alt = f"Last values of {key}. " + "; ".join(ends)
-    caption = f"{key} by epoch, mean over blocks."
+    drawing.legend(fig, handles=list(found.values()), labels=[plain(n) for n in found], loc="lower center", ncols=6)
+    alt = f"Last values of {said}. " + "; ".join(ends)
+    caption = f"{said.capitalize()} after each epoch, mean over blocks."
     if len(groups) > len(shown):
         caption += f" The first {len(shown)} of {len(groups)} groups."
-    return Drawing("curves", "Learning curves", drawing.render(fig, "curves", "Learning curves", alt), alt, caption)
+    return drawing.drawn(fig, "curves", names.title("Learning curves"), alt, caption)
 
 
 def run_order_figure(trust: Trust) -> Drawing | None:
@@ -148,7 +176,7 @@ def run_order_figure(trust: Trust) -> Drawing | None:
     if order.empty:
         return None
     step = math.ceil(len(order) / _MAX_POINTS)
-    fig, (ax,) = drawing.figure(7.2, 3.0, bottom=0.85)
+    fig, (ax,) = drawing.figure(drawing.WIDTH, 3.2, bottom=0.85)
     percent = 100 * np.expm1(order["deviation"].to_numpy(dtype=float))
     place = np.arange(len(order))
     codes = order["block"].factorize()[0]
@@ -171,5 +199,4 @@ def run_order_figure(trust: Trust) -> Drawing | None:
     caption = "A slope within a block is drift: warm-up, throttling, a neighbour." + drift
     if step > 1:
         caption += f" Every {step}th run is drawn."
-    title = "Run order and drift"
-    return Drawing("order", title, drawing.render(fig, "order", title, alt), alt, caption)
+    return drawing.drawn(fig, "order", "Run order and drift", alt, caption)

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from pipeline.analysis.report import drawing
 
 
@@ -65,3 +67,18 @@ def test_no_environment_changes_or_prevents_a_figure(tmp_path):
     (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe")
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert "OutsideError: Matplotlib cannot be loaded (UnicodeDecodeError" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [(0.2, 4.0, {0.5, 1.0, 2.0}), (0.05, 20.0, {0.1, 1.0, 10.0}), (0.9, 1.1, {0.9, 1.0, 1.1}), (0.3, 1.05, {0.5, 1.0})],
+)
+def test_an_axis_of_ratios_has_numbers_on_both_sides_of_one(low, high, wanted):
+    ticks = drawing.ratio_ticks(low, high)
+    assert wanted <= set(ticks) and 3 <= len(ticks) <= 9
+    assert ticks == sorted(ticks) and low <= ticks[0] and ticks[-1] <= high
+
+
+def test_an_enormous_axis_has_few_ticks():
+    ticks = drawing.ratio_ticks(1e-9, 1e12)
+    assert len(ticks) <= 9 and 1.0 in ticks

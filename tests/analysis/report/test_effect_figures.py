@@ -40,3 +40,37 @@ def test_a_forest_has_a_row_per_estimate_and_says_what_it_leaves_out(monkeypatch
     assert figure.alt.startswith("r0: 2.000 (0.400 to 2.500); r2: 0.500")
     assert [label.get_text() for label in kept[0].get_yticklabels()][:2] == ["r0", "r2"]
     assert effect_figures.forest_of("k", "t", rows[1:2], ["r1"], "") is None
+
+
+def drawn_by(draw, monkeypatch):
+    kept = []
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig) or "")
+    return draw(), kept[0]
+
+
+def test_labels_leave_out_what_all_share_and_the_title_has_it_once(monkeypatch):
+    drawing_, fig = drawn_by(lambda: effect_figures.forest(estimate(planted(blocks=2, models=("m",)))), monkeypatch)
+    labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    assert drawing_.title == "Speed-ups: m / digits" and labels == ["ga", "amp", "pm", "ga+amp+pm"]
+    study = planted(blocks=2, models=("m", "n"))
+    drawing_, fig = drawn_by(lambda: effect_figures.forest(estimate(study)), monkeypatch)
+    labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    assert drawing_.title == "Speed-ups: digits" and "amp, m" in labels and "amp, n" in labels
+
+
+def test_a_slowdown_has_ticks_around_it(monkeypatch):
+    truth = {"amp": np.log(4.0)}
+    _, fig = drawn_by(lambda: effect_figures.forest(estimate(planted(blocks=3, truth=truth))), monkeypatch)
+    ticks = fig.axes[0].get_xticks()
+    assert 1.0 in ticks and sum(tick < 1 for tick in ticks) >= 3
+
+
+def test_interactions_are_speeds_over_both_off_with_intervals(monkeypatch):
+    truth = {"ga": np.log(0.5), "amp": np.log(0.5)}
+    study = planted(blocks=3, techniques=("ga", "amp"), truth=truth, noise=0.01)
+    figure, fig = drawn_by(lambda: effect_figures.interactions(estimate(study)), monkeypatch)
+    off, on = (line.get_ydata() for line in fig.axes[0].lines[1:3])
+    assert list(off) == pytest.approx([1.0, 2.0], rel=0.05) and list(on) == pytest.approx([2.0, 4.0], rel=0.05)
+    assert len(fig.axes[0].collections) == 2 and "95 % intervals" in figure.caption
+    alone, _ = drawn_by(lambda: effect_figures.interactions(estimate(planted(blocks=1))), monkeypatch)
+    assert "no intervals" in alone.caption

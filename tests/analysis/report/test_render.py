@@ -13,6 +13,8 @@ from pipeline.tracking.study_data import StudyData
 from tests.support.planted import planted, with_gpu
 from tests.support.reports import pages_of, report_of, written_report
 
+TIME = {"unit": "ratio", "response": "train_seconds"}
+
 
 def test_hostile_text_stays_text(written):
     _, out, _ = written
@@ -198,8 +200,36 @@ def test_a_long_table_keeps_the_pooled_rows(monkeypatch):
         (render.effect, {"estimate": 0.4, "unit": "points"}, "+0.40"),
         (render.interval_text, {"low": -0.1, "high": 0.4, "unit": "points"}, "-0.10 to +0.40"),
         (render.interval_text, {"low": None, "unit": "ratio"}, "–"),
+        (render.effect, {"estimate": 0.5, **TIME}, "2.000"),
+        (
+            render.interval_text,
+            {"low": 0.4, "high": 0.5, **TIME},
+            "2.000 to 2.500",
+        ),
+        (
+            render.interval_text,
+            {"low": 1e-9, "high": 0.5, **TIME},
+            "2.000 to > 1000",
+        ),
+        (render.interval_text, {"low": 0.4, "high": 0.5, "unit": "ratio", "response": "gpu_joules"}, "0.400 to 0.500"),
         (render.trust_percent, {"value": 1.05, "low": 1.0, "high": 1.1, "blocks": 0}, "+5.00 % (+0.00 to +10.00 %)"),
     ],
 )
 def test_values_in_words(write, value, words):
     assert write(value) == words
+
+
+def test_what_is_folded_is_printed_and_what_leads_about_is_not():
+    page, _ = pages_of(report_of(planted(models=("m1", "m2"), datasets=("d1", "d2"), blocks=2)))
+    assert page.count("<details open>") >= 1 and page.count("<details>") > 5
+    printed = page[page.index("@media print") : page.index("</style>")]
+    assert "details::details-content { content-visibility: visible" in printed and "nav { display: none; }" in printed
+    first = page.index("Main effects: average over all 2 models and 2 data sets")
+    assert first < page.index("Main effects: m1 / d1"), "averages first"
+
+
+def test_alarms_stand_above_everything():
+    study = planted(blocks=2)
+    study.runs.loc[0, "tags.ablate.tainted"] = "neighbour"
+    page, _ = pages_of(report_of(study))
+    assert page.index('class="note alarm"') < page.index("<main>")

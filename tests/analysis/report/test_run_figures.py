@@ -69,3 +69,15 @@ def test_the_order_of_runs_marks_the_tainted_ones(monkeypatch):
     (tainted,) = [line for line in kept[0].lines if line.get_label() == "tainted"]
     assert len(tainted.get_xdata()) == 1
     assert figure.alt.startswith("16 runs;") and "Drift over a block: +2" in figure.caption
+
+
+def test_the_time_budget_has_a_panel_for_each_group(monkeypatch):
+    kept = []
+    monkeypatch.setattr(drawing, "render", lambda fig, *_: kept.append(fig) or "")
+    effects = estimate(planted(models=("m1", "m2"), datasets=("d1", "d2"), blocks=1))
+    run_figures.budget_bars(time_budget.budgets(effects), effects)
+    shown = [ax for ax in kept[0].axes if ax.get_visible()]
+    assert [ax.get_title() for ax in shown] == ["m1 / d1", "m1 / d2", "m2 / d1", "m2 / d2"]
+    assert not [c for ax in shown for c in ax.collections if c.get_hatch()]
+    labels = [label.get_text() for label in shown[0].get_yticklabels()]
+    assert set(labels) == {"baseline", "ga", "amp", "pm", "amp+pm", "ga+amp", "ga+pm", "ga+amp+pm"}

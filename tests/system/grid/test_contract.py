@@ -182,6 +182,8 @@ def test_report_of_a_real_grid(grid: FinishedGrid, client: MlflowClient, parent:
         "report.json",
         "runs.csv",
         "effects.csv",
+        "tables.tex",
+        "methods.md",
     }
     terms = {(row["model"], row["response"], row["term"], row["kind"]) for row in found["effects"]}
     assert ("test_vit", "train_seconds", "amp", "main") in terms
