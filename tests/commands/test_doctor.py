@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.commands import doctor
+from pipeline.training.data.store import prepare_dataset
 from tests.support.ablate import ablate_in_process
+from tests.support.data import write_folder
 
 
 def test_doctor(tmp_path: Path, digits_dir: Path) -> None:
@@ -63,3 +65,13 @@ def test_a_check_that_cannot_be_made_has_its_name(monkeypatch: pytest.MonkeyPatc
     found = {check.name: check for check in doctor.checks(None, None)}
     assert found["data"].status == "fail" and "--data-dir DIR" in found["data"].detail
     assert not any("lambda" in name for name in found)
+
+
+def test_the_data_line_says_what_is_prepared(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    [empty] = doctor._data(str(data))
+    assert (empty.status, empty.detail) == ("ok", f"nothing is prepared in {data} yet; the first run does it")
+    prepare_dataset("digits", data, image_size=16)
+    prepare_dataset(f"imagefolder:{write_folder(tmp_path / 'set')}", data, image_size=16)
+    [found] = doctor._data(str(data))
+    assert found.detail == f"prepared in {data} (0.4 MiB): digits, image folders (1 stores)"

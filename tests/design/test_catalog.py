@@ -64,3 +64,9 @@ def test_data_sets() -> None:
     for name, word in (("cifar", "cifar10"), ("imagefolder:", "DIR")):
         with pytest.raises(InputError, match=f"dataset: '{name}' is not allowed; allowed: .*{word}"):
             catalog.dataset(name)
+
+
+@pytest.mark.parametrize("name", ["photos.csv", "csv:photos.csv"])
+def test_a_table_is_taken_for_one_of_images(name: str) -> None:
+    with pytest.raises(InputError, match=r"imagefolder:DIR \(did you mean imagefolder:photos\.csv\?\)"):
+        catalog.dataset(name)
