@@ -345,8 +345,8 @@ def ui(options: command_options.UiOptions) -> int:
     return run_ui(options)
 
 
-@_command(command_options.PrepareOptions, data, "prepare", works=True)
-def data_prepare(options: command_options.PrepareOptions) -> int:
+@_command(command_options.DataOptions, data, "prepare", works=True)
+def data_prepare(options: command_options.DataOptions) -> int:
     """Download or build data sets."""
     from pipeline.commands.data import prepare_data
 

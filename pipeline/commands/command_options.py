@@ -190,19 +190,10 @@ class DataOptions(DataDirOptions):
 
     Attributes:
         names: the data sets.
-    """
-
-    names: tuple[str, ...] = argument()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareOptions(DataOptions):
-    """`ablate data prepare`.
-
-    Attributes:
         skip_unreadable: images of a folder that may be left out because they cannot be decoded.
     """
 
+    names: tuple[str, ...] = argument()
     skip_unreadable: int = option(
         0, "Images of a folder that may be left out if they cannot be decoded.", metavar="N", allowed=SKIPPED
     )

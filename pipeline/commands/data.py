@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.command_options import DataOptions, PrepareOptions
+from pipeline.commands.command_options import DataOptions
 from pipeline.paths import default_data_dir
 
 IMAGE_SIZE = 32
 
 
-def prepare_data(options: PrepareOptions) -> int:
+def prepare_data(options: DataOptions) -> int:
     """Downloads or builds data sets: with a progress bar on a terminal, one line per data set elsewhere.
 
     Args:
@@ -75,7 +75,7 @@ def verify_data(options: DataOptions) -> int:
 
     bad = 0
     for name in options.names:
-        problems = store.verify_dataset(name, _folder(options))
+        problems = store.verify_dataset(name, _folder(options), options.skip_unreadable)
         bad += bool(problems)
         print(f"{name}: " + ("; ".join(problems) if problems else "ok"))
     return 1 if bad else 0

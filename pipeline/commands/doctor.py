@@ -193,10 +193,16 @@ def _data(data_dir: str | None) -> list[Check]:
     from pipeline.paths import default_data_dir
 
     place = Path(data_dir) if data_dir else default_data_dir()
-    here = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
     if not os.access(_existing(place), os.W_OK):
         return [Check("data", "fail", f"{place} cannot be written", "choose another with --data-dir")]
-    return [Check("data", "ok", f"{place}: {', '.join(here) if here else 'empty, filled at first use'}")]
+    prepared = [path for path in place.glob("stores/*") if (path / "meta.json").is_file()]
+    folders = sum(path.name.startswith("imagefolder-") for path in prepared)
+    named = sorted(path.name.rpartition("-v")[0] for path in prepared if not path.name.startswith("imagefolder-"))
+    kinds = [*named, *([f"image folders ({folders} stores)"] if folders else [])]
+    if not kinds:
+        return [Check("data", "ok", f"nothing is prepared in {place} yet; the first run does it")]
+    size = sum(file.stat().st_size for path in prepared for file in path.iterdir() if file.is_file()) / 2**20
+    return [Check("data", "ok", f"prepared in {place} ({size:,.1f} MiB): {', '.join(kinds)}")]
 
 
 def _store(tracking_uri: str | None) -> list[Check]:

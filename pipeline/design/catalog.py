@@ -143,7 +143,7 @@ def timm_sources() -> Mapping[str, str]:
 
 
 def dataset(name: str) -> DatasetRow:
-    """Looks a data set up; `imagefolder:DIR` is a folder with `train/CLASS/*` and `test/CLASS/*`.
+    """Looks a data set up; `imagefolder:DIR` is a folder of images, or a CSV file that lists them.
 
     Raises:
         InputError: there is no such data set.
@@ -152,10 +152,12 @@ def dataset(name: str) -> DatasetRow:
         return DATASETS[name]
     if name.startswith(IMAGEFOLDER):
         if not name.removeprefix(IMAGEFOLDER):
-            raise not_allowed("dataset", name, "imagefolder:DIR with DIR a folder")
+            raise not_allowed("dataset", name, "imagefolder:DIR with DIR a folder, or a CSV file")
         return DatasetRow(0, IMAGENET.mean, IMAGENET.std)
-    if os.path.isdir(name):  # noqa: PTH112 - a path's own method raises where a name is too long to be one
-        raise not_allowed("dataset", name, f"{', '.join(DATASETS)}, imagefolder:DIR (did you mean imagefolder:{name}?)")
+    place = name.removeprefix("csv:")
+    if os.path.isdir(name) or place.lower().endswith(".csv"):  # noqa: PTH112 - a path's own raises at a long name
+        hint = f"(did you mean imagefolder:{place}?)"
+        raise not_allowed("dataset", name, f"{', '.join(DATASETS)}, imagefolder:DIR {hint}")
     here: list[str] = []
     with suppress(OSError):
         here = [path.name for path in Path().iterdir() if path.is_dir() and not path.name.startswith(".")]

@@ -70,7 +70,14 @@ def cause_of(path: Path, error: Exception) -> str:
     # some messages repeat the path
     text = " ".join(str(error).replace(repr(str(path)), "the file").split())[:200]
     # Pillow's messages for a file that ends too early, of its formats' decoders
-    cut = ("truncated", "broken data stream", "unexpected end", "not enough image data", "failed to decode")
+    cut = (
+        "truncated",
+        "broken data stream",
+        "unexpected end",
+        "not enough image data",
+        "failed to decode",
+        "create decoder",
+    )
     return "truncated or damaged" if any(word in text.lower() for word in cut) else text or type(error).__name__
 
 

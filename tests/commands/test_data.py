@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,33 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     lines = prepared.out.splitlines()
     assert lines[0].endswith(": 12 training and 6 test images, 2 classes")
     assert lines[1:] == [f"imagefolder:{root}: 2 passed over: 1 .txt, 1 no regular file"]
+
+
+def test_images_that_cannot_be_decoded_are_counted_and_may_be_left_out(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    for name in ("train/cat/y.jpg", "test/dog/z.png"):
+        (root / name).write_bytes(b"")
+    words = ("data", "prepare", f"imagefolder:{root}", "--data-dir", "here")
+    refused = ablate_in_process(*words, cwd=tmp_path)
+    assert refused.code == 2 and refused.out == "" and len(refused.err.splitlines()) == 1
+    assert "2 of 20 images cannot be decoded: " in refused.err and "y.jpg' (empty)" in refused.err
+    assert refused.err.endswith("or --skip-unreadable 2 to leave them out\n")
+    assert ablate_in_process(*words, "--skip-unreadable", "1", cwd=tmp_path).code == 2
+    prepared = ablate_in_process(*words, "--skip-unreadable", "2", cwd=tmp_path)
+    assert prepared.code == 0 and prepared.out.splitlines() == [
+        f"imagefolder:{root}: 12 training and 6 test images, 2 classes",
+        f"imagefolder:{root}: 2 left out that cannot be decoded: test/dog/z.png (empty), train/cat/y.jpg (empty)",
+    ]
+    verify = ("data", "verify", f"imagefolder:{root}", "--data-dir", "here")
+    assert ablate_in_process(*verify, "--skip-unreadable", "2", cwd=tmp_path).code == 0
+    assert ablate_in_process(*verify, cwd=tmp_path).code == 1
+
+
+def test_a_validation_folder_is_told(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    shutil.copytree(root / "test", root / "val")
+    prepared = ablate_in_process("data", "prepare", f"imagefolder:{root}", "--data-dir", "here", cwd=tmp_path)
+    assert prepared.out.splitlines() == [
+        f"imagefolder:{root}: 12 training, 6 validation and 6 test images, 2 classes",
+        f"imagefolder:{root}: val/ is held out for validation (6 images), instead of a part of train",
+    ]

@@ -12,7 +12,9 @@ import pytest
 
 from pipeline.commands import doctor
 from pipeline.commands.command_options import DoctorOptions
+from pipeline.training.data.store import prepare_dataset
 from tests.support.ablate import ablate_in_process
+from tests.support.data import write_folder
 
 
 def test_doctor(tmp_path: Path, digits_dir: Path) -> None:
@@ -109,3 +111,13 @@ def test_each_check_is_printed_when_it_is_done(
     (before,) = seen
     assert "tracking store" in before.out and "PyTorch" in before.err
     assert capsys.readouterr().out == "ok    torch            slow\n"
+
+
+def test_the_data_line_says_what_is_prepared(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    [empty] = doctor._data(str(data))
+    assert (empty.status, empty.detail) == ("ok", f"nothing is prepared in {data} yet; the first run does it")
+    prepare_dataset("digits", data, image_size=16)
+    prepare_dataset(f"imagefolder:{write_folder(tmp_path / 'set')}", data, image_size=16)
+    [found] = doctor._data(str(data))
+    assert found.detail == f"prepared in {data} (0.4 MiB): digits, image folders (1 stores)"

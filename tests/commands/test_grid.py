@@ -152,7 +152,7 @@ def test_a_folder_is_no_study_file(ablate: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        (lambda root: shutil.rmtree(root / "test"), ("test", "no such folder")),
+        (lambda root: shutil.rmtree(root / "test"), ("class 'cat' has one image",)),
         (lambda root: shutil.rmtree(root / "train"), ("train", "no such folder")),
         (lambda root: (root / "train/cat/a.png").unlink(), ("cat", "no images")),
         (lambda root: (root / "train/cat").rename(root / "train/lion"), ("cat", "not in train/")),

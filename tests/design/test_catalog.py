@@ -79,3 +79,9 @@ def test_an_unknown_data_set_is_taken_for_a_folder_here_or_another_spelling(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=rf"did you mean {near}\?"):
         catalog.dataset(name)
+
+
+@pytest.mark.parametrize("name", ["photos.csv", "csv:photos.csv"])
+def test_a_table_is_taken_for_one_of_images(name: str) -> None:
+    with pytest.raises(InputError, match=r"imagefolder:DIR \(did you mean imagefolder:photos\.csv\?\)"):
+        catalog.dataset(name)

@@ -18,6 +18,7 @@ from pipeline.design.plan import Plan, build_plan
 from pipeline.design.spec import Recipe
 from pipeline.design.study import Study
 from pipeline.errors import InputError
+from tests.support.data import write_folder
 
 MODELS = ["test_resnet", "test_vit", "test_efficientnet"]
 
@@ -265,3 +266,21 @@ def test_apply_does_not_depend_on_the_order_of_a_setting() -> None:
     base = Recipe(batch_size=64)
     names = ("ga", "amp", "pm", "channels_last", "compile", "fused", "device_data")
     assert planning.apply(base, names, "cpu") == planning.apply(base, names[::-1], "cpu")
+
+
+def test_a_folder_that_is_not_whole_is_planned_with_what_was_left_out(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    (root / "train" / "cat" / "zz.jpg").write_text("no picture")
+    study = make(datasets=[f"imagefolder:{root}"])
+    whole = build_plan(study, "cpu")
+    plans = [build_plan(study, "cpu", {"skip_unreadable": most}) for most in (1, 7)]
+    for plan in plans:
+        assert plan.cells[0].spec.recipe.skip_unreadable == 1, "as many as there are, not as many as there might be"
+        assert plan.notes == (
+            f"imagefolder:{root}: 1 left out that cannot be decoded: train/cat/zz.jpg (not an image: starts with "
+            "'no picture')",
+        )
+    assert plans[0].cells == plans[1].cells and plans[0].cells[0].spec.data_digest != whole.cells[0].spec.data_digest
+    (root / "train" / "cat" / "zz.jpg").unlink()
+    sound = [build_plan(study, "cpu", fields).cells[0].spec.digest for fields in ({}, {"skip_unreadable": 7})]
+    assert sound[0] == sound[1], "a permission that was not needed changes nothing"

@@ -176,3 +176,12 @@ def test_what_the_store_does_not_have_is_not_judged(tmp_path: Path, monkeypatch:
     grid, notes = until_precise(stops, tmp_path, monkeypatch, delivers=False)
     assert grid.calls == 0 and not stops.plans
     assert notes == ["the tracking store does not answer (refused): no further blocks; call again later"]
+
+
+def test_the_preflight_sees_the_images_of_every_seed_of_a_folder_with_a_maximum(choice: SelectedPlan) -> None:
+    first = choice.plan.runs[0]
+    for most, expected in ((None, 1), (8, 2)):
+        recipe = first.spec.recipe.model_copy(update={"max_train_samples": most})
+        spec = first.spec.model_copy(update={"recipe": recipe, "data_digest": "0" * 32})
+        runs = tuple(replace(first, spec=spec.model_copy(update={"seed": seed})) for seed in (1, 2))
+        assert len(distinct(replace(choice.plan, runs=runs))) == expected

@@ -210,8 +210,13 @@ def prepare_run(
     )
 
 
-def verify_dataset(dataset: str, data_dir: Path) -> list[str]:
+def verify_dataset(dataset: str, data_dir: Path, skip_unreadable: int = 0) -> list[str]:
     """Compares a prepared data set with the checksums written when it was built.
+
+    Args:
+        dataset: name of the catalog, or `imagefolder:DIR`.
+        data_dir: where stores are kept.
+        skip_unreadable: images of a folder that were to be left out because they cannot be decoded, at most.
 
     Returns:
         One line per problem; empty when all is well.
@@ -223,13 +228,13 @@ def verify_dataset(dataset: str, data_dir: Path) -> list[str]:
     stores = data_dir / "stores"
     problems: list[str] = []
     if dataset.startswith(catalog.IMAGEFOLDER):
-        listing = _scan(dataset)
+        listing = leave_out_unreadable(_scan(dataset), skip_unreadable)
         places = sorted(stores.glob(f"imagefolder-{listing.digest}-*-v{STORE_VERSION}"))
     else:
         places = [place for place in [stores / f"{dataset}-v{STORE_VERSION}"] if place.is_dir()]
         problems += cifar.verify_archive(dataset, data_dir)
     if not places:
-        return [*problems, f"{dataset}: not prepared, or changed since (run: ablate data prepare {dataset})"]
+        return [*problems, f"not prepared, or changed since (run: ablate data prepare {dataset})"]
     for place in places:
         problems += array_files.verify_arrays(place)
     return problems

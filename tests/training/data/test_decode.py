@@ -99,3 +99,73 @@ def test_what_is_no_file_is_one_line_at_once(read: Any, make: Any, tmp_path: Pat
     with pytest.raises(InputError, match="cannot be decoded") as caught:
         read(tmp_path / "image.png")
     assert "\n" not in str(caught.value)
+
+
+def _photo(path: Path, mode: str = "RGB", **settings: Any) -> Path:
+    image = Image.new("RGB", (16, 8), (200, 30, 30))
+    image.paste((30, 30, 200), (8, 0, 16, 8))
+    (image.quantize(4) if mode == "P" else image.convert(mode)).save(path, **settings)
+    return path
+
+
+def _colours(path: Path) -> tuple[list[int], list[int]]:
+    """Of the left half and the right half, to the nearest ten."""
+    pixels = decode.decode(path)
+    return tuple((pixels[:, 4, column].int() / 10).round().mul(10).int().tolist() for column in (3, 12))
+
+
+RED, BLUE = [200, 30, 30], [30, 30, 200]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("a.png", "RGB"),
+        ("a.png", "RGBA"),
+        ("a.png", "P"),
+        ("a.webp", "RGB"),
+        ("a.webp", "RGBA"),
+        ("a.jpg", "CMYK"),
+        ("wei\u00df \U0001f408 a b.JPG", "RGB"),
+    ],
+)
+def test_colours_are_those_of_the_picture(name: str, mode: str, tmp_path: Path) -> None:
+    # Pillow writes CMYK without the profile that a press has
+    settings = {"lossless": True} if name.endswith("webp") else {"quality": 95, "subsampling": 0}
+    found = _colours(_photo(tmp_path / name, mode, **(settings if not name.endswith("png") else {})))
+    assert np.abs(np.array(found) - np.array((RED, BLUE))).max() <= 10
+
+
+def test_a_camera_s_orientation_is_not_applied(tmp_path: Path) -> None:
+    """As torchvision and timm read: pixels as they are stored. Applying it would make other data of the same files."""
+    tag = Image.Exif()
+    tag[0x0112] = 6  # turned by a quarter
+    path = _photo(tmp_path / "a.jpg", exif=tag, quality=95, subsampling=0)
+    assert decode.decode(path).shape == (3, 8, 16)
+    assert np.abs(np.array(_colours(path)) - np.array((RED, BLUE))).max() <= 10
+
+
+def test_what_is_behind_transparency_is_seen(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (16, 8), (200, 30, 30, 0))
+    image.save(tmp_path / "a.png")
+    assert _colours(tmp_path / "a.png") == (RED, RED)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"<html><body>gone</body></html>", "not an image: starts with '<html><body>'"),
+        (bytes(range(200, 240)), r"none of JPEG, PNG, PPM, BMP, TIFF, WEBP, GIF: starts with b'"),
+        (None, "truncated or damaged"),
+    ],
+)
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".bmp", ".tif"])
+def test_the_cause_is_said(content: bytes | None, said: str, ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    if content is None:
+        Image.effect_noise((64, 64), 60).convert("RGB").save(path)
+        content = path.read_bytes()[: len(path.read_bytes()) // 2]
+    path.write_bytes(content)
+    with pytest.raises(decode.UnreadableImageError, match=rf"a{ending}' cannot be decoded \({said}"):
+        decode.decode(path)

@@ -14,7 +14,10 @@ from PIL import Image
 
 from pipeline.design.catalog import IMAGENET
 from pipeline.design.imagefolder import scan_folder
-from pipeline.design.records import End, Job
+from pipeline.design.names import LEFT_OUT_TAG, PARTS_TAG
+from pipeline.design.plan import build_plan
+from pipeline.design.records import End, Job, Tags
+from pipeline.design.study import Study
 from pipeline.errors import InputError, OutsideError
 from pipeline.training import worker
 from pipeline.training.data import array_files, decode, digits, imagefolder
@@ -257,3 +260,21 @@ def test_squashed_images_have_a_store_of_their_own(tmp_path: Path) -> None:
         for one, other in zip(_seen(source, run)[1], _seen(source, loader)[1], strict=True):
             assert (one - other).abs().mean() < 0.05, "bicubic beside bilinear"
     assert len(list((data / "stores").glob("imagefolder-*-v1"))) == 2
+
+
+def test_a_run_tells_of_its_data_in_tags(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set")
+    (root / "test").rename(root / "val")
+    (root / "train" / "cat" / "zz.jpg").write_bytes(b"")
+    name = f"imagefolder:{root}"
+    study = Study.model_validate({
+        "name": "x", "models": ["test_resnet"], "datasets": [name],
+        "recipe": {"batch_size": 4, "image_size": 32, "num_workers": 0, "skip_unreadable": 2},
+    })  # fmt: skip
+    planned = build_plan(study, "cpu").cells[0].spec
+    records: list[Any] = []
+    worker.run_job(Job(spec=planned, data_dir=str(tmp_path / "data"), work_dir=str(tmp_path)), records.append)
+    assert isinstance(records[-1], End) and records[-1].outcome == "finished", records[-1]
+    tags = {name: text for record in records if isinstance(record, Tags) for name, text in record.values.items()}
+    assert tags[LEFT_OUT_TAG] == "1 left out that cannot be decoded: train/cat/zz.jpg (empty)"
+    assert tags[PARTS_TAG] == "val/ is the test part (6 images)" and "env.passed_over" not in tags
