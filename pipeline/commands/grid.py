@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TextIO
 
+from pipeline import nvml
 from pipeline.commands import grid_text
 from pipeline.commands.answer import answer_lines, effects_of_plan
 from pipeline.commands.calls import interrupted
@@ -19,6 +20,7 @@ from pipeline.design.plan import Plan
 from pipeline.design.selection import SelectedPlan, select_plan
 from pipeline.execution import summary
 from pipeline.execution.device import device_of
+from pipeline.execution.forecast import Expected, forecast_of
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -46,7 +48,7 @@ def run_grid(options: GridOptions) -> int:
         selected = select_plan(options, device_of(options))
         print(selected.headline, file=out, flush=True)
         if options.dry_run:
-            grid_text.print_plan(selected.plan, options.as_json)
+            grid_text.print_plan(selected.plan, options.as_json, _expected(options, selected.plan), _jobs(options))
             return 0
         session, outcome = _run(options, selected, out)
     except KeyboardInterrupt:  # before the first run
@@ -71,9 +73,18 @@ def _with_tuned_recipes(options: GridOptions, out: TextIO) -> GridOptions:
 
 
 def _run(options: GridOptions, selected: SelectedPlan, out: TextIO) -> tuple[Session, GridOutcome]:
-    with shown_on(out) as display:
+    with shown_on(out, forecast_of(selected.plan, options.tracking_uri)) as display:
         session = Session(options, selected, display, precision=precision_of_plan)
         return session, session.run(alone=options.single)
+
+
+def _expected(options: GridOptions, plan: Plan) -> Expected:
+    return forecast_of(plan, options.tracking_uri).of(run.spec for run in plan.runs)
+
+
+def _jobs(options: GridOptions) -> int:
+    """Runs at once on this machine, without starting anything."""
+    return options.jobs or (max(1, len(nvml.gpus())) if device_of(options) == "cuda" else 1)
 
 
 def _answer(session: Session) -> list[str]:

@@ -94,7 +94,7 @@ class Controller:
         self._fresh = fresh
         self._queue.add(self.plan.runs, filter(self.recorder.parent.contains, attempts))
         self._write_plan()
-        self.listener.begin(len(self.plan.runs), len(self.plan.runs) - self._queue.waiting)
+        self._begin(len(self.plan.runs) - self._queue.waiting)
 
     def extend(self, more: Plan) -> None:
         """Adds the runs of a further block (or of a rerun), behind those there are."""
@@ -103,7 +103,11 @@ class Controller:
         self.plan = replace(self.plan, runs=(*self.plan.runs, *runs))
         self._queue.add(runs, filter(self.recorder.parent.contains, self.recorder.attempts()))
         self._write_plan()
-        self.listener.begin(len(self.plan.runs), done)
+        self._begin(done)
+
+    def _begin(self, done: int) -> None:
+        left = [run.spec for run in self.plan.runs if run.spec.digest not in self._queue.outcomes]
+        self.listener.begin(len(self.plan.runs), done, left, max(1, self.launcher.jobs))
 
     def _write_plan(self) -> None:
         """Writes the list of cells, so that `ablate status` knows what is pending."""
@@ -246,7 +250,7 @@ class Controller:
     def _outcome(self) -> GridOutcome:
         grid = GridOutcome(cells=len(self.plan.runs), interrupted=self._pool.interrupted, broken=self.broken)
         for run in self.plan.runs:
-            outcome = self._queue.outcomes.get(run.spec.digest, "interrupted" if grid.interrupted else "pending")
+            outcome = self._queue.outcomes.get(run.spec.digest, "pending")  # an interrupted one has had its end
             grid.outcomes[outcome] = grid.outcomes.get(outcome, 0) + 1
         return grid
 

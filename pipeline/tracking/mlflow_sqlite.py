@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import KEY_TAG, KIND_TAG, OUTCOME_TAG, RUNNING_STATE
+from pipeline.design.names import KEY_TAG, KIND_TAG, MODEL_PARAM, OUTCOME_TAG, RUNNING_STATE, TOTAL_SECONDS
 from pipeline.tracking.attempts import Attempt, attempt_of
 
 if TYPE_CHECKING:
@@ -157,6 +157,29 @@ def count_runs(file: Path) -> dict[str, int] | None:
             return {str(name): int(runs) for name, runs in connection.execute(query, (KIND_TAG,))}
     except sqlite3.Error:
         return None
+
+
+def run_times(file: Path, models: Collection[str], most: int = 2000) -> list[tuple[dict[str, str], float]]:
+    """Params and time in s of the youngest finished runs of some models, in all studies; none where it cannot be read.
+
+    Args:
+        file: The database.
+        models: Their names.
+        most: Runs that are read.
+    """
+    marks = ", ".join("?" * len(models))
+    query = (
+        "SELECT run_uuid, latest_metrics.value FROM runs JOIN params USING (run_uuid) JOIN latest_metrics "
+        "USING (run_uuid) WHERE lifecycle_stage = 'active' AND status = 'FINISHED' AND params.key = ? AND "
+        f"latest_metrics.key = ? AND params.value IN ({marks}) ORDER BY start_time DESC LIMIT ?"
+    )
+    try:
+        with closing(_connect(file)) as connection:
+            found = connection.execute(query, (MODEL_PARAM, TOTAL_SECONDS, *models, most)).fetchall()
+            each = "SELECT key, value FROM params WHERE run_uuid = ?"
+            return [(dict(connection.execute(each, (run_id,)).fetchall()), float(time)) for run_id, time in found]
+    except sqlite3.Error:
+        return []
 
 
 def _connect(file: Path) -> sqlite3.Connection:
