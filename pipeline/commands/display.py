@@ -19,7 +19,8 @@ from pipeline.execution.forecast import Forecast, forecast_text, params_of
 from pipeline.shown import printable
 from pipeline.streams import Screen, Sink
 
-PREPARING_SECONDS = 10.0
+PREPARING_SECONDS = 10.0  # between two lines about one step of preparation
+_STEP_SECONDS = 2.0  # before a line about another one: short ones have none
 _DIGITS = re.compile(r"\d+")
 _MANY = 500  # cells of which the time to go is not added up again at every end
 _MANY_SECONDS = 5.0
@@ -41,8 +42,7 @@ class PlainDisplay:
         self._before = 0
         self._jobs = 1
         self._began = time.monotonic()
-        self._quiet_until = 0.0
-        self._preparing = ""
+        self._preparing, self._prepared = "", -math.inf
         self._lock = threading.RLock()  # a signal's handler prints too
         self._forecast = known or Forecast()
         self._left: dict[str, RunSpec] = {}
@@ -60,9 +60,9 @@ class PlainDisplay:
         """Says what is prepared, and how far it is now and then."""
         now = time.monotonic()
         what = _DIGITS.sub("", text)
-        if what != self._preparing or now >= self._quiet_until:
-            self._preparing = what
-            self._quiet_until = now + PREPARING_SECONDS
+        pause = PREPARING_SECONDS if what == self._preparing else _STEP_SECONDS
+        if now >= self._prepared + pause:
+            self._preparing, self._prepared = what, now
             self.line(text)
 
     def begin(self, total: int, done: int, left: Sequence[RunSpec] = (), jobs: int = 1) -> None:

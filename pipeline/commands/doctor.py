@@ -17,6 +17,7 @@ from pipeline.commands.command_options import DoctorOptions
 from pipeline.commands.host_checks import Check
 from pipeline.design import requirements
 from pipeline.errors import AblateError, first_line
+from pipeline.execution.threads import told_if_long
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
@@ -32,22 +33,32 @@ def run_doctor(options: DoctorOptions) -> int:
     Returns:
         The exit code: 1 if a check failed.
     """
-    found = checks(options.data_dir, options.tracking_uri)
+    found = checks(options.data_dir, options.tracking_uri, (lambda _: None) if options.as_json else _show)
     if options.as_json:
         print(json.dumps({"checks": [vars(check) for check in found]}, indent=1))
-    else:
-        for check in found:
-            remedy = f"  -> {check.remedy}" if check.remedy else ""
-            print(f"{check.status:<4}  {check.name:<16} {check.detail}{remedy}")
     return 1 if any(check.status == "fail" for check in found) else 0
 
 
-def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
+def _show(check: Check) -> None:
+    remedy = f"  -> {check.remedy}" if check.remedy else ""
+    print(f"{check.status:<4}  {check.name:<16} {check.detail}{remedy}", flush=True)
+
+
+def _tell(text: str) -> None:
+    """Says what is waited for to somebody who waits."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+
+
+def checks(
+    data_dir: str | None, tracking_uri: str | None, show: Callable[[Check], None] = lambda _: None
+) -> list[Check]:
     """Runs every check; one that breaks is a failed check, never an exception.
 
     Args:
         data_dir: folder of the data sets; None for the default.
         tracking_uri: the tracking store; None for the default.
+        show: is given each check as soon as it is done.
     """
     found: list[Check] = []
     parts: dict[str, Callable[[], list[Check]]] = {
@@ -69,11 +80,15 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> list[Check]:
     }
     for name, part in parts.items():
         try:
-            found += part()
+            with told_if_long(_tell, f"{name} to be checked"):
+                done = part()
         except AblateError as error:  # names itself what to do
-            found.append(Check(name, "fail", str(error)))
+            done = [Check(name, "fail", str(error))]
         except Exception as error:
-            found.append(Check(name, "fail", f"{type(error).__name__}: {first_line(error)}", "see the other checks"))
+            done = [Check(name, "fail", f"{type(error).__name__}: {first_line(error)}", "see the other checks")]
+        for check in done:
+            show(check)
+        found += done
     return found
 
 

@@ -7,6 +7,9 @@ answer in a sentence for each technique (`commands.answer`). Why, and what to us
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline import nvml
@@ -14,6 +17,7 @@ from pipeline.commands import grid_text
 from pipeline.commands.answer import answer_lines, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, shown_on, stream_for_progress
+from pipeline.design.catalog import IMAGEFOLDER
 from pipeline.design.names import DIGEST_TAG
 from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan
@@ -23,6 +27,8 @@ from pipeline.execution.device import device_of
 from pipeline.execution.forecast import Expected, forecast_of
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
+from pipeline.execution.threads import told_if_long
+from pipeline.shown import printable
 from pipeline.tracking.mlflow_store import MlflowStore
 
 if TYPE_CHECKING:
@@ -45,7 +51,8 @@ def run_grid(options: GridOptions) -> int:
     try:
         if options.tuned:
             options = _with_tuned_recipes(options, out)
-        selected = select_plan(options, device_of(options))
+        with _told_if_hashing(options):
+            selected = select_plan(options, device_of(options))
         print(selected.headline, file=out, flush=True)
         if options.dry_run:
             grid_text.print_plan(selected.plan, options.as_json, _expected(options, selected.plan), _jobs(options))
@@ -64,6 +71,14 @@ def run_grid(options: GridOptions) -> int:
         cause=session.grid.recorder.error,
         complete=outcome.complete,
     )
+
+
+def _told_if_hashing(options: GridOptions) -> AbstractContextManager[None]:
+    """Says what takes long: the files of a folder of images are hashed when it is met for the first time."""
+    if IMAGEFOLDER not in (options.datasets or ""):
+        return nullcontext()
+    tell = partial(print, file=sys.stderr, flush=True)
+    return told_if_long(tell, f"the files of {printable(options.datasets or '')} to be hashed, once")
 
 
 def _with_tuned_recipes(options: GridOptions, out: TextIO) -> GridOptions:

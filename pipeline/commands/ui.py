@@ -10,14 +10,19 @@ import ipaddress
 import signal
 import socket
 import sys
+import threading
+import time
 from importlib.util import find_spec
 from typing import Any
 
 from pipeline.commands.command_options import UiOptions
 from pipeline.errors import InputError, OutsideError
 from pipeline.execution import interrupt
+from pipeline.execution.threads import LONG_SECONDS
 from pipeline.paths import STATE_DIR
 from pipeline.tracking.uri import resolve_uri, sqlite_file
+
+_STARTING_SECONDS = 300.0
 
 
 def run_ui(options: UiOptions) -> int:
@@ -114,6 +119,22 @@ def _interrupt(_number: int, _frame: Any) -> None:
 def _greet(name: str, host: str, port: int) -> None:
     shown = f"[{host}]" if ":" in host else host
     print(f"{name} on http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    threading.Thread(target=_tell_ready, args=(name, host, port), daemon=True).start()
+
+
+def _tell_ready(name: str, host: str, port: int) -> None:
+    """Says to somebody who waits that the page is not there yet, and then that it is."""
+    began = time.monotonic()
+    told = False
+    while sys.stderr.isatty() and time.monotonic() - began < _STARTING_SECONDS:
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            if told:
+                print(f"{name} answers", file=sys.stderr, flush=True)
+            return
+        if not told and time.monotonic() - began > LONG_SECONDS:
+            told = True
+            print(f"starting {name}, which takes half a minute", file=sys.stderr, flush=True)
+        time.sleep(0.2)
 
 
 def _check_address(host: str, port: int, name: str) -> None:

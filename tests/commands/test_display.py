@@ -78,12 +78,21 @@ def test_the_rate_of_a_run_that_trains_tells_before_its_end() -> None:
     assert 28 < (display._forecast.seconds(RUN.spec) or 0) < 31, "29 updates of 128 images"
 
 
-def test_another_step_of_preparation_is_told_at_once() -> None:
+def test_another_step_of_preparation_is_told_unless_it_is_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = io.StringIO()
     display = PlainDisplay(stream)
-    for text in ("importing torch", "decoding images 1/9", "decoding images 2/9", "checking models"):
+    for text in (
+        "importing torch",
+        "decoding images 1/9",
+        "decoding images 2/9",
+        "checking models",
+        "checking weights",
+    ):
         display.preparing(text)
-    assert stream.getvalue().splitlines() == ["importing torch", "decoding images 1/9", "checking models"]
+        now[0] += 2.5 if "decoding" in text else 1
+    assert stream.getvalue().splitlines() == ["importing torch", "decoding images 2/9", "checking models"]
 
 
 def test_preparation_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ def test_doctor(tmp_path: Path, digits_dir: Path) -> None:
 
 def test_a_failed_check_is_exit_code_1_with_its_remedy(ablate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = [doctor.Check("python", "ok", "3.11"), doctor.Check("disk", "fail", "is full", "free some")]
-    monkeypatch.setattr(doctor, "checks", lambda *_arguments: checks)
+
+    def given(_data_dir: str | None, _uri: str | None, show: Callable[[doctor.Check], None]) -> list[doctor.Check]:
+        for check in checks:
+            show(check)
+        return checks
+
+    monkeypatch.setattr(doctor, "checks", given)
     found = ablate("doctor")
     assert (found.code, found.err) == (1, "")
     assert found.out.splitlines() == ["ok    python           3.11", "fail  disk             is full  -> free some"]
@@ -63,3 +70,16 @@ def test_a_check_that_cannot_be_made_has_its_name(monkeypatch: pytest.MonkeyPatc
     found = {check.name: check for check in doctor.checks(None, None)}
     assert found["data"].status == "fail" and "--data-dir DIR" in found["data"].detail
     assert not any("lambda" in name for name in found)
+
+
+def test_each_check_is_shown_when_it_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown: list[str] = []
+
+    def slow() -> list[doctor.Check]:
+        assert shown == ["python"], "what was found is shown while the next one is looked for"
+        return [doctor.Check("torch", "ok", "here")]
+
+    monkeypatch.setattr(doctor, "_torch", slow)
+    found = doctor.checks(None, None, lambda check: shown.append(check.name))
+    assert shown == [check.name for check in found] and "torch" in shown
