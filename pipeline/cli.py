@@ -29,7 +29,7 @@ _SECTIONS = {
     "Measure": ("grid", "speed", "run", "tune"),
     "Read what was measured": ("report", "compare", "status", "ui"),
     "Look up": ("list", "techniques", "doctor"),
-    "Data and store": ("data", "sync"),
+    "Data and store": ("data", "sync", "rename", "delete", "clean"),
     "Other measurements": ("ab", "bench"),
 }
 
@@ -335,6 +335,30 @@ def sync(options: command_options.SyncOptions) -> int:
     from pipeline.commands.sync import sync_journals
 
     return sync_journals(options)
+
+
+@_command(command_options.RenameOptions, cli, works=True)
+def rename(options: command_options.RenameOptions) -> int:
+    """Give a study another name: experiment, journals and reports."""
+    from pipeline.commands.studies import rename_study
+
+    return rename_study(options)
+
+
+@_command(command_options.DeleteOptions, cli, works=True)
+def delete(options: command_options.DeleteOptions) -> int:
+    """Delete a study: its experiment can be restored with MLflow, its files in this folder are gone."""
+    from pipeline.commands.studies import delete_study
+
+    return delete_study(options)
+
+
+@_command(command_options.CleanOptions, cli, "clean", works=True)
+def clean_(options: command_options.CleanOptions) -> int:
+    """Remove what can be made again: prepared images, work folders of finished runs, caches of the compiler."""
+    from pipeline.commands.clean import clean_up
+
+    return clean_up(options)
 
 
 @_command(command_options.UiOptions, cli, works=True)

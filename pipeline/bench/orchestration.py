@@ -76,7 +76,7 @@ class Quiet:
     def preparing(self, text: str) -> None:
         """Nothing."""
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, left: Sequence[RunSpec] = (), jobs: int = 1) -> None:
         """Nothing."""
 
     def started(self, run: PlannedRun) -> None:

@@ -67,6 +67,60 @@ class StatusOptions(StoreOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChangeOptions(StoreOptions):
+    """What the commands share that take something away.
+
+    Attributes:
+        dry_run: whether to say what would be done, and do nothing.
+        yes: whether nobody is asked.
+    """
+
+    dry_run: bool = option(False, "Say what would be done, with paths and sizes, and do nothing.")
+    yes: bool = option(False, "Do not ask.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteOptions(ChangeOptions):
+    """`ablate delete`.
+
+    Attributes:
+        study: its name.
+        purge: whether its runs go for good, too.
+    """
+
+    study: str = argument()
+    purge: bool = option(False, "Remove its runs and artifacts from the store for good (mlflow gc).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenameOptions(ChangeOptions):
+    """`ablate rename`.
+
+    Attributes:
+        study: its name.
+        new: the name that it gets.
+    """
+
+    study: str = argument()
+    new: str = argument()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanOptions(DataDirOptions, JsonOptions):
+    """`ablate clean`.
+
+    Attributes:
+        days: what nobody has used for so many days is removed.
+        dry_run: whether to say what would be removed, and remove nothing.
+        yes: whether nobody is asked.
+    """
+
+    days: int = option(7, "Only what nobody has used for so long.", metavar="DAYS", allowed=Range(0, 36_500))
+    dry_run: bool = option(False, "Say what would be removed, with paths and sizes, and remove nothing.")
+    yes: bool = option(False, "Do not ask.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SyncOptions(StoreOptions):
     """`ablate sync`.
 

@@ -7,20 +7,28 @@ answer in a sentence for each technique (`commands.answer`). Why, and what to us
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
+from pipeline import nvml
 from pipeline.commands import grid_text
 from pipeline.commands.answer import answer_lines, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, shown_on, stream_for_progress
+from pipeline.design.catalog import IMAGEFOLDER
 from pipeline.design.names import DIGEST_TAG
 from pipeline.design.options import GridOptions
 from pipeline.design.plan import Plan
 from pipeline.design.selection import SelectedPlan, select_plan
 from pipeline.execution import summary
 from pipeline.execution.device import device_of
+from pipeline.execution.forecast import Expected, forecast_of
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
+from pipeline.execution.threads import told_if_long
+from pipeline.shown import printable
 from pipeline.tracking.mlflow_store import MlflowStore
 
 if TYPE_CHECKING:
@@ -43,10 +51,11 @@ def run_grid(options: GridOptions) -> int:
     try:
         if options.tuned:
             options = _with_tuned_recipes(options, out)
-        selected = select_plan(options, device_of(options))
+        with _told_if_hashing(options):
+            selected = select_plan(options, device_of(options))
         print(selected.headline, file=out, flush=True)
         if options.dry_run:
-            grid_text.print_plan(selected.plan, options.as_json)
+            grid_text.print_plan(selected.plan, options.as_json, _expected(options, selected.plan), _jobs(options))
             return 0
         session, outcome = _run(options, selected, out)
     except KeyboardInterrupt:  # before the first run
@@ -63,6 +72,14 @@ def run_grid(options: GridOptions) -> int:
     )
 
 
+def _told_if_hashing(options: GridOptions) -> AbstractContextManager[None]:
+    """Says what takes long: the files of a folder of images are hashed when it is met for the first time."""
+    if IMAGEFOLDER not in (options.datasets or ""):
+        return nullcontext()
+    tell = partial(print, file=sys.stderr, flush=True)
+    return told_if_long(tell, f"the files of {printable(options.datasets or '')} to be hashed, once")
+
+
 def _with_tuned_recipes(options: GridOptions, out: TextIO) -> GridOptions:
     from pipeline.commands.tune import with_tuned_recipes
 
@@ -70,9 +87,18 @@ def _with_tuned_recipes(options: GridOptions, out: TextIO) -> GridOptions:
 
 
 def _run(options: GridOptions, selected: SelectedPlan, out: TextIO) -> tuple[Session, GridOutcome]:
-    with shown_on(out) as display:
+    with shown_on(out, forecast_of(selected.plan, options.tracking_uri)) as display:
         session = Session(options, selected, display, precision=precision_of_plan)
         return session, session.run(alone=options.single)
+
+
+def _expected(options: GridOptions, plan: Plan) -> Expected:
+    return forecast_of(plan, options.tracking_uri).of(run.spec for run in plan.runs)
+
+
+def _jobs(options: GridOptions) -> int:
+    """Runs at once on this machine, without starting anything."""
+    return options.jobs or (max(1, len(nvml.gpus())) if device_of(options) == "cuda" else 1)
 
 
 def _answer(session: Session) -> list[str]:

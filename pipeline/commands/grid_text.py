@@ -10,6 +10,7 @@ from pipeline.commands.display import print_tables
 from pipeline.commands.output import not_stored
 from pipeline.design.plan import Plan
 from pipeline.design.records import OUTCOMES
+from pipeline.execution.forecast import Expected, forecast_text
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
 from pipeline.execution.summary import CellRow
@@ -18,14 +19,22 @@ from pipeline.shown import redacted
 Tables = Mapping[tuple[str, str], Sequence[CellRow]]  # (model, data set) -> rows
 
 
-def print_plan(plan: Plan, as_json: bool) -> None:
+def print_plan(plan: Plan, as_json: bool, expected: Expected | None = None, jobs: int = 1) -> None:
     """Prints every cell of a plan, in the order of the runs.
 
     Args:
         plan: the plan.
         as_json: whether to print one document with all fields instead of a line per cell.
+        expected: what its runs will take; None where nobody has asked.
+        jobs: runs at once.
     """
-    print(json.dumps(_plan_document(plan), indent=1) if as_json else _plan_text(plan))
+    if as_json:
+        estimate = {} if expected is None else {"estimate": {**vars(expected), "jobs": jobs}}
+        print(json.dumps({**_plan_document(plan), **estimate}, indent=1))
+        return
+    print(_plan_text(plan))
+    if expected is not None:
+        print(forecast_text(expected, jobs))
 
 
 def print_results(

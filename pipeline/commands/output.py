@@ -12,6 +12,7 @@ from pipeline.commands.calls import interrupted
 from pipeline.commands.display import LiveDisplay, PlainDisplay
 from pipeline.errors import OutsideError
 from pipeline.execution import device, interrupt
+from pipeline.execution.forecast import Forecast
 
 
 def default_study() -> str:
@@ -69,14 +70,15 @@ def stream_for_progress(as_json: bool) -> TextIO:
 
 
 @contextmanager
-def shown_on(out: TextIO) -> Iterator[PlainDisplay]:
+def shown_on(out: TextIO, known: Forecast | None = None) -> Iterator[PlainDisplay]:
     """Shows what happens: redrawn in place on a terminal, one line per event elsewhere.
 
     Args:
         out: standard output or standard error.
+        known: times of cells like those that will run; None for nothing known.
     """
     live = out.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
-    display = LiveDisplay(out) if live else PlainDisplay(out)
+    display = LiveDisplay(out, known) if live else PlainDisplay(out, known)
     try:
         yield display
     finally:

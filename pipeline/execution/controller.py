@@ -124,7 +124,7 @@ class Controller:
         self._earlier = self._earlier_cells({attempt.digest for attempt in mine})
         self._write_plan()
         self.nothing_to_do = not self._queue.waiting
-        self.listener.begin(len(self.plan.runs), len(self.plan.runs) - self._queue.waiting)
+        self._begin(len(self.plan.runs) - self._queue.waiting)
 
     def extend(self, more: Plan) -> None:
         """Adds the runs of a further block (or of a rerun), behind those there are."""
@@ -134,7 +134,11 @@ class Controller:
         self._queue.add(runs, filter(self.recorder.parent.contains, self.recorder.attempts()))
         self._write_plan()
         self.nothing_to_do = self.nothing_to_do and not self._queue.waiting
-        self.listener.begin(len(self.plan.runs), done)
+        self._begin(done)
+
+    def _begin(self, done: int) -> None:
+        left = [run.spec for run in self.plan.runs if run.spec.digest not in self._queue.outcomes]
+        self.listener.begin(len(self.plan.runs), done, left, max(1, self.launcher.jobs))
 
     def _write_plan(self) -> None:
         """Writes the list of cells, so that `ablate status` knows what is pending."""
@@ -292,7 +296,7 @@ class Controller:
     def _outcome(self) -> GridOutcome:
         grid = GridOutcome(cells=len(self.plan.runs), interrupted=self._pool.interrupted, broken=self.broken)
         for run in self.plan.runs:
-            outcome = self._queue.outcomes.get(run.spec.digest, "interrupted" if grid.interrupted else "pending")
+            outcome = self._queue.outcomes.get(run.spec.digest, "pending")  # an interrupted one has had its end
             grid.outcomes[outcome] = grid.outcomes.get(outcome, 0) + 1
         return grid
 

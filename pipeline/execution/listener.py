@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.design.plan import PlannedRun
 from pipeline.design.records import End, Metrics, Progress
+from pipeline.design.spec import RunSpec
 
 
 class Listener(Protocol):
@@ -16,8 +18,15 @@ class Listener(Protocol):
         """Shows that data and models are being prepared; called often."""
         ...
 
-    def begin(self, total: int, done: int) -> None:
-        """Shows that the grid starts, or has grown: `total` cells, `done` of them finished before."""
+    def begin(self, total: int, done: int, left: Sequence[RunSpec] = (), jobs: int = 1) -> None:
+        """Shows that the grid starts, or has grown.
+
+        Args:
+            total: cells.
+            done: how many of them were finished before.
+            left: those that will run, as far as they are known by now.
+            jobs: runs at once.
+        """
         ...
 
     def started(self, run: PlannedRun) -> None:

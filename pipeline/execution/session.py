@@ -179,7 +179,7 @@ class Session:
         with told_if_long(tell, f"the {self.options.launcher} launcher to start"):
             self.launcher.start()
         imported = Background(self.store.load_library)
-        with told_if_long(tell, "the check of data, models and devices"):
+        with told_if_long(tell, "torch and timm to be imported, and the check of data, models and devices"):
             self.launcher.preflight(distinct(self.plan), tell)
         imported.result()
         with told_if_long(tell, f"the tracking store to answer ({redacted(self.store.uri)})"):
@@ -201,7 +201,8 @@ class Session:
             watch=MachineWatch(self.plan.device) if here else None,
             target_accuracy=self.options.target_accuracy,
         )
-        recorder.start()
+        with told_if_long(self.listener.preparing, "earlier journals to be delivered"):
+            recorder.start()
         return grid
 
     def _until_precise(self, grid: Controller, outcome: GridOutcome) -> GridOutcome:

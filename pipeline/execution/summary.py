@@ -161,6 +161,26 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 HEADINGS = ("techniques", "runs", "train s", "images/s", "memory MiB", "accuracy", "F1", "time ×", "rate ×")
 
 
+# columns that are left out where there is no room for all, the first one first
+_DISPENSABLE = ("rate ×", "F1", "runs", "memory MiB", "images/s", "train s", "accuracy")
+
+
+def fitting(rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Which columns of drawn tables have room side by side, as indexes of `HEADINGS`; the first one always has.
+
+    Args:
+        rows: of all tables, in the order of `HEADINGS`.
+        width: columns of the terminal.
+    """
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
+    shown = list(range(len(HEADINGS)))
+    for name in _DISPENSABLE:
+        if sum(widths[number] + 3 for number in shown) + 1 <= width:  # a space at each side, and the line between
+            break
+        shown.remove(HEADINGS.index(name))
+    return shown
+
+
 def cells(row: CellRow) -> tuple[str, ...]:
     """A row as text, in the order of `HEADINGS`; what is unknown is a dash."""
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 _TURN_SECONDS = 0.2
-LONG_SECONDS = 5.0  # after which people want to know what is waited for
+LONG_SECONDS = 2.0  # after which people want to know what is waited for
 
 
 def join(*threads: threading.Thread) -> None:

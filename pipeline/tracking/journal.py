@@ -85,7 +85,7 @@ class Journal:
             OSError: The disk refused.
             ValueError: An entry is too large.
         """
-        lines = b"".join(_line(entry) for entry in entries)
+        lines = b"".join(line_of(entry) for entry in entries)
         with self._lock:
             if self._closed:
                 raise OSError("the journal is closed")
@@ -113,7 +113,8 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _line(entry: Entry) -> bytes:
+def line_of(entry: Entry) -> bytes:
+    """An entry as a line of a journal, with its checksum."""
     fields = _encoded(entry)[1:].encode("ascii")
     rest = (b"," if entry else b"") + fields + b"\n"
     if len(rest) + _CHECKSUM_SIZE > MAX_LINE:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,10 +24,12 @@ from pipeline.design.names import (
     FINISHED_STATE,
     KEY_TAG,
     KIND_TAG,
+    MODEL_PARAM,
     OPENED_TAG,
     OUTCOME_TAG,
     RUNNING_STATE,
     STUDY_TAG,
+    TOTAL_SECONDS,
 )
 from pipeline.tracking.attempts import Attempt, attempt_of, opened_at
 
@@ -276,6 +278,29 @@ def last_parent(file: Path | None) -> tuple[str, str] | None:
         return None
     latest = max(found, key=lambda row: opened_at(row[2], row[3] or 0), default=None)
     return None if latest is None else (str(latest[0]), str(latest[1]))
+
+
+def run_times(file: Path, models: Collection[str], most: int = 2000) -> list[tuple[dict[str, str], float]]:
+    """Params and time in s of the youngest finished runs of some models, in all studies; none where it cannot be read.
+
+    Args:
+        file: The database.
+        models: Their names.
+        most: Runs that are read.
+    """
+    marks = ", ".join("?" * len(models))
+    query = (
+        "SELECT run_uuid, latest_metrics.value FROM runs JOIN params USING (run_uuid) JOIN latest_metrics "
+        "USING (run_uuid) WHERE lifecycle_stage = 'active' AND status = 'FINISHED' AND params.key = ? AND "
+        f"latest_metrics.key = ? AND params.value IN ({marks}) ORDER BY start_time DESC LIMIT ?"
+    )
+    try:
+        with closing(_connect(file)) as connection:
+            found = connection.execute(query, (MODEL_PARAM, TOTAL_SECONDS, *models, most)).fetchall()
+            each = "SELECT key, value FROM params WHERE run_uuid = ?"
+            return [(dict(connection.execute(each, (run_id,)).fetchall()), float(time)) for run_id, time in found]
+    except sqlite3.Error:
+        return []
 
 
 def _connect(file: Path) -> sqlite3.Connection:

@@ -80,6 +80,7 @@ def preflight(jobs: list[Job], emit: Callable[[str], None]) -> None:
             samples[part] = data.train.num_samples
             data.close()
         if model not in built:
+            emit(f"checking {spec.model}")
             trainable.know(spec, models.build_model(spec.model, recipe, len(source.class_names)))
             built.add(model)
         images = images_of_epoch(spec, samples[part])

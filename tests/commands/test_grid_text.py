@@ -27,7 +27,21 @@ def test_dry_run_in_words(ablate: Any) -> None:
     assert found.code == 0 and found.err == ""
     assert lines[0] == "study quickstart: 48 cells, 1 block(s), device cpu"
     assert lines[1].startswith("Quickstart: tiny ResNet"), "the study's title"
-    assert len(lines) == 50 and sum("/baseline/s" in line for line in lines) == 6
+    assert len(lines) == 51 and sum("/baseline/s" in line for line in lines) == 6
+    assert lines[-1] == "time for 48 cells: not known yet, no run like them is in the store", "no number is made up"
+
+
+def test_dry_run_tells_repeated_baselines_apart(ablate: Any) -> None:
+    lines = ablate("grid", "--study", "paper", "--device", "cpu", "--dry-run").out.splitlines()
+    assert "60 runs: 48 and 12 baselines again, to see drift" in lines
+
+
+def test_dry_run_knows_the_time_of_cells_that_have_run(finished: tuple[Path, dict[str, Any]]) -> None:
+    words = ("grid", *SMALL, "--models", "test_resnet", "--datasets", "digits", "--techniques", "ga", "--dry-run")
+    text = ablate_in_process(*words, cwd=finished[0]).out
+    assert text.splitlines()[-1].startswith("time for 2 cells: about ") and "same cells" in text
+    estimate = ablate_in_process(*words, "--json", cwd=finished[0]).json()["estimate"]
+    assert estimate["seconds"] > 0 and (estimate["cells"], estimate["unknown"], estimate["jobs"]) == (2, 0, 1)
 
 
 def test_json_is_one_document(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -101,7 +101,7 @@ def test_a_prepared_cell_is_closed_when_the_grid_is_stopped(store_in: StoreIn, t
     launcher.stop_at = plan.runs[2].spec.digest
     outcome = grid.run()
     assert outcome.interrupted
-    assert outcome.outcomes == {"finished": 3, "interrupted": 5}
+    assert outcome.outcomes == {"finished": 3, "interrupted": 1, "pending": 4}, "four never began"
     grid.close(outcome, grid.results, 0.0)
     entries = _rows(tmp_path)
     opened = [entry["key"] for entry in entries if entry["kind"] == "open" and entry["parent"]]

@@ -5,12 +5,13 @@ A launcher without processes is in `launchers.py`, a store without a database in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.records import End, Metrics, Progress, Record
+from pipeline.design.spec import RunSpec
 from pipeline.tracking.recorder import OpenRun
 
 
@@ -20,7 +21,7 @@ class NullListener:
     def preparing(self, text: str) -> None:
         """Nothing."""
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, left: Sequence[RunSpec] = (), jobs: int = 1) -> None:
         """Nothing."""
 
     def started(self, run: PlannedRun) -> None:

@@ -116,7 +116,8 @@ class ListenerLog:
     def preparing(self, text: str) -> None:
         self.notes.append(text)
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, left: Sequence[RunSpec] = (), jobs: int = 1) -> None:
+        del left, jobs
         self.begun.append((total, done))
 
     def started(self, run: PlannedRun) -> None:

@@ -67,6 +67,9 @@ BASES: dict[str, tuple[str, ...]] = {
     "ab": ("nonsense", "nonsense"),
     "bench": ("--models", "nonsense"),
     "compare": ("nonsense", "nonsense"),
+    "clean": ("--dry-run",),
+    "delete": ("nonsense",),
+    "rename": ("nonsense", "new"),
     "data prepare": ("nonsense",),
     "data verify": ("nonsense",),
 }
