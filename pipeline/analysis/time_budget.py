@@ -17,6 +17,7 @@ from pipeline.analysis.ceilings import ceiling, sentence
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, Factor
 from pipeline.design.names import BUDGET_PHASES, COMPUTE_PHASES, DATA_WAIT, H2D, IDLE
+from pipeline.design.techniques import TECHNIQUES
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,9 @@ def _reason(
 
 
 def batchnorm_models(effects: Effects) -> list[str]:
-    """Names the models with BatchNorm: with accumulation its statistics are those of the micro-batch."""
+    """Names the models with BatchNorm in a study with accumulation: its statistics are those of the micro-batch."""
     runs = effects.study.runs
+    names = (factor.name for factor in effects.study.factors if factor.levels)
+    if not any("accumulation_steps" in TECHNIQUES[name].owns for name in names if name in TECHNIQUES):
+        return []
     return sorted(set(runs.loc[runs["batchnorm"].eq("true"), "model"]))

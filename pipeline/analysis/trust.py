@@ -14,6 +14,7 @@ from pipeline.analysis import engagement, student_t, verdicts
 from pipeline.analysis.frame import OFF, Tidy
 from pipeline.analysis.machines import mixed_blocks
 from pipeline.analysis.responses import RATIO, RESPONSES
+from pipeline.shown import counted
 
 ALPHA = 0.05
 _GROUP = ["model", "dataset"]
@@ -59,6 +60,7 @@ class Trust:
         sentinel_spread: Coefficient of variation of sentinels within one model, dataset and block.
         tainted: Tainted runs still in the analysis: run_id, name, block, reason.
         alarms: Plain sentences, one per finding that should stop a reader.
+        drift_unknown: Why there is no drift; empty where there is.
     """
 
     order: pd.DataFrame
@@ -73,6 +75,7 @@ class Trust:
     sentinel_spread: float
     tainted: pd.DataFrame
     alarms: tuple[str, ...]
+    drift_unknown: str = ""
 
 
 def _ratio(log: float, se: float, dof: int, runs: int, blocks: int = 0) -> Estimate:
@@ -231,7 +234,7 @@ def _invalid(runs: pd.DataFrame) -> list[str]:
     done = runs[runs["outcome"].eq("finished")]
     names = done["name"].where(done["name"].ne(""), done["run_id"])
     return [
-        f"{len(part)} finished run{'s' if len(part) > 1 else ''} with {kind} {response.title} ({_some(list(part))}): "
+        f"{counted(len(part), 'finished run')} with {kind} {response.title} ({_some(list(part))}): "
         "in no estimate of it."
         for response in RESPONSES
         if response.unit == RATIO
@@ -253,8 +256,32 @@ def _alarms(overall: Estimate | None, sentinel: Estimate | None, tainted: int) -
         change = signed_change(sentinel.value)
         found.append(f"Sentinel baselines change by {change} from the start to the end of a block.")
     if tainted:
-        found.append(f"{tainted} tainted runs are part of the estimates; --rerun-tainted repeats them.")
+        be, them = ("is", "it") if tainted == 1 else ("are", "them")
+        found.append(f"{counted(tainted, 'tainted run')} {be} part of the estimates; --rerun-tainted repeats {them}.")
     return found
+
+
+def _tainted_in_estimates(runs: pd.DataFrame) -> int:
+    """Counts the tainted runs that estimates are made from: finished, of a group that has another cell to compare."""
+    done = runs[runs["outcome"].eq("finished")]
+    several = done.groupby(_GROUP)["cell"].transform("nunique").gt(1)
+    return int((done["tainted"].ne("") & several).sum())
+
+
+def drift_reason(study: Tidy) -> str:
+    """Says why the drift is not known, where it is not.
+
+    Args:
+        study: The tidy study.
+    """
+    done = _timed(study.runs)
+    if done.empty:
+        return "no run has finished"
+    if done.groupby([*_GROUP, "cell"]).size().max() < 2:
+        return (
+            "each setting ran once, so that a drift cannot be told from what the settings do; run more blocks (--seeds)"
+        )
+    return "too few runs, or their order is not known"
 
 
 def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = None) -> Trust:
@@ -281,7 +308,7 @@ def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = 
     everything = pd.concat([study.runs, study.sentinels], ignore_index=True)
     tainted = everything.loc[everything["tainted"].ne(""), ["run_id", "name", "block", "tainted"]]
     tainted = tainted.rename(columns={"tainted": "reason"}).reset_index(drop=True)
-    alarms = _alarms(overall, sentinel, int(study.runs["tainted"].ne("").sum()))
+    alarms = _alarms(overall, sentinel, _tainted_in_estimates(study.runs))
     alarms += _control_alarm(control, by_group) + _invalid(everything)
     alarms += engagement.alarms(study.runs if timed is None else timed)
     if mixed := mixed_blocks(study):
@@ -304,4 +331,5 @@ def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = 
         sentinel_spread,
         tainted,
         tuple(alarms),
+        "" if overall is not None else drift_reason(study),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.commands import grid_text
-from pipeline.commands.answer import answer_lines, effects_of_plan
+from pipeline.commands.answer import closing_answer, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, shown_on, stream_for_progress
 from pipeline.design.names import DIGEST_TAG
@@ -82,7 +82,7 @@ def _answer(session: Session) -> list[str]:
     if session.grid.recorder.error is not None:
         return []
     effects = effects_of_plan(session.store, session.plan)
-    return [] if effects is None or effects.table.empty else answer_lines(effects)
+    return [] if effects is None or effects.table.empty else closing_answer(effects)
 
 
 def precision_of_plan(store: MlflowStore, plan: Plan, width: float) -> list[MainEffectPrecision]:

@@ -60,7 +60,9 @@ def test_several_levels_are_compared_with_off_each():
 def unreplicated(images, **accuracies):
     """One seed of ga, amp and pm, where pm changes no bit; the accuracy of each setting of the others."""
     study = planted(blocks=1)
-    bare = study.runs["params.techniques"].str.replace(r"\+?pm$", "", regex=True).replace({"": "none", "baseline": "none"})
+    bare = (
+        study.runs["params.techniques"].str.replace(r"\+?pm$", "", regex=True).replace({"": "none", "baseline": "none"})
+    )
     known = {"metrics.test/images": images} if images else {}
     return replace(study, runs=study.runs.assign(**{"metrics.test/accuracy": bare.map(accuracies)}, **known))
 

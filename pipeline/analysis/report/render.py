@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pipeline.analysis.anchors import tera
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report.drawing import Drawing
-from pipeline.analysis.report.headlines import VERDICT_WORDS, headlines, machine_lines
+from pipeline.analysis.report.headlines import VERDICT_WORDS, machine_lines
 from pipeline.analysis.report.report import Report
 from pipeline.analysis.responses import BY_NAME
 from pipeline.design.names import BUDGET_PHASES
@@ -155,7 +155,7 @@ def context(report: Report, document: dict[str, Any]) -> dict[str, Any]:
     counts = report.effects.study.runs["outcome"].value_counts()
     return {
         "d": document,
-        "headlines": headlines(report.effects) + machine_lines(report),
+        "machine_lines": machine_lines(report),
         "counts": {str(k): int(v) for k, v in counts.items()},
         "level": f"{100 * options.confidence:g} %",
         "margin": f"{100 * options.margin:g} %",
