@@ -13,20 +13,21 @@ pooled rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis import contrasts, engagement, time_to_target, times_in_rounds, verdicts
-from pipeline.analysis.frame import OFF, Factor, Tidy, inert, tidy
+from pipeline.analysis import chance, contrasts, engagement, time_to_target, times_in_rounds, verdicts
+from pipeline.analysis.frame import OFF, Factor, Tidy, inert, tidy, timeless
 from pipeline.analysis.group_effects import CELL, group_rows
 from pipeline.analysis.pooling import ALL, pool
 from pipeline.analysis.responses import BY_NAME, POINTS, RESPONSES, Response
 from pipeline.analysis.variance import BLOCKS_FOR_CR2
 from pipeline.design.factorial import resolution
+from pipeline.shown import counted
 from pipeline.tracking.study_data import StudyData
 
 COLUMNS = [
@@ -78,18 +79,21 @@ class Effects:
     Attributes:
         table: The rows of effects.csv, columns `COLUMNS`.
         details: Same index as `table`: log_estimate, se, dof, p, method (cr2 by block, hc2 by run, lenth, none),
-            further_blocks, non_inferior (accuracy only), control (an A/A control), not_engaged (why it has that
-            verdict), estimable, note, runs.
+            further_blocks, non_inferior (accuracy only), control (an A/A control), not_engaged and not_trained (why it
+            has that verdict), estimable, note, runs.
         cells: Every cell of every group against its baseline: model, dataset, cell, response, mean, estimate,
-            low, high, unit, non_inferior, verdict, se, runs, blocks.
+            low, high, unit, non_inferior, verdict, se, dof, further_blocks, not_trained, runs, blocks.
         outcomes: Every planned cell: model, dataset, cell, runs, one column per outcome, tainted, error.
         aliases: Alias sets of a fractional design, as equations; empty for full factorials.
         notes: What a reader must know about the analysis as a whole.
         study: The tidy study.
         timed: Its runs, and the rounds of cells that took turns, each with the times that the effects are of.
         inert: The techniques treated as A/A controls.
+        timeless: Others that cannot change a time or the memory, and are A/A controls of these.
         not_engaged: Other techniques that were on in a cell and did not act: (model, dataset) -> cell -> term -> why.
+        untrained: The models and data sets that learned nothing: (model, dataset) -> accuracy and chance.
         options: The settings.
+        source: The study as stored.
     """
 
     table: pd.DataFrame
@@ -101,11 +105,21 @@ class Effects:
     study: Tidy
     timed: pd.DataFrame
     inert: frozenset[str]
+    timeless: frozenset[str]
     not_engaged: engagement.NotEngaged
+    untrained: Mapping[engagement.Group, chance.Untrained]
     options: EffectOptions
+    source: StudyData
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """The techniques that cannot change a time here."""
+        return self.inert | self.timeless
 
 
-def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]) -> pd.DataFrame:
+def _decide(
+    rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str], timeless_ones: frozenset[str]
+) -> pd.DataFrame:
     """Adds intervals, corrected p-values, verdicts and plans to rows of estimates."""
     rows = rows.copy()
     rows.loc[rows["log_estimate"].abs().le(verdicts.ROUNDING), "log_estimate"] = 0.0
@@ -133,7 +147,11 @@ def _decide(rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str]
     judged = ~(ratio | np.isnan(lower))
     shown = [bool(v) if known else None for known, v in zip(judged, lower > -margin, strict=True)]
     rows["non_inferior"] = pd.Series(shown, index=rows.index, dtype=object)
-    rows["control"] = [bool(t) and set(t) <= controls for t in rows["techniques"]]
+    idle = controls | timeless_ones
+    rows["control"] = [
+        bool(t) and set(t) <= (idle if of_time else controls)
+        for t, of_time in zip(rows["techniques"], ratio, strict=True)
+    ]
     return rows
 
 
@@ -166,7 +184,8 @@ def _cell_table(decided: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
             frame["mean"] = frame["mean"].map(response.level)
             frame["response"] = response.name
             parts.append(frame)
-    names = ["estimate", "se", "low", "high", "unit", "non_inferior", "verdict", "blocks"]
+    names = ["estimate", "se", "dof", "low", "high", "unit", "non_inferior", "verdict", "blocks"]
+    names += ["further_blocks", "not_trained"]
     if not parts:
         return pd.DataFrame(columns=["model", "dataset", "cell", "mean", "cell_runs", "response", *names])
     against = decided[["model", "dataset", "response", "term", *names]].rename(columns={"term": "cell"})
@@ -189,7 +208,7 @@ def _alias_lines(runs: pd.DataFrame, factors: Sequence[Factor]) -> tuple[tuple[s
     return tuple(equations), tuple(notes)
 
 
-def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[str, ...]:
+def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str], timeless_ones: Iterable[str]) -> tuple[str, ...]:
     """States the facts about the analysis that change how its numbers are read."""
     notes = []
     if (rows["method"].eq("hc2") & rows["blocks"].gt(1)).any():
@@ -199,8 +218,8 @@ def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[st
         )
     if "lenth" in set(rows["method"]):
         notes.append(
-            "One replicate per cell: errors are Lenth's pseudo standard errors, which trust that most "
-            "effects are small. Run more blocks (--seeds) for errors from replication."
+            "One run of each setting: intervals are from how the effects scatter, and trust that most of them are "
+            "small (Lenth's pseudo standard error). Run more blocks (--seeds) for intervals from repetition."
         )
     silent = rows["estimable"] & rows["se"].isna()
     for known, words in (
@@ -213,7 +232,11 @@ def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[st
                 words.format(f"some effects on {names}") + ". They have no interval; run more blocks (--seeds)."
             )
     if study.superseded:
-        notes.append(f"{study.superseded} runs were set aside: a later run repeated the same cell of the same block.")
+        were = "was" if study.superseded == 1 else "were"
+        notes.append(
+            f"{counted(study.superseded, 'run')} {were} set aside: "
+            "a later run repeated the same cell of the same block."
+        )
     if study.strata:
         fields = ", ".join(study.strata)
         notes.append(f"Recipe fields differ within cells ({fields}); each setting is analysed as a model of its own.")
@@ -222,6 +245,8 @@ def _notes(rows: pd.DataFrame, study: Tidy, controls: Iterable[str]) -> tuple[st
         notes.append(omitted)
     for name in sorted(controls):
         notes.append(f"{name} does nothing on this device: its runs are A/A controls, its true effect is none.")
+    for name in sorted(timeless_ones):
+        notes.append(f"{name} cannot change a time: its runs are A/A controls of the times.")
     return tuple(notes)
 
 
@@ -271,14 +296,19 @@ def estimate(
         empty = pd.DataFrame(columns=COLUMNS)
         cells = pd.DataFrame(columns=["model", "dataset", "cell", "response", "mean", "estimate", "low", "high"])
         note = ("No finished run has a measured response: there is nothing to estimate yet.",)
-        return Effects(empty, pd.DataFrame(), cells, outcomes, aliases, note, data, data.runs, controls, {}, options)
+        nothing = (empty, pd.DataFrame(), cells, outcomes, aliases, note, data, data.runs, controls, frozenset[str]())
+        return Effects(*nothing, {}, {}, options, study)
     rows = pd.DataFrame(found)
     effects = rows[rows["kind"].ne(CELL)]
     timed = rounds.put_over(data.runs)
     not_engaged = engagement.cells_not_engaged(timed, data.factors, controls)
-    decided = _decide(pd.concat([effects, pool(effects)], ignore_index=True), options, controls)
+    unmoved = timeless(data, study)
+    untrained = chance.untrained(data.runs, options.alpha)
+    decided = _decide(pd.concat([effects, pool(effects)], ignore_index=True), options, controls, unmoved)
     decided = engagement.judge(decided, not_engaged, engagement.cells_of_groups(timed))
-    against = _decide(rows[rows["kind"].eq(CELL)], options, controls)
+    decided = chance.judge_accuracy(decided, untrained)
+    against = chance.judge_accuracy(_decide(rows[rows["kind"].eq(CELL)], options, controls, unmoved), untrained)
+    of_target = time_to_target.notes(data.runs, target_accuracy)
     details = decided.drop(columns=[*COLUMNS, "scores"], errors="ignore").assign(blocks=decided["blocks"])
     return Effects(
         decided[COLUMNS],
@@ -286,10 +316,13 @@ def estimate(
         _cell_table(against, timed),
         outcomes,
         aliases,
-        alias_notes + rounds.notes + _notes(decided, data, controls) + time_to_target.notes(data.runs, target_accuracy),
+        (*alias_notes, *rounds.notes, *_notes(decided, data, controls, unmoved), *of_target),
         data,
         timed,
         controls,
+        unmoved,
         not_engaged,
+        untrained,
         options,
+        study,
     )

@@ -9,6 +9,7 @@ works too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +66,7 @@ from pipeline.design.names import (
 from pipeline.design.techniques import TECHNIQUES
 from pipeline.tracking.study_data import StudyData
 
+_RECIPE = f"params.{RECIPE_PARAM}"
 OFF = "off"
 ON = "on"
 BASELINE = "baseline"
@@ -352,6 +354,50 @@ def on_gpu(runs: pd.DataFrame) -> bool:
     if devices:
         return any(not d.startswith("cpu") for d in devices)
     return bool(runs[["gpu_peak_allocated_mib", "gpu_joules"]].notna().any().any())
+
+
+def recipes(study: StudyData) -> dict[str, dict[str, str]]:
+    """Returns the recipe fields of every run, by run id; a field that was not recorded is empty text."""
+    runs = study.runs
+    names = sorted(str(c) for c in runs.columns if str(c).startswith(_RECIPE))
+    fields = {name[len(_RECIPE) :]: text(runs, name).tolist() for name in names}
+    ids = text(runs, "run_id")
+    return {run: {f: v[i] for f, v in fields.items()} for i, run in enumerate(ids)}
+
+
+# Recipe fields that change what is learned, and neither a step's work nor its memory
+TIMELESS_FIELDS = frozenset(("learning_rate", "lr_scaling", "schedule", "warmup"))
+
+
+def timeless(study: Tidy, source: StudyData) -> frozenset[str]:
+    """Names the techniques that cannot change a time or the memory: their runs are A/A controls of these.
+
+    A technique that has no row in the table is known by the fields in which its runs differ from the baseline's.
+
+    Args:
+        study: The tidy study.
+        source: The same as stored.
+    """
+    found = set()
+    for factor in study.factors:
+        row = TECHNIQUES.get(factor.name)
+        fields = frozenset(row.owns) if row is not None else _changed_fields(study, factor, recipes(source))
+        if factor.levels and fields and fields <= TIMELESS_FIELDS:
+            found.add(factor.name)
+    return frozenset(found)
+
+
+def _changed_fields(study: Tidy, factor: Factor, known: Mapping[str, Mapping[str, str]]) -> frozenset[str]:
+    """Returns the recipe fields in which cells with one technique alone differ from the baseline of their block."""
+    keys = ["model", "dataset", "block"]
+    alone = study.runs["cell"].isin([factor.term(level) for level in factor.levels])
+    base = study.runs[study.runs["cell"].eq(BASELINE)]
+    both = study.runs[alone].merge(base, on=keys, suffixes=("", "_base"))
+    fields: set[str] = set()
+    for mine, other in zip(both["run_id"], both["run_id_base"], strict=True):
+        chosen, plain = known.get(mine, {}), known.get(other, {})
+        fields |= {field for field, value in chosen.items() if value != plain.get(field)}
+    return frozenset(fields - IGNORED_RECIPE_FIELDS)
 
 
 def inert(study: Tidy) -> frozenset[str]:

@@ -157,8 +157,7 @@ def _numbers(
         sigma, freedom = lenth.lenth(layout.lenth_basis, y[np.argsort(layout.design.cells)])
     se = sigma * np.linalg.norm(layout.weights, axis=1)
     if response.unit != RATIO:  # one seed on one test set knows no better than that test set samples
-        by_cell = sampling_variances(y, images)[np.argsort(layout.design.cells)]
-        se = np.maximum(se, np.sqrt(layout.weights**2 @ by_cell))
+        se = np.maximum(se, np.sqrt(sampling_variances(y, images) @ layout.estimator.loadings**2))
     return _Numbers(estimate, se, np.full_like(se, freedom), "none" if math.isnan(sigma) else "lenth", nothing)
 
 

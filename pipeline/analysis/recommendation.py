@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from pipeline.analysis import verdicts
 from pipeline.analysis.effects import Effects
-from pipeline.analysis.frame import BASELINE, OFF, text
+from pipeline.analysis.frame import BASELINE, OFF, recipes
 from pipeline.analysis.linear import Floats
-from pipeline.analysis.verdicts import PAYS
-from pipeline.design.names import RECIPE_PARAM
+from pipeline.analysis.verdicts import NO_EFFECT, PAYS
+from pipeline.shown import counted
 from pipeline.tracking.study_data import StudyData
-
-_PREFIX = f"params.{RECIPE_PARAM}"
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,14 @@ class Recommendation:
         cell: The recommended cell; `baseline` where nothing was shown to be better.
         set_line: `--set FIELD=VALUE ...`, or `--techniques ...` where the store has no recipe; empty for
             baseline.
-        ratio, low, high: Training time against baseline as measured; NaN for baseline.
+        ratio, low, high: Training time against baseline as measured; NaN for baseline. The interval is one of as many
+            as cells were compared that hold together (Bonferroni): whichever is chosen, it covers.
         expected: The same, shrunk (see `shrink`), since the fastest of several looks too fast.
         compared: Number of cells that it is the fastest of.
         reason: Why this cell, in one or two sentences.
+        fastest: The fastest cell that is shown to be faster, whatever it costs; else the one that was measured
+            fastest; empty where none was faster.
+        left_out: Why `fastest` is not the recommended one: `accuracy`, `memory`, `not shown`, or empty.
     """
 
     model: str
@@ -45,6 +48,8 @@ class Recommendation:
     expected: float
     compared: int
     reason: str
+    fastest: str = ""
+    left_out: str = ""
 
     @property
     def numbers(self) -> str:
@@ -53,15 +58,6 @@ class Recommendation:
         if self.compared > 2:
             return f"{said}; expect {self.expected:.3f}, shrunk because it is the best of {self.compared}"
         return said + (f", the best of {self.compared}, too few to shrink it" if self.compared > 1 else "")
-
-
-def recipes(study: StudyData) -> dict[str, dict[str, str]]:
-    """Returns the recipe fields of every run, by run id; a field that was not recorded is empty text."""
-    runs = study.runs
-    names = sorted(str(c) for c in runs.columns if str(c).startswith(_PREFIX))
-    fields = {name[len(_PREFIX) :]: text(runs, name).tolist() for name in names}
-    ids = text(runs, "run_id")
-    return {run: {f: v[i] for f, v in fields.items()} for i, run in enumerate(ids)}
 
 
 def recipe_changes(chosen: dict[str, str], baseline: dict[str, str]) -> dict[str, str]:
@@ -111,41 +107,56 @@ def shrink(log_ratio: ArrayLike, se: ArrayLike) -> Floats:
     return np.asarray(np.maximum(1.0 - lost, 0.0) * log)
 
 
-def _eligible(
-    cells: pd.DataFrame, margin: float, memory_limit_mib: float | None
-) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Keeps the cells that pay in time, are shown non-inferior and within memory.
+def _simultaneous(times: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Widens the intervals of cells so that all of them hold together (Bonferroni)."""
+    half = verdicts.half_widths(times["se"], times["dof"], 1 - alpha / max(len(times), 1))
+    log = np.log(times["estimate"].to_numpy(dtype=float))
+    with np.errstate(over="ignore"):
+        return times.assign(low=np.exp(log - half), high=np.exp(log + half))
 
-    Returns:
-        Those, all that have a time beside the baseline's, and words for what was left out and why.
-    """
+
+def _not_inferior(accuracy: pd.DataFrame, candidates: int, alpha: float, margin: float) -> set[str]:
+    """Names the cells whose accuracy is within the margin by a one-sided test at `alpha / candidates`."""
+    half = verdicts.half_widths(accuracy["se"], accuracy["dof"], 1 - 2 * alpha / max(candidates, 1))
+    return set(accuracy.loc[accuracy["estimate"] - half > -margin, "cell"])
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The cells of one group: all that were compared, those shown faster, and those of them that may be used."""
+
+    compared: pd.DataFrame
+    faster: pd.DataFrame
+    usable: pd.DataFrame
+    within: pd.DataFrame
+
+
+def _choose(cells: pd.DataFrame, effects: Effects, judged: bool, memory_limit_mib: float | None) -> _Choice:
+    """Keeps the cells that pay in time, then those shown non-inferior, then those within memory."""
+    alpha, margin = effects.options.alpha, effects.options.accuracy_margin_points
     time, accuracy, memory = (
         cells[cells["response"].eq(r)] for r in ("train_seconds", "accuracy", "gpu_peak_allocated_mib")
     )
-    time = time[time["se"].notna()]
-    faster = time[time["verdict"].eq(PAYS)]
-    usable, said = faster, []
-    if len(accuracy):
-        usable = usable[usable["cell"].isin(accuracy.loc[accuracy["non_inferior"].eq(True), "cell"])]
-        said += _left_out(len(faster) - len(usable), f"not shown to be within {margin:g} points of accuracy")
+    compared = time[time["estimate"].notna()]
+    tested = _simultaneous(compared[compared["se"].notna()], alpha)
+    faster = tested[tested["verdict"].eq(PAYS) & tested["high"].lt(1)]
+    within = faster
+    if judged:
+        within = faster[faster["cell"].isin(_not_inferior(accuracy, len(faster), alpha, margin))]
+    usable = within
     if memory_limit_mib is not None:
-        lean = usable[usable["cell"].isin(memory.loc[memory["mean"].le(memory_limit_mib), "cell"])]
-        said += _left_out(len(usable) - len(lean), f"over the memory limit of {memory_limit_mib:g} MiB")
-        usable = lean
-    return usable, time, "; left out: " + ", ".join(said) if said else ""
-
-
-def _left_out(count: int, why: str) -> list[str]:
-    return [f"{count} faster cells {why}"] if count else []
+        usable = within[within["cell"].isin(memory.loc[memory["mean"].le(memory_limit_mib), "cell"])]
+    return _Choice(compared, faster, usable, within)
 
 
 def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None = None) -> list[Recommendation]:
     """Recommends one cell per model and dataset.
 
-    A cell is eligible when it pays in training time (Holm-corrected over all cells of all groups), its accuracy is
-    shown non-inferior (one-sided test within the stated margin; skipped where no accuracy was measured) and its mean
-    peak memory is within the limit. The fastest by its estimate wins; as the best of several it is expected to be as
-    fast as its shrunk ratio says.
+    A cell is eligible when it pays in training time (Holm-corrected over all cells of all groups, and by the interval
+    that holds for all cells of its group together), its accuracy is shown non-inferior (one-sided test within the
+    stated margin, Bonferroni-corrected over the faster cells; skipped where no accuracy was measured or nothing was
+    learned) and its mean peak memory is within the limit. The fastest by its estimate wins; as the best of several it
+    is expected to be as fast as its shrunk ratio says.
 
     Args:
         effects: The estimates.
@@ -155,33 +166,80 @@ def recommend(effects: Effects, study: StudyData, memory_limit_mib: float | None
     Returns:
         One recommendation per group with a finished run.
     """
-    found = []
-    nan = float("nan")
-    margin = effects.options.accuracy_margin_points
     runs = effects.study.runs
-    inert = pd.Series(False, index=runs.index)
-    for name in effects.inert & {f.name for f in effects.study.factors}:
-        inert |= runs[f"level.{name}"].ne(OFF)
-    useless = set(runs.loc[inert, "cell"])  # a technique that does nothing here is not recommended
+    idle = pd.Series(False, index=runs.index)
+    for name in effects.idle & {f.name for f in effects.study.factors}:
+        idle |= runs[f"level.{name}"].ne(OFF)
+    useless = set(runs.loc[idle, "cell"])  # a technique that does nothing to the time is not recommended
     finished = runs[runs["outcome"].eq("finished")].groupby(["model", "dataset"], sort=False)
     known = recipes(study)
+    found = []
     for key, cells in effects.cells.groupby(["model", "dataset"], sort=False):
-        model, dataset = str(key[0]), str(key[1])
-        excluded = useless | effects.not_engaged.get((model, dataset), {}).keys()
-        faster, compared, left_out = _eligible(cells[~cells["cell"].isin(excluded)], margin, memory_limit_mib)
-        if faster.empty:
-            reason = f"No cell is shown to be faster than the baseline without losing accuracy{left_out}."
-            found.append(Recommendation(model, dataset, BASELINE, "", nan, nan, nan, nan, 0, reason))
+        group = (str(key[0]), str(key[1]))
+        excluded = useless | effects.not_engaged.get(group, {}).keys()
+        judged = group not in effects.untrained and bool(cells["response"].eq("accuracy").any())
+        choice = _choose(cells[~cells["cell"].isin(excluded)], effects, judged, memory_limit_mib)
+        if choice.usable.empty:
+            found.append(_baseline(group, choice, effects, memory_limit_mib))
             continue
-        best = faster.sort_values("estimate").iloc[0]
-        cell, measured = str(best["cell"]), (float(best["estimate"]), float(best["low"]), float(best["high"]))
-        shrunk = shrink(np.log(compared["estimate"].to_numpy(dtype=float)), compared["se"].to_numpy(dtype=float))
-        expected = math.exp(shrunk[compared["cell"].eq(cell)].item())
-        judged = cells["response"].eq("accuracy").any()
-        points = f"{margin:g} point{'' if margin == 1 else 's'}"
-        tail = f"accuracy within {points} of the baseline's" if judged else "accuracy was not measured"
+        cell = str(choice.usable.sort_values("estimate").iloc[0]["cell"])
         line = _set_line(finished.get_group(key), known, cell)
-        advice = Recommendation(model, dataset, cell, line, *measured, expected, len(compared), "")
-        reason = f"The fastest eligible cell, training time over the baseline's {advice.numbers}; {tail}{left_out}."
-        found.append(replace(advice, reason=reason))
+        found.append(_advice(group, cell, line, choice, effects, judged, memory_limit_mib))
     return found
+
+
+def _left_out(choice: _Choice, margin: float, memory_limit_mib: float | None) -> str:
+    said = []
+    if count := len(choice.faster) - len(choice.within):
+        said.append(f"{counted(count, 'faster cell')} not shown to be within {points(margin)} of accuracy")
+    if count := len(choice.within) - len(choice.usable):
+        said.append(f"{counted(count, 'faster cell')} over the memory limit of {memory_limit_mib:g} MiB")
+    return "; left out: " + ", ".join(said) if said else ""
+
+
+def _fastest(choice: _Choice, chosen: str) -> tuple[str, str]:
+    """Names the fastest cell, and why it is not the chosen one."""
+    if choice.faster.empty:
+        quick = choice.compared[choice.compared["estimate"].lt(1) & choice.compared["verdict"].ne(NO_EFFECT)]
+        return ("", "") if quick.empty else (str(quick.sort_values("estimate").iloc[0]["cell"]), "not shown")
+    cell = str(choice.faster.sort_values("estimate").iloc[0]["cell"])
+    if cell == chosen:
+        return cell, ""
+    return cell, "accuracy" if cell not in set(choice.within["cell"]) else "memory"
+
+
+def _baseline(
+    group: tuple[str, str], choice: _Choice, effects: Effects, memory_limit_mib: float | None
+) -> Recommendation:
+    left_out = _left_out(choice, effects.options.accuracy_margin_points, memory_limit_mib)
+    reason = f"No cell is shown to be faster than the baseline without losing accuracy{left_out}."
+    nan = math.nan
+    return Recommendation(*group, BASELINE, "", nan, nan, nan, nan, 0, reason, *_fastest(choice, BASELINE))
+
+
+def _advice(
+    group: tuple[str, str],
+    cell: str,
+    set_line: str,
+    choice: _Choice,
+    effects: Effects,
+    judged: bool,
+    memory_limit_mib: float | None,
+) -> Recommendation:
+    tested = choice.compared[choice.compared["se"].notna()]
+    best = choice.usable[choice.usable["cell"].eq(cell)].iloc[0]
+    shrunk = shrink(np.log(tested["estimate"].to_numpy(dtype=float)), tested["se"].to_numpy(dtype=float))
+    expected = math.exp(shrunk[tested["cell"].eq(cell)].item())
+    margin = effects.options.accuracy_margin_points
+    unjudged = effects.untrained.get(group, "accuracy was not measured")
+    tail = f"accuracy within {points(margin)} of the baseline's" if judged else str(unjudged)
+    measured = (float(best["estimate"]), float(best["low"]), float(best["high"]))
+    advice = Recommendation(*group, cell, set_line, *measured, expected, len(tested), "", *_fastest(choice, cell))
+    left_out = _left_out(choice, margin, memory_limit_mib)
+    reason = f"The fastest eligible cell, training time over the baseline's {advice.numbers}; {tail}{left_out}."
+    return replace(advice, reason=reason)
+
+
+def points(margin: float) -> str:
+    """Writes a margin of accuracy: `1 point`, `0.5 points`."""
+    return f"{margin:g} point" + ("" if margin == 1 else "s")

@@ -159,9 +159,9 @@ def _reason(
 
 
 def batchnorm_models(effects: Effects) -> list[str]:
-    """Names the models with BatchNorm in a study with accumulation: their statistics are those of the micro-batch."""
-    rows = (TECHNIQUES.get(factor.name) for factor in effects.study.factors)
-    if not any(row is not None and "accumulation_steps" in row.owns for row in rows):
-        return []
+    """Names the models with BatchNorm in a study with accumulation: its statistics are those of the micro-batch."""
     runs = effects.study.runs
+    names = (factor.name for factor in effects.study.factors if factor.levels)
+    if not any("accumulation_steps" in TECHNIQUES[name].owns for name in names if name in TECHNIQUES):
+        return []
     return sorted(set(runs.loc[runs["batchnorm"].eq("true"), "model"]))

@@ -14,6 +14,7 @@ from pipeline.analysis import engagement, student_t, verdicts
 from pipeline.analysis.frame import OFF, Tidy
 from pipeline.analysis.machines import mixed_blocks
 from pipeline.analysis.responses import RATIO, RESPONSES
+from pipeline.shown import counted
 
 ALPHA = 0.05
 _GROUP = ["model", "dataset"]
@@ -66,6 +67,7 @@ class Trust:
         sentinel_spread: Coefficient of variation of sentinels within one model, dataset and block.
         tainted: Tainted runs still in the analysis: run_id, name, block, reason.
         alarms: Plain sentences, one per finding that should stop a reader.
+        drift_unknown: Why there is no drift; empty where there is.
     """
 
     order: pd.DataFrame
@@ -80,6 +82,7 @@ class Trust:
     sentinel_spread: float
     tainted: pd.DataFrame
     alarms: tuple[str, ...]
+    drift_unknown: str = ""
 
 
 def _ratio(log: float, se: float, dof: int, runs: int, blocks: int = 0) -> Estimate:
@@ -286,7 +289,7 @@ def _invalid(runs: pd.DataFrame) -> list[str]:
     done = runs[runs["outcome"].eq("finished")]
     names = done["name"].where(done["name"].ne(""), done["run_id"])
     return [
-        f"{len(part)} finished run{'s' if len(part) > 1 else ''} with {kind} {response.title} ({_some(list(part))}): "
+        f"{counted(len(part), 'finished run')} with {kind} {response.title} ({_some(list(part))}): "
         "in no estimate of it."
         for response in RESPONSES
         if response.unit == RATIO
@@ -296,13 +299,18 @@ def _invalid(runs: pd.DataFrame) -> list[str]:
 
 
 def _tainted_alarm(runs: pd.DataFrame) -> list[str]:
-    """Says how many runs of the estimates were disturbed, and by what the first of them."""
-    found = runs.loc[runs["outcome"].eq("finished") & runs["tainted"].ne(""), "tainted"]
+    """Says how many runs of the estimates were disturbed, and by what the first of them.
+
+    Estimates are made from finished runs of a group that has another cell to compare with.
+    """
+    done = runs[runs["outcome"].eq("finished")]
+    several = done.groupby(_GROUP)["cell"].transform("nunique").gt(1)
+    found = done.loc[done["tainted"].ne("") & several, "tainted"]
     if found.empty:
         return []
-    what = "1 tainted run is" if len(found) == 1 else f"{len(found)} tainted runs are"
-    again = "it" if len(found) == 1 else "them"
-    return [f"{what} part of the estimates ({found.iloc[0]}); --rerun-tainted repeats {again}."]
+    be, them = ("is", "it") if len(found) == 1 else ("are", "them")
+    what = f"{counted(len(found), 'tainted run')} {be} part of the estimates"
+    return [f"{what} ({found.iloc[0]}); --rerun-tainted repeats {them}."]
 
 
 def _alarms(overall: Estimate | None, sentinel: Estimate | None) -> list[str]:
@@ -318,6 +326,22 @@ def _alarms(overall: Estimate | None, sentinel: Estimate | None) -> list[str]:
         change = signed_change(sentinel.value)
         found.append(f"Sentinel baselines change by {change} from the start to the end of a block.")
     return found
+
+
+def drift_reason(study: Tidy) -> str:
+    """Says why the drift is not known, where it is not.
+
+    Args:
+        study: The tidy study.
+    """
+    done = _timed(study.runs)
+    if done.empty:
+        return "no run has finished"
+    if done.groupby([*_GROUP, "cell"]).size().max() < 2:
+        return (
+            "each setting ran once, so that a drift cannot be told from what the settings do; run more blocks (--seeds)"
+        )
+    return "too few runs, or their order is not known"
 
 
 def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = None) -> Trust:
@@ -368,4 +392,5 @@ def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = 
         sentinel_spread,
         tainted,
         tuple(alarms),
+        "" if overall is not None else drift_reason(study),
     )

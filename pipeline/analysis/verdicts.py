@@ -17,6 +17,7 @@ from pipeline.analysis.linear import Floats
 
 PAYS, COSTS, NO_EFFECT, UNDECIDED = "pays", "costs", "no_effect", "undecided"
 NOT_ENGAGED = "not_engaged"  # the technique was on and did not act: there is nothing to decide
+NOT_TRAINED = "not_trained"  # accuracy at chance: there is nothing to decide, either
 MAX_FURTHER_BLOCKS = 1000
 CHANCE = 0.8  # of being decided after the planned blocks; the words that say so are in `report/headlines.py`
 _PARTS = 16  # of a posterior distribution that is averaged over

@@ -39,14 +39,16 @@ def effects_of_plan(store: RunSource, plan: Plan) -> Effects | None:
     return estimate(StudyData(plan.study.name, runs, techniques=tuple(plan.study.techniques), rounds=rounds))
 
 
-def answer_lines(effects: Effects) -> list[str]:
-    """The answer in lines: effects on the training time, and what a reader must know of where they come from."""
+def closing_answer(effects: Effects) -> list[str]:
+    """The answer in lines: what to use, what each technique does, and what a reader must know of both."""
+    from pipeline.analysis.answer import answer_of
     from pipeline.analysis.break_even import break_evens, of_answer
-    from pipeline.analysis.report.headlines import headlines
+    from pipeline.analysis.report.headlines import answer_lines, answer_text
 
     rounds = [note for note in effects.notes if note.startswith("Times of ")]
-    notes = [f"  note: {note}" for note in effects.notes if note not in rounds]
-    where = " (from rounds of `ablate speed`)" if rounds else ""
-    told = of_answer(break_evens(effects), effects.study.factors)
-    even = [f"  {each.model} / {each.dataset}: {each}" for each in told]
-    return [f"training time{where}:", *(f"  {line}" for line in headlines(effects)), *even, *notes]
+    where = " (times from rounds of `ablate speed`)" if rounds else ""
+    text = answer_text(answer_of(effects), effects)
+    even = of_answer(break_evens(effects), effects.study.factors)
+    lines = [*answer_lines(text), *(f"{each.model} / {each.dataset}: {each}" for each in even)]
+    lines += [f"note: {note}" for note in (*text.notes, *effects.notes) if note not in rounds]
+    return [f"the answer{where}:", *(f"  {line}" for line in lines)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from pipeline import nvml
 from pipeline.commands import grid_text
-from pipeline.commands.answer import answer_lines, effects_of_plan
+from pipeline.commands.answer import closing_answer, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, shown_on, stream_for_progress
 from pipeline.design.catalog import IMAGEFOLDER
@@ -106,7 +106,7 @@ def _answer(session: Session) -> list[str]:
     if session.error is not None:
         return []
     effects = effects_of_plan(session.source, session.plan)
-    return [] if effects is None or effects.table.empty else answer_lines(effects)
+    return [] if effects is None or effects.table.empty else closing_answer(effects)
 
 
 def precision_of_plan(store: MlflowStore, plan: Plan, width: float) -> list[MainEffectPrecision]:

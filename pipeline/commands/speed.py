@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.commands import grid_text
-from pipeline.commands.answer import answer_lines
+from pipeline.commands.answer import closing_answer
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress
 from pipeline.design.options import SpeedOptions
@@ -117,7 +117,7 @@ def _answer(session: TurnSession, outcome: SpeedOutcome, effects: Effects) -> li
         names = {run.spec.digest: run.spec.label for group in session.groups for run in group.runs}
         left_out = "".join(f"; {names[digest]}: {each}" for digest, each in lost.items())
         lines.append(f"{name}: {course.rounds} rounds, {course.judgement.text}{left_out}")
-    lines += [*_cell_lines(effects), *answer_lines(effects)]
+    lines += [*_cell_lines(effects), *closing_answer(effects)]
     lines += not_stored(session.store.problems)
     uri = redacted(session.options.tracking_uri or "")
     lines.append(

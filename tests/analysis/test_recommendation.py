@@ -44,7 +44,7 @@ def test_a_cell_is_recommended_by_its_corrected_verdict():
     for verdict, recommended in (("undecided", "baseline"), ("no_effect", "baseline"), ("pays", "ga")):
         cells = effects.cells.assign(verdict=effects.cells["verdict"].where(~timed, "undecided"))
         at = timed & cells["cell"].eq("ga")
-        cells.loc[at, ["estimate", "low", "high"]] = [0.995, 0.992, 0.998]
+        cells.loc[at, ["estimate", "low", "high", "se"]] = [0.995, 0.992, 0.998, 0.0005]
         cells.loc[at, "verdict"] = verdict
         assert recommendation.recommend(replace(effects, cells=cells), study)[0].cell == recommended
 
@@ -101,7 +101,7 @@ def against_baseline(times):
     p, half = verdicts.holm(verdicts.p_values(value, se, dof)), verdicts.half_widths(se, dof, 0.95)
     judged = verdicts.verdicts(value, se, dof, p, np.log(1.01), False, 0.05)
     ratios = {"estimate": np.exp(value), "low": np.exp(value - half), "high": np.exp(value + half)}
-    return ratios | {"se": se, "verdict": judged}
+    return ratios | {"se": se, "dof": np.broadcast_to(dof, se.shape), "verdict": judged}
 
 
 def advised(truth, studies):

@@ -219,3 +219,20 @@ def test_a_tainted_run_that_is_in_no_estimate_is_not_counted():
         "1 tainted run is part of the estimates (other processes used 1.4 of 2 cores during 12 of 30 s); "
         "--rerun-tainted repeats it."
     )
+
+
+def test_taint_counts_where_an_estimate_has_it():
+    study = planted(blocks=2, techniques=("amp",))
+    runs = study.runs.assign(**{"tags.ablate.tainted": ""})
+    runs.loc[runs.index[0], "tags.ablate.tainted"] = "load"
+    alarms = trust.examine(tidy(replace(study, runs=runs)), frozenset()).alarms
+    assert any(alarm.startswith("1 tainted run is part of the estimates") for alarm in alarms)
+    alone = runs[runs["params.amp"].eq("off")].assign(**{"tags.ablate.tainted": "load"})
+    assert not any("tainted" in alarm for alarm in trust.examine(tidy(replace(study, runs=alone)), frozenset()).alarms)
+    failed = runs.assign(**{"tags.ablate.outcome": "failed", "tags.ablate.tainted": "load"})
+    assert not any("tainted" in alarm for alarm in trust.examine(tidy(replace(study, runs=failed)), frozenset()).alarms)
+
+
+def test_a_drift_that_is_not_known_has_a_reason():
+    assert "each setting ran once" in trust.examine(tidy(planted(blocks=1)), frozenset()).drift_unknown
+    assert trust.examine(tidy(planted(blocks=3)), frozenset()).drift_unknown == ""

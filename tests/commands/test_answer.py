@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.analysis.effects import estimate
 from pipeline.commands import answer
-from pipeline.commands.answer import answer_lines, effects_of_plan
+from pipeline.commands.answer import closing_answer, effects_of_plan
 from pipeline.design.plan import Plan
 from pipeline.design.selection import GridOptions, select_plan
 from tests.support.ablate import ablate_in_process
@@ -37,8 +37,9 @@ def test_it_is_of_the_plan_s_runs(plan: Plan) -> None:
     effects = effects_of_plan(store_with(plan, others=3), plan)
     assert effects is not None and effects.study.n_blocks == 4
     pd.testing.assert_frame_equal(effects.table, estimate(planted(blocks=4, device="cpu", gpu=False)).table)
-    lines = answer_lines(effects)
-    assert lines[0] == "training time:" and any(line.startswith("  ga") and "as fast [" in line for line in lines)
+    lines = closing_answer(effects)
+    assert lines[0] == "the answer:" and lines[1].startswith("  resnet on digits: ")
+    assert any(line.startswith("    ga (gradient accumulation") and "as fast [" in line for line in lines)
     assert any(line.startswith("  note: ") for line in lines)
 
 
@@ -55,8 +56,8 @@ def test_where_there_is_nothing_to_tell_there_is_none(plan: Plan, monkeypatch: p
 def test_it_says_where_times_are_from() -> None:
     study = planted(blocks=9)
     effects = estimate(replace(study, rounds=study.runs))
-    assert answer_lines(effects)[0] == "training time (from rounds of `ablate speed`):"
-    assert not any("from 9 rounds" in line for line in answer_lines(effects)), "said once"
+    assert closing_answer(effects)[0] == "the answer (times from rounds of `ablate speed`):"
+    assert not any("from 9 rounds" in line for line in closing_answer(effects)), "said once"
 
 
 def test_a_technique_that_cannot_act_is_said_to_be_not_engaged(tmp_path: Path, digits_dir: Path) -> None:
@@ -66,9 +67,10 @@ def test_a_technique_that_cannot_act_is_said_to_be_not_engaged(tmp_path: Path, d
     grid = ("grid", *cells, *small, "--techniques", "ga", "--technique", "ga=64")
     done = ablate_in_process(*grid, cwd=tmp_path, data_dir=digits_dir)
     assert done.code == 0, done.err
-    assert "  ga: not engaged: an epoch has 8 micro-batches, fewer than 64.\n" in done.out
+    why = "not engaged: an epoch has 8 micro-batches, fewer than 64.\n"
+    assert f"  ga (gradient accumulation, micro-batch fixed): {why}" in done.out
     report = ablate_in_process("report", "quickstart", cwd=tmp_path, data_dir=digits_dir)
-    assert "ga: not engaged" in report.out
+    assert why in report.out
     table = pd.read_csv(tmp_path / "mlruns/reports/quickstart/effects.csv")
     mine = table[table["term"].eq("ga") & table["kind"].isin(["main", "simple"])]
     assert len(mine) and set(mine["verdict"]) == {"not_engaged"}
@@ -85,6 +87,6 @@ def test_of_many_cells_with_a_compiler_it_tells_of_a_few() -> None:
         "metrics.train/images_per_second": 1000 / (seconds / 5),
         "metrics.throughput/images_per_second": 5000 / seconds,
     }
-    lines = answer_lines(estimate(replace(study, runs=study.runs.assign(**measured))))
+    lines = closing_answer(estimate(replace(study, runs=study.runs.assign(**measured))))
     told = [line.split(": ")[1] for line in lines if "before training" in line]
     assert told == ["compile", "compile+ga+pm"], "alone, and all together"

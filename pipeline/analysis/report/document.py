@@ -12,6 +12,7 @@ from pipeline.analysis import time_budget
 from pipeline.analysis.anchors import fastest
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.report.conditions import conditions
+from pipeline.analysis.report.headlines import answer_document, answer_text
 from pipeline.analysis.report.report import Report
 
 
@@ -42,7 +43,9 @@ def effect_records(effects: Effects) -> list[dict[str, Any]]:
     """Returns the rows of effects.csv with what else a reader may want."""
     if effects.table.empty:
         return []
-    extra = effects.details[["p", "method", "further_blocks", "non_inferior", "control", "not_engaged", "note", "runs"]]
+    extra = effects.details[
+        ["p", "method", "further_blocks", "non_inferior", "control", "not_engaged", "not_trained", "note", "runs"]
+    ]
     return records(pd.concat([effects.table, extra], axis=1))
 
 
@@ -63,6 +66,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "effects": effect_records(effects),
         "cells": records(effects.cells),
         "outcomes": records(effects.outcomes),
+        "answer": clean(answer_document(report.answer, answer_text(report.answer, effects))),
         "recommendations": [clean(asdict(r)) for r in report.recommendations],
         "machines": [clean(asdict(m)) for m in report.machines],
         "why": [clean(asdict(r)) for r in report.reasons],
@@ -76,6 +80,7 @@ def report_document(report: Report) -> dict[str, Any]:
         "fastest": fastest(report.throughput),
         "trust": {
             "drift": clean(asdict(trust.drift)) if trust.drift else None,
+            "drift_unknown": trust.drift_unknown,
             "drift_by_block": {k: clean(asdict(v)) for k, v in trust.drift_by_block.items()},
             "control": clean(asdict(trust.control)) if trust.control else None,
             "control_by_group": {k: clean(asdict(v)) for k, v in trust.control_by_group.items()},

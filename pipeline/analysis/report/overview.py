@@ -71,38 +71,38 @@ def overview(effects: Sequence[_Row]) -> Overview | None:
 
 @dataclass(frozen=True)
 class Card:
-    """One recommendation, and whom it is for.
+    """Settings to use, and whom they are for.
 
     Attributes:
-        cell, set_line: What is recommended, see `Recommendation`.
+        cell, settings: What to use, see report.json's `answer.groups`.
         where: The groups, in words.
-        rows: The recommendations that say so.
+        groups: The answers that say so.
     """
 
     cell: str
-    set_line: str
+    settings: str
     where: str
-    rows: tuple[_Row, ...]
+    groups: tuple[_Row, ...]
 
 
-def gathered(recommendations: Sequence[_Row]) -> list[Card]:
-    """Puts recommendations of the same settings together, the most common first.
+def gathered(answers: Sequence[_Row]) -> list[Card]:
+    """Puts answers of the same settings together, the most common first.
 
     Args:
-        recommendations: The rows of report.json's `recommendations`.
+        answers: The rows of report.json's `answer.groups`.
     """
-    names = GroupLabels.of((r["model"], r["dataset"]) for r in recommendations)
+    names = GroupLabels.of((r["model"], r["dataset"]) for r in answers)
     same: dict[tuple[str, str], list[_Row]] = {}
-    for row in recommendations:
-        same.setdefault((row["cell"], row["set_line"]), []).append(row)
+    for row in answers:
+        same.setdefault((row["cell"], row["settings"]), []).append(row)
     found = []
     for (cell, line), rows in sorted(same.items(), key=lambda item: -len(item[1])):
         labels = [names.full(r["model"], r["dataset"]) for r in rows]
         where = ", ".join(labels[:6]) + (f" and {len(labels) - 6} more" if len(labels) > 6 else "")
-        if len(recommendations) > 1:
-            every = len(rows) == len(recommendations)
-            count = f"all {len(rows)}" if every else f"{len(rows)} of {len(recommendations)}"
-            others = [names.full(r["model"], r["dataset"]) for r in recommendations if r not in rows]
+        if len(answers) > 1:
+            every = len(rows) == len(answers)
+            count = f"all {len(rows)}" if every else f"{len(rows)} of {len(answers)}"
+            others = [names.full(r["model"], r["dataset"]) for r in answers if r not in rows]
             if len(rows) > len(others) > 0:  # shorter: whom it is not for
                 more = f" and {len(others) - 6} more" if len(others) > 6 else ""
                 where = f"same in {count}; differs: {', '.join(others[:6])}{more}"

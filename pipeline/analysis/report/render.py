@@ -15,7 +15,7 @@ from pipeline.analysis.anchors import tera
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.report.conditions import MAIN_FIELDS, Conditions, conditions
 from pipeline.analysis.report.drawing import Drawing, ratio_text
-from pipeline.analysis.report.headlines import VERDICT_WORDS, headlines, machine_lines
+from pipeline.analysis.report.headlines import VERDICT_WORDS, machine_lines
 from pipeline.analysis.report.labels import GroupLabels
 from pipeline.analysis.report.overview import LETTERS, gathered, overview
 from pipeline.analysis.report.report import Report
@@ -40,7 +40,6 @@ _KINDS = {"simple": "alone", "combined": "together", "synergy": "synergy"}
 SECTIONS = {
     "answer": "The answer",
     "overview": "Overview",
-    "recommended": "Recommended settings",
     "conditions": "How it was run",
     "why": "Why",
     "figures": "Figures",
@@ -255,7 +254,6 @@ def _contents(shown: dict[str, Any], figures: bool) -> list[tuple[str, str]]:
     document, tables = shown["d"], shown["tables"]
     absent = {
         "overview": shown["overview"] is None,
-        "recommended": not shown["advice"],
         "why": not (
             document["why"]
             or document["break_even"]
@@ -277,7 +275,7 @@ def context(report: Report, document: dict[str, Any]) -> dict[str, Any]:
     counts = report.effects.study.runs["outcome"].value_counts()
     return {
         "d": document,
-        "headlines": headlines(report.effects) + machine_lines(report),
+        "machine_lines": machine_lines(report),
         "counts": {str(k): int(v) for k, v in counts.items()},
         "level": f"{100 * options.confidence:g} %",
         "margin": f"{100 * options.margin:g} %",
@@ -290,7 +288,7 @@ def context(report: Report, document: dict[str, Any]) -> dict[str, Any]:
         "letters": LETTERS,
         "used_verdicts": {r["verdict"] for r in document["effects"]},
         "overview": overview(document["effects"]),
-        "advice": gathered(document["recommendations"]),
+        "advice": gathered(document["answer"]["groups"]),
         "main_groups": _grouped(tables["tables"]["main"]),
         **_conditions(conditions(report)),
         **tables,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.analysis import recommendation, time_budget
+from pipeline.analysis import time_budget
 from pipeline.analysis.anchors import Anchor, anchors
+from pipeline.analysis.answer import StudyAnswer, answer_of
 from pipeline.analysis.break_even import BreakEven, break_evens
 from pipeline.analysis.comparison import provenance
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.engagement import Seen, seen
 from pipeline.analysis.machines import NextMachine, next_machine
 from pipeline.analysis.paper.audit import Audit
+from pipeline.analysis.recommendation import Recommendation
 from pipeline.analysis.trust import Trust, examine
 from pipeline.tracking.study_data import StudyData
 
@@ -27,7 +29,7 @@ class Report:
         budgets: The time budget of every cell that has one.
         throughput: What every cell reaches of its device; empty where operations were not counted.
         reasons: One sentence per technique, model and dataset.
-        recommendations: One per model and dataset.
+        answer: What to use, and what each technique does.
         break_evens: When cells have paid back what they take before training; empty where none takes much.
         engagement: What was seen of each cell's techniques; empty where runs did not tell.
         machines: Effects for the next machine; empty where one machine ran everything.
@@ -42,13 +44,18 @@ class Report:
     budgets: list[time_budget.Budget]
     throughput: list[Anchor]
     reasons: list[time_budget.Reason]
-    recommendations: list[recommendation.Recommendation]
+    answer: StudyAnswer
     machines: list[NextMachine]
     break_evens: list[BreakEven]
     engagement: list[Seen]
     provenance: dict[str, tuple[str, ...]]
     audit: Audit | None = None
     memory_limit_mib: float | None = None
+
+    @property
+    def recommendations(self) -> list[Recommendation]:
+        """What is recommended, one for each model and data set."""
+        return [advice.chosen for advice in self.answer.groups]
 
 
 def build_report(
@@ -69,11 +76,11 @@ def build_report(
     return Report(
         study,
         effects,
-        examine(effects.study, effects.inert, effects.timed),
+        examine(effects.study, effects.idle, effects.timed),
         budgets,
         anchors(effects),
         time_budget.reasons(effects, budgets),
-        recommendation.recommend(effects, study, memory_limit_mib),
+        answer_of(effects, memory_limit_mib),
         next_machine(effects),
         break_evens(effects),
         seen(effects.timed),

@@ -1,119 +1,221 @@
 """The answer in words."""
 
-import re
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pipeline.analysis.answer import ALONE, TOGETHER, Estimated, OnTop, Part
 from pipeline.analysis.effects import estimate
 from pipeline.analysis.report import headlines
-from pipeline.design.factorial import fractional
+from pipeline.analysis.report.document import report_document
 from tests.support.planted import one, planted, without
 from tests.support.reports import report_of
 
-ROW = {"term": "ga", "kind": "main", "estimate": 0.9, "low": 0.8, "high": 1.1, "verdict": "undecided", "blocks": 3}
-ROW |= {"control": False, "further_blocks": 7.0}
-SILENT = {"low": np.nan, "high": np.nan, "further_blocks": np.nan}
+NAN = math.nan
+SPEED = Estimated(1.111, 0.909, 1.25, "undecided", 7.0)
+PART = Part("ga", ALONE, SPEED, None, None, NAN, 3, False, "")
+CROSSED = {"ga": 0.0, "amp": 0.0, "ga:amp": 0.1}  # by itself each saves 5 %, on top of the other it costs 5 %
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"further_blocks": 1.0}, "[0.909, 1.250], undecided; about 1 more block would decide it (8 chances in 10)."),
-        ({}, "[0.909, 1.250], undecided; about 7 more blocks would decide it (8 chances in 10)."),
-        ({"further_blocks": np.nan}, "[0.909, 1.250], undecided; more blocks will hardly decide it."),
-        (SILENT | {"blocks": 1}, ", undecided; one seed cannot say: run more blocks (--seeds)."),
-        (SILENT, ", undecided; these runs cannot say: run more blocks (--seeds)."),
+        ({"further_blocks": 1.0}, " [0.909, 1.250], undecided; about 1 more block would decide it (8 chances in 10)."),
+        ({}, " [0.909, 1.250], undecided; about 7 more blocks would decide it (8 chances in 10)."),
+        ({"further_blocks": NAN}, " [0.909, 1.250], undecided; more blocks will hardly decide it."),
+        ({"low": NAN, "high": NAN}, ", undecided; these runs cannot say: run more blocks (--seeds)."),
     ],
 )
-def test_a_headline_says_what_would_decide(change, words):
-    assert headlines.headline(ROW | change).replace(" [", "[") == f"ga: 1.111x as fast{words}"
-    assert "more" not in headlines.headline(ROW | change | {"control": True})
+def test_a_sentence_says_what_would_decide(change, words):
+    part = replace(PART, speed=replace(SPEED, **change))
+    assert headlines.part_line(part, 1.0) == f"ga alone: 1.111x as fast{words}"
+    assert "more" not in headlines.part_line(replace(part, control=True), 1.0)
 
 
 def test_one_block_of_one_technique_asks_for_seeds():
-    (line,) = headlines.headlines(estimate(planted(blocks=1, techniques=("ga",))))
-    assert line.endswith("x as fast, undecided; one seed cannot say: run more blocks (--seeds).")
+    first, line = headlines.headlines(estimate(planted(blocks=1, techniques=("ga",))))
+    assert "x as fast, undecided; one seed cannot say: run more blocks (--seeds); accuracy " in line
+    assert "keep the baseline: nothing that was tried is shown to be faster" in first
 
 
-CROSSED = {"ga": 0.0, "amp": 0.0, "ga:amp": 0.1}  # by itself each saves 5 %, on top of the other it costs 5 %
+def test_accuracy_and_memory_stand_beside_the_speed():
+    part = replace(PART, speed=Estimated(1.5, 1.4, 1.6, "pays"), accuracy=Estimated(-2.0, -2.5, -1.5, "costs"))
+    part = replace(part, memory=Estimated(0.6, 0.58, 0.62, "pays"))
+    assert headlines.part_line(part, 0.5) == (
+        "ga alone: 1.500x as fast [1.400, 1.600], pays; accuracy -2.00 points [-2.50, -1.50], worse; "
+        "memory 0.600x [0.580, 0.620]."
+    )
+    same = replace(part, accuracy=Estimated(-0.1, -0.2, 0.1, "no_effect"), memory=None, host_mib=4.2)
+    assert headlines.part_line(same, 0.5).endswith("[-0.20, +0.10], within 0.5 points; host memory +4 MiB.")
+
+
+def test_what_acts_on_top_of_another_only_is_said_so():
+    alone = replace(PART, term="channels_last", speed=Estimated(1.022, 0.97, 1.07, "undecided", 9.0))
+    alone = replace(alone, on_top=(OnTop("amp", 7.337, "costs"),))
+    assert headlines.part_line(alone, 1.0) == (
+        "channels_last: nothing shown alone (1.022x as fast [0.970, 1.070], undecided); on top of amp 7.337x as fast, "
+        "which itself costs."
+    )
+    assert "nothing alone (" in headlines.part_line(replace(alone, speed=replace(alone.speed, verdict="no_effect")), 1)
+
+
+@pytest.mark.parametrize(
+    ("speed", "synergy", "words"),
+    [
+        (
+            0.694,
+            "pays",
+            "they soften each other: 7.488x what the single speed-ups multiply to [7.000, 8.000], "
+            "but together still 0.694x",
+        ),
+        (1.4, "pays", "they help each other: 7.488x what the single speed-ups multiply to [7.000, 8.000]"),
+        (1.4, "costs", "they get in each other's way: 7.488x what the single speed-ups multiply to [7.000, 8.000]"),
+        (1.4, "no_effect", "the single speed-ups multiply"),
+    ],
+)
+def test_a_synergy_is_no_gain_where_the_combination_is_slower(speed, synergy, words):
+    part = Part(
+        "amp+channels_last",
+        TOGETHER,
+        Estimated(speed, speed / 2, speed * 2, "no_effect"),
+        None,
+        None,
+        NAN,
+        2,
+        False,
+        "",
+        (),
+        Estimated(7.488, 7.0, 8.0, synergy),
+    )
+    said = headlines.part_line(part, 1.0)
+    assert said.endswith(f"no effect; {words}.") and "pays" not in said
 
 
 @pytest.mark.parametrize("models", [("resnet",), ("resnet", "vit")])
-def test_beside_an_interaction_the_technique_alone_leads(models):
+def test_a_technique_is_told_alone_and_on_top_of_what_it_depends_on(models):
     effects = estimate(planted(models=models, blocks=5, truth=CROSSED))
-    first, second, third, *joint = headlines.headlines(effects)
+    lines = headlines.headlines(effects)
     where = {"kind": "simple", "model": "all" if len(models) > 1 else "resnet"}
-    for said, name, other in ((first, "ga", "amp"), (second, "amp", "ga")):
+    for name, other in (("ga", "amp"), ("amp", "ga")):
         alone = one(effects, term=name, **where)
-        assert said.startswith(f"{name} alone: {1 / alone['estimate']:.3f}x as fast [{1 / alone['high']:.3f}, ")
-        assert said.endswith(f"], pays; with {other}: it depends (ga:amp, p < 0.001).")
-    assert third.startswith("pm: ")
-    assert not any("depends" in line for line in (third, *joint))
+        (said,) = (line.strip() for line in lines if line.strip().startswith(f"{name} ("))
+        assert f" alone: {1 / alone['estimate']:.3f}x as fast [{1 / alone['high']:.3f}, " in said
+        cells = effects.cells[effects.cells["response"].eq("train_seconds")]
+        means = cells.pivot_table(index="model", columns="cell", values="mean")
+        on_top = np.exp(np.log(means[other] / means["ga+amp"]).mean())
+        assert f"], pays; on top of {other} {on_top:.3f}x as fast, which itself pays; accuracy" in said
 
 
-def test_beside_an_interaction_an_average_is_called_one_where_nothing_else_is_known():
+def test_an_average_is_called_one_where_the_technique_alone_did_not_run():
     study = planted(blocks=5, truth=CROSSED)
     effects = estimate(without(study, study.runs["params.techniques"].eq("ga")))
     main = one(effects, term="ga", kind="main")
-    said = headlines.headlines(effects)[0]
-    assert said.startswith(f"ga on average: {1 / main['estimate']:.3f}x as fast [")
-    assert said.endswith("; with amp: it depends (ga:amp, p < 0.001).")
+    (said,) = (line for line in headlines.headlines(effects) if line.startswith("  ga ("))
+    assert f" on average over the others' settings: {1 / main['estimate']:.3f}x as fast [" in said
 
 
-def test_each_interaction_is_named_and_so_are_its_aliases():
-    effects = estimate(planted(blocks=5, truth={"ga:amp": 0.1, "ga:pm": 0.2, "ga:amp:pm": 0.0}))
-    ga, amp, _, *_ = headlines.headlines(effects)
-    assert ga.endswith("; with amp, pm: it depends (ga:amp, p < 0.001; ga:pm, p < 0.001).")
-    assert amp.endswith("; with ga: it depends (ga:amp, p < 0.001).")
-    names = tuple("abcdef")
-    study = planted(blocks=2, techniques=names, truth={"a:b": 0.1})
-    cells = [tuple(row.values()) for row in fractional(names)]
-    on = study.runs[[f"params.{name}" for name in names]].eq("on")
-    kept = [cell in cells for cell in on.itertuples(index=False, name=None)]
-    lines = headlines.headlines(estimate(replace(study, runs=study.runs[kept])))
-    for name, other in zip("abcdef", "baefcd", strict=True):
-        said = next(line for line in lines if line.startswith(f"{name} on average: "))
-        assert said.endswith(f"; with {other}: it depends (a:b = c:e = d:f, p < 0.001).")
-
-
-def test_levels_have_interactions_of_their_own():
-    effects = estimate(planted(blocks=5, truth=CROSSED))
-    table = effects.table.replace({"term": {"ga": "ga=4", "ga:amp": "ga=4:amp"}})
-    first, second, *_ = headlines.headlines(replace(effects, table=table))
-    assert first.startswith("ga=4 alone: ")
-    assert first.endswith("; with amp: it depends (ga=4:amp, p < 0.001).")
-    assert second.endswith("; with ga=4: it depends (ga=4:amp, p < 0.001).")
-
-
-def test_an_interaction_within_the_margin_or_with_a_control_is_none():
-    lines = headlines.headlines(estimate(planted(blocks=8, truth={"amp": -0.3, "ga:amp": 0.004}, noise=0.001)))
-    assert lines[0].startswith("ga: ")
-    effects = estimate(planted(blocks=5, device="cpu", gpu=False, truth={"ga": -0.1, "ga:pm": 0.1}))
-    assert one(effects, term="ga:pm", kind="interaction")["verdict"] == "costs"
-    assert headlines.headlines(effects)[0].startswith("ga: ")
-
-
-def test_the_summary_names_a_control_and_the_recommendation():
-    lines = headlines.summary_lines(report_of(planted(device="cpu", gpu=False, blocks=5, noise=0.003)))
+def test_what_to_use_leads_and_agrees_with_the_recommendation():
+    report = report_of(planted(device="cpu", gpu=False, blocks=5, noise=0.003))
+    lines = headlines.summary_lines(report)
+    (advice,) = report.recommendations
     assert lines[0] == "study planted: 40 finished, 5 blocks"
-    assert any("pm" in line and "A/A" in line for line in lines)
-    (advice,) = [line for line in lines if line.startswith("  resnet / digits: ga+amp: --set ")]
-    assert re.search(
-        r" \(measured 0\.6\d\d \[0\.\d+, 0\.\d+\]; expect 0\.6\d\d, shrunk because it is the best of 3\)$", advice
+    assert lines[1].startswith(f"  resnet on digits: use {advice.cell}: {1 / advice.ratio:.3f}x as fast [")
+    assert f"[{1 / advice.high:.3f}, {1 / advice.low:.3f}], accuracy not worse by more than 1 point (" in lines[1]
+    assert lines[2].strip() == advice.set_line
+    assert any("pm (pinned" in line and "(an A/A control here: any effect would be noise)" in line for line in lines)
+    assert any("Bonferroni" in line and line.startswith("  note: ") for line in lines)
+    assert not any("Bonferroni" in line or "Holm" in line for line in lines[1:7])
+    document = report_document(report)["answer"]
+    assert [f"  {group['model']} on {group['dataset']}: {group['line']}" for group in document["groups"]] == [lines[1]]
+    assert document["names"]["ga"] == "gradient accumulation, micro-batch fixed"
+    assert sum("gradient accumulation" in part["line"] for part in document["groups"][0]["parts"]) == 1
+
+
+def test_a_fast_setting_that_costs_accuracy_is_named_and_not_used():
+    study = planted(blocks=5, noise=0.003, techniques=("amp",), truth={"amp": np.log(0.7)})
+    lost = study.runs["params.amp"].eq("on") * 0.05
+    runs = study.runs.assign(**{"metrics.test/accuracy": study.runs["metrics.test/accuracy"] - lost})
+    first, *_ = headlines.headlines(estimate(replace(study, runs=runs)))
+    assert first.startswith("resnet on digits: keep the baseline: amp is 1.4")
+    assert ", but it costs accuracy: -5." in first
+
+
+def with_accuracy(study, accuracy, images=256):
+    return replace(
+        study,
+        runs=study.runs.assign(
+            **{
+                "metrics.test/accuracy": accuracy,
+                "metrics.test/images": images,
+                "metrics.test/classes": 10,
+                "metrics.test/majority": 0.105,
+            }
+        ),
     )
+
+
+def test_a_model_that_is_not_trained_gets_no_word_on_accuracy():
+    study = planted(blocks=3, noise=0.003, truth={"amp": np.log(0.7)})
+    random = np.random.default_rng(0)
+    report = report_of(with_accuracy(study, 0.0977 + random.integers(0, 2, len(study.runs)) / 256))
+    first, *others = headlines.headlines(report.effects)
+    assert "; accuracy not judged: not trained: accuracy 0.10 at 10 classes (chance 0.10)" in first
+    assert first.startswith("resnet on digits: use ") and not any("accuracy" in line for line in others)
+    table = report.effects.table[report.effects.table["response"].isin(["accuracy", "f1_macro"])]
+    assert set(table["verdict"]) == {"not_trained"}
+    assert report.effects.details.loc[table.index, "non_inferior"].isna().all()
+
+
+def test_a_speed_study_says_that_accuracy_was_not_measured():
+    study = planted(blocks=5)
+    bare = study.runs.drop(columns=["metrics.test/accuracy", "metrics.test/f1_macro"])
+    first, *others = headlines.headlines(estimate(replace(study, runs=bare)))
+    assert "; accuracy was not measured" in first and not any("accuracy" in line for line in others)
+
+
+def test_where_nothing_can_be_compared_it_says_so():
+    study = planted(blocks=2, techniques=("amp",))
+    effects = estimate(without(study, study.runs["params.techniques"].eq("baseline")))
+    assert headlines.headlines(effects)[0] == (
+        "resnet on digits: nothing to compare: the baseline, or every other setting, has no finished run."
+    )
+    assert headlines.headlines(estimate(replace(study, runs=study.runs.iloc[:0]))) == []
 
 
 def test_no_stored_name_drives_the_terminal():
     lines = headlines.summary_lines(report_of(replace(planted(blocks=1), name="a\x1b[2Jb")))
-    assert lines[0].startswith("study a?[2Jb: ")
+    assert lines[0] == "study a?[2Jb: 8 finished, 1 block"
 
 
-def test_headlines_are_of_the_widest_pooling():
+def test_of_several_models_each_has_its_setting_and_techniques_are_averaged():
     effects = estimate(planted(models=("m1", "m2"), datasets=("d1", "d2"), blocks=2))
-    rows = headlines.headline_rows(effects)
-    assert set(rows["model"]) == set(rows["dataset"]) == {"all"}
-    assert len(headlines.headlines(effects)) == 5
-    groups = headlines.headlines(replace(effects, table=effects.table[~effects.table["model"].eq("all")]))
-    assert [line.split(": ")[0] for line in groups[::5]] == ["m1 / all", "m2 / all"]
+    lines = headlines.headlines(effects)
+    assert [line.split(": ")[0] for line in lines if " on d" in line] == [
+        "m1 on d1",
+        "m1 on d2",
+        "m2 on d1",
+        "m2 on d2",
+    ]
+    title = lines.index("over 2 models and 2 data sets:")
+    assert [line.split()[0] for line in lines[title + 1 :]] == ["ga", "amp", "pm", "ga+amp+pm"]
+
+
+def test_many_groups_do_not_fill_the_terminal(monkeypatch):
+    monkeypatch.setattr(headlines, "MOST_GROUPS", 1)
+    lines = headlines.headlines(estimate(planted(models=("m1", "m2"), blocks=2)))
+    assert "and 1 more in the report" in lines and not any(line.startswith("m2 on") for line in lines)
+
+
+def test_a_setting_that_cannot_change_a_time_is_a_control_of_times():
+    study = planted(blocks=4, techniques=("lrx",), truth={"lrx": np.log(0.9)})
+    rate = study.runs["params.lrx"].map({"on": "0.2", "off": "0.1"})
+    same = {"params.recipe.accumulation_steps": "1", "params.recipe.precision": "fp32"}
+    study = replace(study, runs=study.runs.assign(**{"params.recipe.learning_rate": rate}, **same))
+    report = report_of(study)
+    first, line = headlines.headlines(report.effects)
+    assert "keep the baseline" in first and "A/A control here" in line
+    assert any("A/A controls differ by" in alarm for alarm in report.trust.alarms)
+    accuracy = one(report.effects, term="lrx", kind="main", response="accuracy")
+    assert not report.effects.details.loc[accuracy.name, "control"], "of accuracy it is a technique as any other"

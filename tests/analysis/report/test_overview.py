@@ -35,14 +35,14 @@ def test_one_group_is_no_average_and_many_groups_fit_the_page():
     assert module.overview([]) is None
 
 
-def test_recommendations_that_agree_are_one_card():
+def test_answers_that_agree_are_one_card():
     def row(model, cell):
         line = "" if cell == "baseline" else f"--set {cell}=1"
-        return {"model": model, "dataset": "d", "cell": cell, "set_line": line, "reason": "Because."}
+        return {"model": model, "dataset": "d", "cell": cell, "settings": line}
 
     rows = [*(row(f"m{i}", "ga") for i in range(5)), row("m5", "baseline")]
     most, other = module.gathered(rows)
-    assert (most.cell, most.where, len(most.rows)) == ("ga", "same in 5 of 6; differs: m5", 5)
+    assert (most.cell, most.where, len(most.groups)) == ("ga", "same in 5 of 6; differs: m5", 5)
     assert (other.cell, other.where) == ("baseline", "1 of 6: m5")
     assert [a.where for a in module.gathered(rows[:5])] == ["same in all 5"]
     assert [a.where for a in module.gathered(rows[:1])] == ["m0 / d"]

@@ -1,5 +1,6 @@
 """The pages: what they say, that they stand alone, that hostile text stays text."""
 
+import html
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -72,14 +73,17 @@ def test_the_controls_are_shown_for_each_model():
     assert page.count("over the pairs of one block") == 1
 
 
-def test_the_recommendation_shows_what_was_measured_and_what_to_expect():
+def test_the_answer_leads_both_pages_with_what_to_use():
     built = report_of(planted(blocks=3))
-    advice = report_document(built)["recommendations"][0]
-    words = (
-        f"measured {advice['ratio']:.3f} [{advice['low']:.3f}, {advice['high']:.3f}]; expect {advice['expected']:.3f}"
-    )
-    page, text = pages_of(built)
-    assert words in page and words in text.replace("\\", "") and advice["expected"] > advice["ratio"]
+    document = report_document(built)
+    (group,), (advice,) = document["answer"]["groups"], document["recommendations"]
+    low, high = (f"{1 / advice[end]:.3f}" for end in ("high", "low"))
+    assert group["line"].startswith(f"use {advice['cell']}: {1 / advice['ratio']:.3f}x as fast [{low}, {high}], ")
+    for page in (html.unescape(text) for text in pages_of(built)):
+        plain = page.replace("\\", "")
+        assert group["line"] in plain and group["settings"] in plain
+        assert all(part["line"] in plain for part in group["parts"])
+        assert plain.index(group["line"]) < plain.index(group["parts"][0]["line"])
 
 
 def test_a_cpu_report_labels_the_control():
