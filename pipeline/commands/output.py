@@ -13,6 +13,7 @@ from pipeline.commands.display import LiveDisplay, PlainDisplay
 from pipeline.errors import OutsideError
 from pipeline.execution import device, interrupt
 from pipeline.execution.forecast import Forecast
+from pipeline.paths import STATE_DIR
 
 
 def default_study() -> str:
@@ -32,13 +33,14 @@ def asked_study(study: str | None, tracking_uri: str | None) -> tuple[str, str]:
 
     Raises:
         InputError: a tracking URI that is not allowed.
+        OutsideError: the store cannot be reached.
     """
     study = study or os.environ.get("ABLATE_NAME") or os.environ.get("ABLATE_STUDY")
     if study is None and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
         from pipeline.tracking.study_data import last_study
         from pipeline.tracking.uri import resolve_uri
 
-        last = last_study(resolve_uri(tracking_uri))
+        last = last_study(resolve_uri(tracking_uri), STATE_DIR)
         if last is not None:
             print(f"study {last[0]}: the one that was worked on last", file=sys.stderr, flush=True)
             return last

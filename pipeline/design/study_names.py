@@ -61,7 +61,8 @@ def name_of_call(base: Study, chosen: Study, rest: Mapping[str, Any]) -> str:
         rest: what else makes its cells others, by the name of the option.
     """
     own = all(chosen.is_own(model, dataset) for model in chosen.models for dataset in chosen.datasets)
-    models, datasets = sorted(chosen.models), sorted(chosen.datasets)
+    models = sorted(chosen.models, key=lambda name: name.removeprefix("timm:"))
+    datasets = sorted(chosen.datasets)
     groups = []
     if own or set(models) != set(base.models):
         groups.append([_shown(name.removeprefix("timm:")) for name in models])

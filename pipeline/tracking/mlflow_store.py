@@ -11,9 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.design.names import DELIVERED_TAG, DIGEST_TAG, KEY_TAG, OUTCOME_TAG, RUNNING_STATE, STORE_TAG, TAINTED_TAG
+from pipeline.design.names import (
+    DELIVERED_TAG,
+    DIGEST_TAG,
+    KEY_TAG,
+    KIND_TAG,
+    OPENED_TAG,
+    OUTCOME_TAG,
+    RUNNING_STATE,
+    STORE_TAG,
+    STUDY_TAG,
+    TAINTED_TAG,
+)
 from pipeline.errors import OutsideError
-from pipeline.tracking.attempts import Attempt, attempt_of
+from pipeline.tracking.attempts import Attempt, attempt_of, opened_at
 from pipeline.tracking.mlflow_artifacts import artifact_writer
 from pipeline.tracking.mlflow_batches import Refusal, log_in_batches
 from pipeline.tracking.mlflow_connection import MlflowConnection
@@ -285,6 +296,23 @@ class MlflowStore:
             token = page.token
             if not token:
                 return
+
+    def last_parent(self) -> tuple[str, str] | None:
+        """The study that a call of `ablate grid`, `run` or `speed` began to work on last, in any experiment.
+
+        Returns:
+            The study's name, and that of its experiment; None where there is none.
+        """
+        client = self.connection.client
+        names = {each.experiment_id: each.name for each in client.search_experiments(max_results=1000)}
+        found: list[Any] = []
+        for kind in ("grid", "speed") if names else ():
+            where = f"tags.`{KIND_TAG}` = '{kind}'"
+            found += client.search_runs([*names], where, max_results=100, order_by=["attributes.start_time DESC"])
+        ours = [run for run in found if STUDY_TAG in run.data.tags]
+        opened = {run.info.run_id: opened_at(run.data.tags.get(OPENED_TAG), run.info.start_time or 0) for run in ours}
+        last = max(ours, key=lambda run: opened[run.info.run_id], default=None)
+        return None if last is None else (last.data.tags[STUDY_TAG], names[last.info.experiment_id])
 
     def values_by_digest(self, parent: str | None = None) -> dict[str, dict[str, float]]:
         """Metrics of the finished runs, by the digest of their cell.

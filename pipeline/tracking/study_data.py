@@ -103,16 +103,21 @@ def load_study_data(name: str, tracking_uri: str | None, state_dir: Path, *, cur
     return read_study_data(source, name, curves=curves)
 
 
-def last_study(uri: str) -> tuple[str, str] | None:
-    """The study that was worked on last in a store; None where there is none, or where only a server knows.
+def last_study(uri: str, state_dir: Path) -> tuple[str, str] | None:
+    """The study that was worked on last in a store.
 
     Args:
         uri: Absolute tracking URI.
+        state_dir: Folder of a local store's artifacts (`mlruns`).
 
     Returns:
-        The study's name, and that of its experiment.
+        The study's name, and that of its experiment; None where there is none.
+
+    Raises:
+        OutsideError: The store cannot be reached.
     """
-    return mlflow_sqlite.last_parent(sqlite_file(uri))
+    file = sqlite_file(uri)
+    return client_of(uri, "Default", state_dir).last_parent() if file is None else mlflow_sqlite.last_parent(file)
 
 
 def client_of(uri: str, name: str, state_dir: Path) -> MlflowStore:

@@ -92,7 +92,7 @@ def test_names_are_short_and_safe(tmp_path: Any) -> None:
     for found in names:
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", found) and not found.endswith(".yaml")
     assert names[0].startswith("mobilenetv3_small_050-Holiday_photos_.yaml-baseline-")
-    assert re.fullmatch("quickstart-test_vit-3more-[0-9a-f]{6}", names[2])
+    assert re.fullmatch("quickstart-mobilenetv4_conv_lar-3more-[0-9a-f]{6}", names[2])
 
 
 def test_a_name_of_ones_own() -> None:

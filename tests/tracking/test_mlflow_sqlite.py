@@ -192,7 +192,7 @@ def test_values_by_digest_are_those_of_the_client(tracker: MlflowStore) -> None:
 def test_the_study_that_was_worked_on_last_is_known(mlflow_store: MlflowStore, tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     assert mlflow_sqlite.last_parent(None) is mlflow_sqlite.last_parent(tmp_path / "absent.db") is None
-    assert mlflow_sqlite.last_parent(file) is None, "there is none yet"
+    assert mlflow_sqlite.last_parent(file) is mlflow_store.last_parent() is None, "there is none yet"
     rows = [
         ("grid", "old", 1, "50"),  # which a later call has gone on with
         ("speed", "young", 30, "nonsense"),
@@ -202,9 +202,9 @@ def test_the_study_that_was_worked_on_last_is_known(mlflow_store: MlflowStore, t
     for kind, study, start, opened in rows:
         tags = {"ablate.kind": kind, "ablate.study": study, "ablate.opened": opened}
         mlflow_store.create_run(study, tags, name=study, start_time=start)
-    assert mlflow_sqlite.last_parent(file) == ("old", "study")
+    assert mlflow_sqlite.last_parent(file) == mlflow_store.last_parent() == ("old", "study")
     mlflow_store.delete_run("old")
-    assert mlflow_sqlite.last_parent(file) == ("young", "study")
+    assert mlflow_sqlite.last_parent(file) == mlflow_store.last_parent() == ("young", "study")
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("DROP TABLE tags")
     assert mlflow_sqlite.last_parent(file) is None

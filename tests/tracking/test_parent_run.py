@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,14 +12,15 @@ import pytest
 
 from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, KEY_TAG, OUTCOME_TAG
 from pipeline.tracking import parent_run
+from pipeline.tracking.attempts import attempt_of
 from pipeline.tracking.entries import open_parent_entry
 from pipeline.tracking.known_attempts import KnownAttempts
 from pipeline.tracking.liveness import ENDED
 from pipeline.tracking.mlflow_store import MlflowStore
 from pipeline.tracking.mlflow_writer import MlflowWriter
 from pipeline.tracking.outbox import Outbox
-from pipeline.tracking.parent_run import ParentRun
-from tests.support.stores import MemoryStore, key_of
+from pipeline.tracking.parent_run import ParentRun, has_finished, has_room_for
+from tests.support.stores import MemoryStore, key_of, small_plan
 
 GRID = {"ablate.command": "grid"}
 ALIVE, DEAD = "another-host.1.1", "third-host.2.2"
@@ -203,3 +205,29 @@ def test_an_attempt_is_known_by_its_parents_key_or_id(
 def test_an_opened_parent_may_be_of_another_kind() -> None:
     entry = open_parent_entry("key", "tune", {"ablate.kind": "tune"}, "host.1.1", "sqlite:///x")
     assert (entry["tags"]["ablate.kind"], entry["parent"]) == ("tune", None)
+
+
+def test_what_may_lie_under_one_parent() -> None:
+    plan = small_plan(8)
+    # the row of an earlier version, which says no factors
+    row = {"ablate.techniques": "ga,amp,pm", "ablate.study": "quickstart"}
+    parent = attempt_of(key_of("p"), row, start_time=1, parent="")
+    tags = [{"ablate.digest": run.spec.digest, "mlflow.runName": run.name} for run in plan.runs]
+    mine = [attempt_of(key_of(each["mlflow.runName"]), each, start_time=2, parent="p") for each in tags]
+    fits = has_room_for(plan)
+    assert fits(parent, []) and fits(parent, mine) and fits(parent, mine[:3])
+    assert fits(parent, [*mine, replace(mine[0], digest="measured again")]), "beside the cell itself"
+    assert not fits(parent, [replace(mine[0], digest="of another recipe"), *mine[1:]])
+    assert fits(parent, [replace(mine[0], name="another cell", digest="x")]), "another part of the study"
+    assert not fits(replace(parent, study="other"), []) and fits(replace(parent, study=""), [])
+    assert not fits(replace(parent, factors="ga,amp"), mine)
+
+
+def test_a_parent_has_a_cell_that_has_finished_under_it() -> None:
+    plan = small_plan(1)
+    parent = attempt_of(key_of("p"), {}, start_time=1, parent="")
+    row = {"ablate.digest": plan.runs[0].spec.digest}
+    tried = attempt_of(key_of("t"), row, start_time=2, parent="p", outcome="failed")
+    fits = has_finished(plan)
+    assert not fits(parent, []) and not fits(parent, [tried])
+    assert fits(parent, [tried, replace(tried, outcome="finished")])
