@@ -211,7 +211,7 @@ class Controller:
                 if isinstance(record, End):
                     end = record
                     continue
-                if isinstance(record, Progress | Metrics):
+                if isinstance(record, Progress | Metrics | Phase):
                     self.listener.progress(run, record)
                 self.recorder.record(opened, record)
                 if isinstance(record, Phase) and record.name == "evaluate":
