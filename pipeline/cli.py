@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import os
 import sys
 import typing
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from pipeline.errors import AblateError
 from pipeline.import_path import leave_folder
 from pipeline.shown import printable, redacted
 
+_COMPLETION = "_ABLATE_COMPLETE"
 _FEW = 12  # options that need no headings
 _COLUMN = 25  # the widest option whose text stands beside it
 _SECTIONS = {
@@ -159,7 +161,7 @@ def _parameter(name: str, declared: run_options.Option, kind: Any, default: Any)
         settings["envvar"] = variables if declared.aliases else variables[0]
     if not required and not many and kind is not bool and default is not None:
         settings.update(default=default, show_default=True)
-    return _Option([long, name], older=declared.aliases, **settings)
+    return _Option([*filter(None, [declared.short]), long, name], older=declared.aliases, **settings)
 
 
 def _variable(long: str) -> str:
@@ -390,6 +392,8 @@ def main(arguments: list[str] | None = None) -> None:
     # The imports, and the runs that are read, are a million objects that nearly all stay: with the interpreter's 700,
     # going through them again and again is a quarter of a short command's time.
     gc.set_threshold(50_000, 20, 20)
+    if _COMPLETION in os.environ:  # a shell asks: Click answers in bytes, which our streams do not take, and exits
+        cli.main(args=arguments, prog_name="ablate", complete_var=_COMPLETION)
     with streams.guarded() as shown, calls.stoppable(), crash_log.kept():
         code = shown.settled(_ended(arguments, shown))
     sys.exit(code)

@@ -79,9 +79,9 @@ def test_many_options_stand_under_headings_and_few_do_not() -> None:
     assert set(sections) == set(wanted)
     for heading, names in wanted.items():
         assert all(re.search(rf"^  {name} ", sections[heading], re.MULTILINE) for name in names), heading
-    shown = {option for line in text.splitlines() for option in re.findall(r"^  (--[\w-]+)", line)}
-    offered_names = {each.opts[0] for each in cli.cli.commands["grid"].params}
-    assert shown == offered_names and max(map(len, text.splitlines())) <= 80
+    shown = {option for line in text.splitlines() for option in re.findall(r"^  (?:-\w, )?(--[\w-]+)", line)}
+    offered_names = {each.opts[-1] for each in cli.cli.commands["grid"].params}
+    assert shown == {*offered_names, "--help"} and max(map(len, text.splitlines())) <= 80
     assert "\nOptions:\n" in help_of("status")
 
 
@@ -90,6 +90,15 @@ def test_help_of_one_cell_leaves_out_what_only_several_have(ablate: Any) -> None
     assert not re.search(r"--(seeds|jobs|retries|until-decided)\b", text)
     words = ("run", "--model", "test_vit", "--dataset", "digits", *DRY[1:], "--seeds", "1", "--jobs", "1")
     assert ablate(*words).code == 0, "they are understood all the same"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_words(shell: str, tmp_path: Path) -> None:
+    script = run_ablate(cwd=tmp_path, env={"_ABLATE_COMPLETE": f"{shell}_source"})
+    assert script.code == 0 and "_ABLATE_COMPLETE" in script.out and script.err == ""
+    typed = {"COMP_WORDS": "ablate list mod", "COMP_CWORD": "mod" if shell == "fish" else "2"}
+    found = run_ablate(cwd=tmp_path, env={"_ABLATE_COMPLETE": f"{shell}_complete", **typed})
+    assert found.code == 0 and "models" in found.out and "studies" not in found.out
 
 
 def test_version(ablate: Any) -> None:

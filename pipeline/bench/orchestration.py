@@ -82,7 +82,7 @@ class Quiet:
     def started(self, run: PlannedRun) -> None:
         """Nothing."""
 
-    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
+    def progress(self, run: PlannedRun, record: Progress | Metrics | Phase) -> None:
         """Nothing."""
 
     def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:

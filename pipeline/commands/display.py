@@ -12,7 +12,7 @@ from typing import Any, Literal, TextIO, cast
 
 from pipeline.design.names import EPOCH_RATE, TOTAL_SECONDS, TRAIN_LOSS
 from pipeline.design.plan import PlannedRun
-from pipeline.design.records import End, Metrics, Progress
+from pipeline.design.records import End, Metrics, Phase, Progress
 from pipeline.design.spec import RunSpec
 from pipeline.execution import summary
 from pipeline.execution.forecast import Forecast, forecast_text, params_of
@@ -33,7 +33,12 @@ class PlainDisplay:
     Args:
         stream: where to print.
         known: times of cells like those that will run; None for nothing known.
+
+    Attributes:
+        verbose: whether the phases of runs are told, on standard error.
     """
+
+    verbose = False
 
     def __init__(self, stream: TextIO | None = None, known: Forecast | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -82,8 +87,11 @@ class PlainDisplay:
         self._started[run.spec.digest] = time.time()
         self.line(f"started   {run.name}")
 
-    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
+    def progress(self, run: PlannedRun, record: Progress | Metrics | Phase) -> None:
         """Plain output has no line for progress inside a run; its rate tells how long cells like it will take."""
+        if isinstance(record, Phase) and self.verbose:
+            text = f"{time.strftime('%H:%M:%S', time.localtime(record.time))}  {run.name}: {record.name}"
+            print(printable(f"{text}  ({run.spec.digest[:12]})"), file=sys.stderr, flush=True)
         if isinstance(record, Progress) and (left := _seconds_left(run, record)) is not None:
             began = self._started.get(run.spec.digest, record.time)
             self._forecast.suppose(run.spec, max(0.0, record.time - began) + left)
@@ -219,7 +227,7 @@ class LiveDisplay(PlainDisplay):
         self._started[run.spec.digest] = time.time()
         self._running[run.spec.digest] = (run.name, "starting")
 
-    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
+    def progress(self, run: PlannedRun, record: Progress | Metrics | Phase) -> None:
         """Shows epoch, loss, images/s and time to go of a running cell."""
         super().progress(run, record)
         epochs = run.spec.recipe.epochs
@@ -229,7 +237,7 @@ class LiveDisplay(PlainDisplay):
             place = f"epoch {record.epoch}/{epochs}  step {record.update}/{record.updates}"
             text = f"{place}{loss}  {record.images_per_second:,.0f} images/s"
             text += "" if left is None else f"  ETA {_clock(left)}"
-        elif record.step is not None:
+        elif isinstance(record, Metrics) and record.step is not None:
             values = record.values
             text = f"epoch {record.step}/{epochs}"
             text += f"  loss {values[TRAIN_LOSS]:.4f}" if TRAIN_LOSS in values else ""
@@ -246,6 +254,19 @@ class LiveDisplay(PlainDisplay):
     def close(self) -> None:
         """Ends the live part."""
         self._live.stop()
+
+
+class QuietDisplay(PlainDisplay):
+    """Nothing but runs that did not finish, on standard error."""
+
+    def line(self, text: str) -> None:
+        """Nothing is told."""
+
+    def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:
+        """Tells of a run that did not finish."""
+        super().ended(run, end, values)
+        if end.outcome != "finished":
+            print(printable(f"{end.outcome}  {run.name}  {end.error}"), file=sys.stderr, flush=True)
 
 
 def print_tables(found: Mapping[tuple[str, str], Sequence[summary.CellRow]], stream: TextIO | None = None) -> None:

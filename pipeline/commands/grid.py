@@ -16,7 +16,7 @@ from pipeline import nvml
 from pipeline.commands import grid_text
 from pipeline.commands.answer import closing_answer, effects_of_plan
 from pipeline.commands.calls import interrupted
-from pipeline.commands.output import exit_code, shown_on, stream_for_progress
+from pipeline.commands.output import exit_code, shown_on, stream_for_progress, tell_places
 from pipeline.design.catalog import IMAGEFOLDER
 from pipeline.design.names import DIGEST_TAG
 from pipeline.design.options import GridOptions
@@ -53,7 +53,9 @@ def run_grid(options: GridOptions) -> int:
             options = _with_tuned_recipes(options, out)
         with _told_if_hashing(options):
             selected = select_plan(options, device_of(options))
-        print(selected.headline, file=out, flush=True)
+        if not options.quiet or options.dry_run:
+            print(selected.headline, file=out, flush=True)
+        tell_places(options)
         if options.dry_run:
             grid_text.print_plan(selected.plan, options.as_json, _expected(options, selected.plan), _jobs(options))
             return 0
@@ -87,7 +89,7 @@ def _with_tuned_recipes(options: GridOptions, out: TextIO) -> GridOptions:
 
 
 def _run(options: GridOptions, selected: SelectedPlan, out: TextIO) -> tuple[Session, GridOutcome]:
-    with shown_on(out, forecast_of(selected.plan, options.tracking_uri)) as display:
+    with shown_on(out, options, forecast_of(selected.plan, options.tracking_uri)) as display:
         session = Session(options, selected, display, precision=precision_of_plan)
         return session, session.run(alone=options.single)
 

@@ -52,7 +52,8 @@ def print_results(
     if as_json:
         print(json.dumps(_result_document(session, outcome, tables), indent=1))
     else:
-        print_tables(tables)
+        if not session.options.quiet:
+            print_tables(tables)
         if answer:
             print("\n".join(answer))
         print(_closing_text(session, outcome))

@@ -6,14 +6,18 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from pipeline.commands.calls import interrupted
-from pipeline.commands.display import LiveDisplay, PlainDisplay
+from pipeline.commands.display import LiveDisplay, PlainDisplay, QuietDisplay
+from pipeline.design.options import CallOptions, PlanOptions, TuneOptions
 from pipeline.errors import OutsideError
 from pipeline.execution import device, interrupt
 from pipeline.execution.forecast import Forecast
-from pipeline.paths import STATE_DIR
+from pipeline.paths import STATE_DIR, default_data_dir
+from pipeline.shown import printable, redacted
+from pipeline.tracking.uri import resolve_uri
 
 
 def default_study() -> str:
@@ -66,21 +70,35 @@ def experiment_of(study: str | None) -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or name_of_study(study or default_study())
 
 
+def tell_places(options: PlanOptions | TuneOptions) -> None:
+    """Says where files are, with `--verbose`."""
+    if options.verbose:
+        data = Path(options.data_dir) if options.data_dir else default_data_dir()
+        places = {"store": redacted(resolve_uri(options.tracking_uri)), "state": STATE_DIR.resolve(), "data": data}
+        text = "; ".join(f"{name} {place}" for name, place in places.items())
+        print(printable(f"files: {text}; a run's log: {STATE_DIR}/work/DIGEST"), file=sys.stderr, flush=True)
+
+
 def stream_for_progress(as_json: bool) -> TextIO:
     """Where progress is shown: standard output is the document's alone where one is asked for."""
     return sys.stderr if as_json else sys.stdout
 
 
 @contextmanager
-def shown_on(out: TextIO, known: Forecast | None = None) -> Iterator[PlainDisplay]:
+def shown_on(out: TextIO, options: CallOptions, known: Forecast | None = None) -> Iterator[PlainDisplay]:
     """Shows what happens: redrawn in place on a terminal, one line per event elsewhere.
 
     Args:
         out: standard output or standard error.
+        options: of the command: how much is told.
         known: times of cells like those that will run; None for nothing known.
     """
     live = out.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
-    display = LiveDisplay(out, known) if live else PlainDisplay(out, known)
+    if options.quiet:
+        display: PlainDisplay = QuietDisplay(out, known)
+    else:
+        display = LiveDisplay(out, known) if live else PlainDisplay(out, known)
+    display.verbose = options.verbose
     try:
         yield display
     finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pipeline.commands import grid_text
 from pipeline.commands.answer import closing_answer
 from pipeline.commands.calls import interrupted
-from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress
+from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress, tell_places
 from pipeline.design.options import SpeedOptions
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.selection import select_plan
@@ -43,7 +43,9 @@ def run_speed(options: SpeedOptions) -> int:
     if not plan.study.techniques:
         raise not_allowed("--techniques", options.techniques, "at least one: a baseline alone has nothing beside it")
     groups = turn_groups(plan)
-    print(_headline(plan, groups, selected.headline), file=out, flush=True)
+    if not options.quiet or options.dry_run:
+        print(_headline(plan, groups, selected.headline), file=out, flush=True)
+    tell_places(options)
     if options.dry_run:
         runs = tuple(run for group in groups for run in group.runs)
         grid_text.print_plan(replace(plan, runs=runs), options.as_json)
@@ -90,7 +92,7 @@ def _run(
         decided = bool(effects) and all(effect.precise for effect in effects)
         return Judgement(decided, precision_text(effects, options.precision))
 
-    with shown_on(out) as display:
+    with shown_on(out, options) as display:
         session = TurnSession(options, plan, groups, display, judge)
         return session, session.run()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.commands.calls import interrupted
-from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress
+from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress, tell_places
 from pipeline.design.options import GridOptions, TuneOptions
 from pipeline.design.selection import select_plan
 from pipeline.errors import OutsideError
@@ -33,7 +33,9 @@ def run_tune(options: TuneOptions) -> int:
     """
     setup = prepare_tuning(options)
     out = stream_for_progress(options.as_json)
-    print(setup.headline, file=out, flush=True)
+    if not options.quiet or options.dry_run:
+        print(setup.headline, file=out, flush=True)
+    tell_places(options)
     if options.dry_run:
         print(json.dumps(_space_document(setup), indent=1) if options.as_json else _space_text(setup))
         return 0
@@ -92,6 +94,8 @@ def _tuning_of(options: GridOptions, model: str, dataset: str) -> TuneOptions:
         tracking_uri=options.tracking_uri,
         run_timeout=options.timeout,
         dry_run=options.dry_run,
+        quiet=options.quiet,
+        verbose=options.verbose,
     )
 
 
@@ -125,7 +129,7 @@ def _tuned_recipe(options: TuneOptions, out: TextIO) -> dict[str, Any] | None:
 
 
 def _tune(options: TuneOptions, setup: Setup, out: TextIO) -> tuple[Tuning, CallStatus]:
-    with shown_on(out) as display:
+    with shown_on(out, options) as display:
         from pipeline.tuning.session import Tuning
 
         tuning = Tuning(options, setup, display)

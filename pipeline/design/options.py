@@ -61,6 +61,7 @@ class Option:
         choices: the allowed words; empty where any is allowed.
         allowed: the allowed numbers; None where any is allowed.
         argument: whether it is a positional argument, without dashes.
+        short: a name of one letter, with its dash; empty for none.
         heading: under which `--help` shows it; that of the class that declares it.
         hidden: whether `--help` leaves it out.
     """
@@ -72,6 +73,7 @@ class Option:
     choices: tuple[str, ...] = ()
     allowed: Range | None = None
     argument: bool = False
+    short: str = ""
     heading: str = ""
     hidden: bool = False
 
@@ -135,11 +137,15 @@ class CallOptions(JsonOptions):
 
     Attributes:
         dry_run: whether to print what would be done, and do nothing.
+        quiet: whether nothing is told but the answer and what failed.
+        verbose: whether phases of runs, and where files are, are told on standard error.
     """
 
     heading: ClassVar = OUTPUT
 
     dry_run: bool = option(False, "Print the plan and run nothing.")
+    quiet: bool = option(False, "Only the answer, and errors.", short="-q")
+    verbose: bool = option(False, "Each run's phases, and where files are, on standard error.", short="-v")
 
 
 @dataclass(frozen=True, kw_only=True)

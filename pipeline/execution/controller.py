@@ -258,7 +258,7 @@ class Controller:
                 if isinstance(record, End):
                     end = record
                     continue
-                if isinstance(record, Progress | Metrics):
+                if isinstance(record, Progress | Metrics | Phase):
                     self.listener.progress(run, record)
                 self.recorder.record(opened, record)
                 if isinstance(record, Tags) and TAINTED_TAG in record.values:

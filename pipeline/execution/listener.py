@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.design.plan import PlannedRun
-from pipeline.design.records import End, Metrics, Progress
+from pipeline.design.records import End, Metrics, Phase, Progress
 from pipeline.design.spec import RunSpec
 
 
@@ -33,7 +33,7 @@ class Listener(Protocol):
         """Shows that a run has been launched."""
         ...
 
-    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
+    def progress(self, run: PlannedRun, record: Progress | Metrics | Phase) -> None:
         """Shows what a run reports."""
         ...
 

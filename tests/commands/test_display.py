@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pipeline.commands.display import LiveDisplay, PlainDisplay, print_tables
+from pipeline.commands.display import LiveDisplay, PlainDisplay, QuietDisplay, print_tables
 from pipeline.design.plan import PlannedRun
-from pipeline.design.records import End, Metrics, Progress
+from pipeline.design.records import End, Metrics, Phase, Progress
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.execution import summary
 
@@ -207,3 +207,26 @@ def test_a_narrow_table_leaves_columns_out_and_no_letters() -> None:
     narrow = [summary.HEADINGS[number] for number in summary.fitting(rows, 80)]
     assert narrow == ["techniques", "train s", "accuracy", "time ×"]
     assert summary.fitting(rows, 10) == [0, 7]
+
+
+def test_quiet_tells_of_nothing_but_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    display = QuietDisplay(stream)
+    display.preparing("digits")
+    display.begin(2, 0)
+    display.started(RUN)
+    display.ended(RUN, FINISHED, VALUES)
+    display.note("something")
+    display.ended(RUN, End(time=0.0, outcome="failed", error="loss is nan"), {})
+    assert stream.getvalue() == ""
+    assert capsys.readouterr().err == f"failed  {RUN.name}  loss is nan\n"
+
+
+def test_verbose_tells_of_phases_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    display = PlainDisplay(stream)
+    display.progress(RUN, Phase(time=0.0, name="train"))
+    assert capsys.readouterr().err == ""
+    display.verbose = True
+    display.progress(RUN, Phase(time=0.0, name="train"))
+    assert f"{RUN.name}: train  ({RUN.spec.digest[:12]})" in capsys.readouterr().err and stream.getvalue() == ""

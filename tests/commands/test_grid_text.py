@@ -53,6 +53,15 @@ def test_json_is_one_document(finished: tuple[Path, dict[str, Any]]) -> None:
     assert rows["baseline"]["time_ratio"] == 1.0 and rows["ga"]["seconds"] > 0
 
 
+def test_quiet_is_the_answer_alone_and_verbose_names_files(finished: tuple[Path, dict[str, Any]]) -> None:
+    words = ("grid", *SMALL, "--models", "test_resnet", "--datasets", "digits", "--techniques", "ga")
+    found = ablate_in_process(*words, "-q", cwd=finished[0])
+    assert found.code == 0 and found.err == "" and "  ga: " in found.out
+    assert not any(word in found.out for word in ("study quickstart:", "resuming", "┃", "│"))
+    loud = ablate_in_process(*words, "-v", "--dry-run", cwd=finished[0])
+    assert f"state {finished[0]}/mlruns" in loud.line and "mlflow.db" in loud.line
+
+
 def test_a_fraction_is_shown_with_its_aliases(ablate: Any) -> None:
     techniques = "ga,amp,pm,grad_checkpoint,fused,device_data"
     words = (*DRY, "--models", "test_resnet", "--datasets", "digits", "--techniques", techniques)

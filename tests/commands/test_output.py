@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.commands import output
 from pipeline.commands.display import LiveDisplay
+from pipeline.design.options import CallOptions
 from pipeline.errors import OutsideError
 
 WORDS = ["ablate", "grid", "--fresh", "--tracking-uri", "postgresql://me:secret@db.example/runs", "--models", "all"]
@@ -71,14 +72,14 @@ def test_a_display_is_redrawn_on_a_terminal_alone(
     stream: io.StringIO, term: str, live: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", term)
-    with output.shown_on(stream) as display:
+    with output.shown_on(stream, CallOptions()) as display:
         assert isinstance(display, LiveDisplay) == live
 
 
 def test_a_display_is_closed_when_the_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
     monkeypatch.setattr("pipeline.commands.output.PlainDisplay.close", lambda _self: closed.append(True))
-    with pytest.raises(OutsideError), output.shown_on(io.StringIO()):
+    with pytest.raises(OutsideError), output.shown_on(io.StringIO(), CallOptions()):
         raise OutsideError("away")
     assert closed == [True]
 

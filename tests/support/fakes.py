@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.design.plan import Plan, PlannedRun
-from pipeline.design.records import End, Metrics, Progress, Record
+from pipeline.design.records import End, Metrics, Phase, Progress, Record
 from pipeline.design.spec import RunSpec
 from pipeline.tracking.recorder import OpenRun
 
@@ -27,7 +27,7 @@ class NullListener:
     def started(self, run: PlannedRun) -> None:
         """Nothing."""
 
-    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
+    def progress(self, run: PlannedRun, record: Progress | Metrics | Phase) -> None:
         """Nothing."""
 
     def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:

@@ -123,7 +123,7 @@ class ListenerLog:
     def started(self, run: PlannedRun) -> None:
         pass
 
-    def progress(self, run: PlannedRun, record: Progress | Metrics) -> None:
+    def progress(self, run: PlannedRun, record: Progress | Metrics | Phase) -> None:
         pass
 
     def ended(self, run: PlannedRun, end: End, values: dict[str, float]) -> None:
