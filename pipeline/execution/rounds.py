@@ -1,7 +1,8 @@
 """Rounds: all cells of a group are alive at once, and in each round every one of them trains for a turn.
 
-A round is a block of the design: its cells are measured within seconds of each other, in an order shuffled anew, while
-the others stand still. A round in which a cell dies does not count; the cell is restarted once, and then left out.
+A round is a block of the design: its cells are measured within seconds of each other, in an order shuffled anew and
+then in its reverse, while the others stand still. A round in which a cell dies does not count; the cell is restarted
+once, and then left out.
 
 Cells are admitted while there is memory for one more of the largest seen. Those that do not fit form a further group
 with the baseline, whose rounds connect them with the others.
@@ -258,7 +259,11 @@ class Rounds:
         """Makes one round; it counts where every cell came to the end of its turn."""
         number = self.course.rounds + 1
         order = list(standing)
-        random.Random(f"{self._rules.seed}/{self._group.name}/{number}").shuffle(order)
+        # Two rounds in a row are each other's reverse: no cell is earlier than another on average, nor behind it more
+        # often. Drawn anew for each round, one cell of four was first in 169 of 489 rounds and another in 91.
+        random.Random(f"{self._rules.seed}/{self._group.name}/{(number + 1) // 2}").shuffle(order)
+        if number % 2 == 0:
+            order.reverse()
         turns: list[tuple[TurnCell, Turn]] = []
         watch = self._call.watch
         before = watch.look() if watch else None

@@ -87,6 +87,7 @@ def test_every_cell_has_a_turn_in_each_round_in_an_order_shuffled_anew(case: Cal
     assert [number for number, _ in found.log.rounds] == [1, 2, 3, 4, 5]
     orders = [tuple(label for label, order in found.launcher.turns if order.number == number) for number in range(1, 6)]
     assert all(sorted(order) == sorted(LABELS) for order in orders) and len(set(orders)) > 2
+    assert orders[1] == orders[0][::-1] and orders[3] == orders[2][::-1], "nobody is first more often than last"
     for number, cells in found.log.rounds:
         places = {label: int(values["round/place"]) for label, values in cells.items()}
         assert [label for label, _ in sorted(places.items(), key=lambda item: item[1])] == list(orders[number - 1])
