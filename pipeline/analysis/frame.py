@@ -20,6 +20,7 @@ from pipeline.design.names import (
     BATCHNORM_TAG,
     BLOCK_TAG,
     BUDGET_PHASES,
+    CLASSES_TAG,
     COMPILE_SECONDS,
     DATASET_PARAM,
     DEVICE_PARAM,
@@ -53,9 +54,8 @@ from pipeline.design.names import (
     TAINTED_TAG,
     TECHNIQUES_PARAM,
     TEST_ACCURACY,
-    TEST_CLASSES,
     TEST_F1,
-    TEST_IMAGES,
+    TEST_IMAGES_TAG,
     TEST_MAJORITY,
     TRAIN_SECONDS,
     UPDATES,
@@ -86,8 +86,6 @@ SUMMARY_METRICS = {
     "flops_per_image": FLOPS_PER_IMAGE,
     "launch_bound": LAUNCH_BOUND,
     "val_accuracy": VAL_ACCURACY,
-    "test_images": TEST_IMAGES,
-    "test_classes": TEST_CLASSES,
     "test_majority": TEST_MAJORITY,
 }
 
@@ -262,6 +260,8 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
             "batchnorm": text(runs, f"tags.{BATCHNORM_TAG}").str.lower(),
             "engagement": text(runs, f"tags.{ENGAGEMENT_TAG}"),
             "not_engaged": text(runs, f"tags.{NOT_ENGAGED_TAG}"),
+            "test_images": number(runs, f"tags.{TEST_IMAGES_TAG}"),
+            "test_classes": number(runs, f"tags.{CLASSES_TAG}"),
             "precision": text(runs, f"params.{RECIPE_PARAM}precision"),
             "processes": number(runs, f"params.{NPROC_PARAM}").fillna(1.0),
             "device": text(runs, f"params.{DEVICE_PARAM}").where(

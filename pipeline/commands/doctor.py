@@ -21,6 +21,7 @@ from pipeline.errors import AblateError, first_line
 from pipeline.paths import STATE_DIR
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.mlflow_store import MlflowStore
+from pipeline.tracking.provenance import cpuinfo
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 MIN_FREE_GIB = 2.0
@@ -77,7 +78,7 @@ def checks(data_dir: str | None, tracking_uri: str | None) -> Iterator[Check]:
         "locked memory": _locked_memory,
         "shared memory": host_checks.shared_memory,
         "open files": host_checks.open_files,
-        "cpu": host_checks.instructions,
+        "cpu": lambda: host_checks.instructions(cpuinfo()),
         "cpu load": _cpu_load,
         "temporary folder": host_checks.temporary_folder,
         "home folder": host_checks.home_folder,

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import host
+from pipeline.design.names import CPU_BF16_TAG, NO_BF16
 from pipeline.errors import AblateError
 from pipeline.paths import own_state_dir
+from pipeline.tracking.provenance import cpu_facts
 
 MIN_SHARED_MIB = 256  # two batches of 128 images of 224 x 224 for each of two workers, and room for them to be made
 MIN_OPEN_FILES = 1024
-BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86: vectors and tiles; ARM
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,20 @@ def shared_memory() -> list[Check]:
     return [Check(name, "ok", detail)]
 
 
-def instructions(table: Path = Path("/proc/cpuinfo")) -> list[Check]:
+def instructions(table: str) -> list[Check]:
     """A CPU without instructions for bfloat16 computes it all the same, many times slower than fp32.
 
     Args:
-        table: the kernel's description of the CPU.
+        table: the kernel's description of the CPU, see `provenance.cpuinfo`.
     """
-    try:
-        lines = [line.partition(":") for line in table.read_text(encoding="utf-8", errors="replace").splitlines()]
-    except OSError:
+    facts = {f"env.{name}": value for name, value in cpu_facts(table).items()}
+    known = facts.get(CPU_BF16_TAG)
+    if known is None:
         return []
-    fields = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-    flags = fields.get("flags", fields.get("Features", "")).split()
-    name = fields.get("model name", "CPU")
-    found = [flag for flag in BF16_FLAGS if flag in flags]
-    if found:
-        return [Check("cpu", "ok", f"{name}, instructions for bfloat16: {', '.join(found)}")]
-    remedy = "expect amp and bf16 to cost time on this CPU"
-    return [Check("cpu", "warn", f"{name}, no instructions for bfloat16", remedy)]
+    if known != NO_BF16:
+        return [Check("cpu", "ok", f"{facts['env.cpu']}, instructions for bfloat16: {known}")]
+    remedy = "expect mixed precision in bfloat16 to cost time on this CPU"
+    return [Check("cpu", "warn", f"{facts['env.cpu']}, no instructions for bfloat16", remedy)]
 
 
 def threads(count: int) -> Check:

@@ -85,9 +85,7 @@ VAL_SCORE = "val/"
 TEST_SCORE = "test/"
 TEST_ACCURACY = "test/accuracy"
 TEST_F1 = "test/f1_macro"
-# Of what the test set is, and what a model without training would score on it
-TEST_IMAGES = "test/images"
-TEST_CLASSES = "test/classes"
+# What a model without training would score on the test set
 TEST_MAJORITY = "test/majority"  # fraction of its images that are of the most frequent class
 # Times, s
 TRAIN_SECONDS = "time/train_seconds"

@@ -62,7 +62,8 @@ def cpu_facts(cpuinfo: str) -> dict[str, str]:
     return facts
 
 
-def _cpuinfo() -> str:
+def cpuinfo() -> str:
+    """Linux's description of the processor; empty elsewhere."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -90,7 +91,7 @@ def host_provenance() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": system_name(),
         "hostname": socket.gethostname(),
-        **cpu_facts(_cpuinfo()),
+        **cpu_facts(cpuinfo()),
         "cpu_count": str(os.cpu_count() or 0),
         **{package.replace("-", "_"): found for package in _PACKAGES if (found := _version(package))},
         **_git(),

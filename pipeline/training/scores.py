@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as scores
 
-from pipeline.design.names import TEST_CLASSES, TEST_IMAGES, TEST_MAJORITY
+from pipeline.design.names import TEST_MAJORITY
 
 ClassLabels = npt.NDArray[np.int64]
 
@@ -37,15 +37,13 @@ def final_scores(labels: ClassLabels, logits: npt.NDArray[np.float32]) -> dict[s
     return values
 
 
-def described(labels: ClassLabels, classes: int) -> dict[str, float]:
-    """What the accuracy of a model without training is judged by: metrics of a test set of labels, shape (n,).
+def chance_scores(labels: ClassLabels) -> dict[str, float]:
+    """What a model without training would score on a test set.
 
     Args:
-        labels: integer labels, at least one.
-        classes: number of classes.
+        labels: integer labels, shape (n,), at least one.
     """
-    majority = np.bincount(labels).max() / len(labels)
-    return {TEST_IMAGES: float(len(labels)), TEST_CLASSES: float(classes), TEST_MAJORITY: float(majority)}
+    return {TEST_MAJORITY: float(np.bincount(labels).max() / len(labels))}
 
 
 def confusion(labels: ClassLabels, predictions: ClassLabels, classes: int) -> npt.NDArray[np.int64]:

@@ -63,7 +63,7 @@ def unreplicated(images, **accuracies):
     bare = (
         study.runs["params.techniques"].str.replace(r"\+?pm$", "", regex=True).replace({"": "none", "baseline": "none"})
     )
-    known = {"metrics.test/images": images} if images else {}
+    known = {"tags.data.test_images": str(images)} if images else {}
     return replace(study, runs=study.runs.assign(**{"metrics.test/accuracy": bare.map(accuracies)}, **known))
 
 

@@ -82,7 +82,7 @@ data.classes data.test_images data.train_images data.validation_images amp/final
 energy/gpu_joules memory/gpu_peak_allocated_mib memory/gpu_peak_reserved_mib memory/gpu_process_mib
 memory/host_peak_rss_mib model/flops_per_image step/launch_bound_fraction round/images_per_second round/joules
 round/others_cores round/place round/seconds speed/rounds speed/wall_seconds step/p50_ms step/p95_ms turns/head_images
-turns/images turns/recipe_images test/ test/accuracy test/f1_macro test/classes test/images test/majority
+turns/images turns/recipe_images test/ test/accuracy test/f1_macro test/majority
 mlflow.ablate.heartbeat. cells/ grid/baseline_accuracy grid/baseline_images_per_second grid/median_train_seconds
 grid/wall_seconds throughput/images_per_second throughput/interval_half_width throughput/updates_per_second
 throughput/warmup_windows time/compile_seconds time/eval_seconds time/setup_seconds time/target_seconds

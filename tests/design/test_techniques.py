@@ -170,6 +170,7 @@ def test_requirements_in_words() -> None:
 SPELLED_ALIKE = {
     "analysis/peak_flops.py": {"tf32", "bf16"},  # values of the recipe field `precision`
     "analysis/paper/audit.py": {"ga", "amp", "pm"},  # the claims of one paper are about these three
+    "tracking/provenance.py": {"bf16"},  # part of the names of a processor's instructions
     "tuning/result.py": {"ga"},  # a key of the tuning's document: whether accumulation pays
 }
 

@@ -148,8 +148,8 @@ def with_accuracy(study, accuracy, images=256):
         runs=study.runs.assign(
             **{
                 "metrics.test/accuracy": accuracy,
-                "metrics.test/images": images,
-                "metrics.test/classes": 10,
+                "tags.data.test_images": str(images),
+                "tags.data.classes": "10",
                 "metrics.test/majority": 0.105,
             }
         ),
