@@ -21,6 +21,7 @@ from pipeline.design.names import (
     BLOCK_TAG,
     BUDGET_PHASES,
     COMPILE_SECONDS,
+    CPU_BF16_TAG,
     DATASET_PARAM,
     DEVICE_PARAM,
     ENGAGEMENT_TAG,
@@ -263,6 +264,7 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
             "engagement": text(runs, f"tags.{ENGAGEMENT_TAG}"),
             "not_engaged": text(runs, f"tags.{NOT_ENGAGED_TAG}"),
             "precision": text(runs, f"params.{RECIPE_PARAM}precision"),
+            "cpu_bf16": text(runs, f"tags.{CPU_BF16_TAG}"),
             "processes": number(runs, f"params.{NPROC_PARAM}").fillna(1.0),
             "device": text(runs, f"params.{DEVICE_PARAM}").where(
                 text(runs, f"params.{DEVICE_PARAM}") != "", text(runs, "tags.env.device")

@@ -8,7 +8,7 @@ from pipeline.tracking.study_data import load_study_data
 
 
 def run_compare(options: CompareOptions) -> int:
-    """Prints B against A, cell by cell and effect by effect.
+    """Prints B against A, cell by cell and effect by effect, and ends with the conclusion.
 
     Args:
         options: of the command.

@@ -35,6 +35,14 @@ def test_the_files_are_written_where_they_are_wanted(written: tuple[Path, Result
     assert not (folder / "mlruns" / "reports").exists(), "not at the default place as well"
 
 
+def test_the_store_gets_the_files_where_that_is_asked_for(written: tuple[Path, Result, list[Path]]) -> None:
+    folder, *_ = written
+    artifacts = folder / "mlruns" / "artifacts"
+    assert not list(artifacts.rglob("report/report.*")), "a report reads"
+    logged = ablate_in_process("report", "quickstart", "--out", "there", "--margin", "0.2", "--log", cwd=folder)
+    assert logged.code == 0, logged.err
+
+
 def test_json_is_the_written_document(written: tuple[Path, Result, list[Path]]) -> None:
     folder, *_ = written
     document = ablate_in_process("report", "quickstart", "--json", "--margin", "0.2", cwd=folder).json()
