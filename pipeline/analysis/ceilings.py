@@ -18,6 +18,7 @@ from pipeline.design.names import (
     H2D,
     IDLE,
     LAUNCHES,
+    NO_BF16,
     OPTIMIZER,
 )
 from pipeline.design.techniques import TECHNIQUES
@@ -85,15 +86,26 @@ def percent_of(fraction: float) -> str:
 
 
 def _measured(row: Mapping[Any, Any]) -> str:
-    """Puts a measured simple or main effect on time in words."""
-    change = 100 * (1 - float(row["estimate"]))
-    word = "saved" if change >= 0 else "cost"
+    """Puts a measured simple or main effect on time in words, as the answer does."""
     how = "measured only on average over the other techniques" if row["kind"] == "main" else "measured"
-    span = "no interval: not replicated"
+    span = ", no interval: not replicated"
     if not math.isnan(float(row["low"])):
-        ends = sorted((100 * (1 - float(row["high"])), 100 * (1 - float(row["low"]))))
-        span = f"interval of the saving {ends[0]:.1f} to {ends[1]:.1f} %"
-    return f"{how}: it {word} {abs(change):.1f} % of the time ({span})"
+        span = f" [{1 / float(row['high']):.3f}, {1 / float(row['low']):.3f}]"
+    return f"{how}: {1 / float(row['estimate']):.3f}x as fast{span}"
+
+
+def bf16_reason(cpu_bf16: str, costs: bool) -> str:
+    """Says why bfloat16 does not pay on a processor; empty where nothing is known to say.
+
+    Args:
+        cpu_bf16: The processor's instructions for it; `NO_BF16` without, empty where they are not known.
+        costs: Whether it was measured to cost time.
+    """
+    if cpu_bf16 == NO_BF16:
+        return "this CPU has no bf16 instructions: it computes in fp32, with conversions on top"
+    if cpu_bf16 and costs:
+        return f"this CPU has bf16 instructions ({cpu_bf16}), but converting costs this model more than they save"
+    return ""
 
 
 def sentence(
@@ -103,6 +115,7 @@ def sentence(
     control: bool,
     row: Mapping[Any, Any] | None,
     launching: float | None = None,
+    known_reason: str = "",
 ) -> str:
     """Writes the one plain sentence about a technique in one model and dataset.
 
@@ -113,6 +126,7 @@ def sentence(
         control: Whether it does nothing on this device.
         row: Its measured simple or main effect on the time; None where there is none.
         launching: The share of the step that launching kernels bounds, where that is the largest part; else None.
+        known_reason: Why it cannot save what its ceiling would allow, where the machine tells; else empty.
 
     Returns:
         The sentence.
@@ -120,6 +134,8 @@ def sentence(
     tail = f"; {_measured(row)}" if row is not None and not math.isnan(float(row["estimate"])) else ""
     if control:
         return f"{term}: an A/A control here, because it does nothing on this device{tail}."
+    if known_reason:
+        return f"{term}: {known_reason}{tail}."
     if limit is None:
         return f"{term}: no time budget says how much it could save{tail}."
     phases, partly, share = TECHNIQUES[technique].saves, TECHNIQUES[technique].partly, percent_of(limit)

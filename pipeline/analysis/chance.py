@@ -47,7 +47,7 @@ def p_above_chance(accuracy: float, images: int, chance: float) -> float:
 
     Examples:
         >>> [round(p_above_chance(accuracy, 256, 0.11), 4) for accuracy in (0.1, 0.15, 0.2)]
-        [0.7133, 0.0301, 0.0]
+        [0.7639, 0.0351, 0.0]
     """
     right = int(accuracy * images + 1e-6)
     return float(special.betainc(right, images - right + 1, chance)) if right else 1.0

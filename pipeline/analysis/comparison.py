@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pipeline.analysis import verdicts
 from pipeline.analysis.effects import Effects, estimate
@@ -18,7 +19,7 @@ from pipeline.analysis.frame import IGNORED_RECIPE_FIELDS
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.responses import BY_NAME, RATIO, RESPONSES
 from pipeline.design.names import LEVEL_PARAM, RECIPE_PARAM
-from pipeline.shown import markdown_cell
+from pipeline.shown import counted, markdown_cell
 from pipeline.tracking.study_data import StudyData
 
 _KEYS = ["model", "dataset", "cell", "response"]
@@ -56,27 +57,11 @@ class Comparison:
     recipe: Differing
     notes: tuple[str, ...]
 
-    @property
-    def conclusion(self) -> str:
-        """The comparison in one sentence: how training times differ, cell by cell."""
-        times = self.cells[self.cells["response"].eq("train_seconds")]
-        if times.empty:
-            return "No cell of both has a training time."
-        middle, known = 1 / float(times["ratio"].median()), times[times["low"].notna()]
-        faster, slower = int(known["high"].lt(1).sum()), int(known["low"].gt(1).sum())
-        said = f"Training in B is {middle:.3f}x as fast as in A (median of {len(times)} cells)"
-        if known.empty:
-            return f"{said}; neither is replicated, so nothing says whether that is more than noise."
-        return (
-            f"{said}; {faster} cells are faster and {slower} slower by more than noise, of {len(known)} with intervals."
-        )
-
     def to_json(self) -> str:
         """Writes the comparison as one JSON document; a missing number is null."""
         document = {
             "a": self.a,
             "b": self.b,
-            "conclusion": self.conclusion,
             "cells": _records(self.cells),
             "effects": _records(self.effects),
             "only_a": self.only_a,
@@ -84,12 +69,28 @@ class Comparison:
             "provenance": {k: {"a": a, "b": b} for k, (a, b) in self.provenance.items()},
             "recipe": {k: {"a": a, "b": b} for k, (a, b) in self.recipe.items()},
             "notes": self.notes,
+            "conclusion": self.conclusion(),
         }
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
 
+    def conclusion(self) -> list[str]:
+        """Says in one to three lines whether B is faster, whether its accuracy is another, and what could be why."""
+        if self.cells.empty:
+            return [f"Nothing to compare: no cell finished in both ({self._apart()})."]
+        lines = [_change(self.cells, "train_seconds", "training time", "faster", "slower")]
+        if self.cells["response"].eq("accuracy").any():
+            lines.append(_change(self.cells, "accuracy", "accuracy", "better", "worse"))
+        differs = [name for name, sides in (("the recipe", self.recipe), ("provenance", self.provenance)) if sides]
+        said = [f"{' and '.join(differs)} differ" + ("s" if len(differs) == 1 else "")] if differs else []
+        said += [self._apart()] if self.only_a or self.only_b else []
+        return lines + ([f"Beware: {'; '.join(said)}."] if said else [])
+
+    def _apart(self) -> str:
+        return f"{counted(len(self.only_a), 'cell')} only in A, {counted(len(self.only_b), 'cell')} only in B"
+
     def to_markdown(self) -> str:
-        """Writes the comparison as Markdown: provenance, recipe, cells, effects."""
-        lines = [f"# {markdown_cell(self.b)} against {markdown_cell(self.a)}", "", self.conclusion]
+        """Writes the comparison as Markdown: provenance, recipe, cells, effects, conclusion."""
+        lines = [f"# {markdown_cell(self.b)} against {markdown_cell(self.a)}"]
         for title, differing in (("provenance", self.provenance), ("the recipe", self.recipe)):
             lines += ["", f"## What differs in {title}", ""]
             lines += ["| | A | B |", "|---|---|---|"] if differing else ["Nothing that was recorded."]
@@ -111,10 +112,43 @@ class Comparison:
             lines += ["", markdown_cell(note)]
         for name, cells in (("A", self.only_a), ("B", self.only_b)):
             if cells:
-                lines += ["", f"Only in {name}, {len(cells)} cells:", ""]
+                lines += ["", f"Only in {name}, {counted(len(cells), 'cell')}:", ""]
                 lines += [f"- {markdown_cell(cell)}" for cell in cells[:MOST_NAMES]]
                 lines += [f"- and {len(cells) - MOST_NAMES} more"] if len(cells) > MOST_NAMES else []
+        lines += ["", "## Conclusion (B against A)", ""]
+        lines += [f"- {markdown_cell(line)}" for line in self.conclusion()]
         return "\n".join(lines) + "\n"
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Names a few, and says how many more there are.
+
+    Examples:
+        >>> some_of(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _change(cells: pd.DataFrame, response: str, title: str, better: str, worse: str) -> str:
+    """Says of how many cells a response is shown to be another in B; all are judged together (Bonferroni)."""
+    rows = cells[cells["response"].eq(response) & cells["ratio"].notna()]
+    if rows.empty:
+        return f"{title}: in no cell of both."
+    up = BY_NAME[response].higher_is_better
+    judged = rows[rows["low_together"].notna()]
+    none = 1.0 if BY_NAME[response].unit == RATIO else 0.0
+    above, below = int((judged["low_together"] > none).sum()), int((judged["high_together"] < none).sum())
+    gains, losses = (above, below) if up else (below, above)
+    if BY_NAME[response].unit == RATIO:
+        middle = f"on average B takes {np.exp(np.log(rows['ratio']).mean()):.3f} of A's"
+    else:
+        middle = f"on average {rows['ratio'].mean():+.2f} points"
+    if judged.empty:
+        return f"{title}: {middle}; no cell ran twice in a study, so nothing is shown."
+    if not gains + losses:
+        return f"{title}: {middle}; in none of {counted(len(judged), 'cell')} is B shown to be {better} or {worse}."
+    return f"{title}: {middle}; of {counted(len(judged), 'cell')} B is {better} in {gains} and {worse} in {losses}."
 
 
 def _line(row: Mapping[Any, Any], name: str) -> str:
@@ -148,7 +182,9 @@ def _cell_stats(effects: Effects) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _finish(frame: pd.DataFrame, change: pd.Series, se: pd.Series, dof: pd.Series, confidence: float) -> pd.DataFrame:
+def _finish(
+    frame: pd.DataFrame, change: pd.Series, se: pd.Series, dof: pd.Series, confidence: ArrayLike
+) -> pd.DataFrame:
     """Adds ratio, low, high and unit, back on the scale that people read."""
     half = verdicts.half_widths(se, dof, confidence)
     ratio = np.array([BY_NAME[str(r)].unit == RATIO for r in frame["response"]], dtype=bool)
@@ -169,7 +205,11 @@ def _cells(a: Effects, b: Effects, confidence: float) -> pd.DataFrame:
     for side in ("a", "b"):
         names = zip(both["response"], both[f"mean_{side}"], strict=True)
         frame[side] = [BY_NAME[str(r)].level(float(m)) for r, m in names]
-    frame = _finish(frame, both["mean_b"] - both["mean_a"], se, dof, confidence)
+    change = both["mean_b"] - both["mean_a"]
+    tests = (se.notna() & dof.gt(0)).groupby(both["response"]).transform("sum").clip(lower=1)
+    together = _finish(frame.copy(), change, se, dof, 1 - (1 - confidence) / tests)
+    frame = _finish(frame, change, se, dof, confidence)
+    frame["low_together"], frame["high_together"] = together["low"], together["high"]
     frame["runs_a"], frame["runs_b"] = both["count_a"], both["count_b"]
     return frame
 

@@ -22,6 +22,7 @@ from pipeline.design.names import (
     BUDGET_PHASES,
     CLASSES_TAG,
     COMPILE_SECONDS,
+    CPU_BF16_TAG,
     DATASET_PARAM,
     DEVICE_PARAM,
     ENGAGEMENT_TAG,
@@ -263,6 +264,7 @@ def _base(runs: pd.DataFrame) -> pd.DataFrame:
             "test_images": number(runs, f"tags.{TEST_IMAGES_TAG}"),
             "test_classes": number(runs, f"tags.{CLASSES_TAG}"),
             "precision": text(runs, f"params.{RECIPE_PARAM}precision"),
+            "cpu_bf16": text(runs, f"tags.{CPU_BF16_TAG}"),
             "processes": number(runs, f"params.{NPROC_PARAM}").fillna(1.0),
             "device": text(runs, f"params.{DEVICE_PARAM}").where(
                 text(runs, f"params.{DEVICE_PARAM}") != "", text(runs, "tags.env.device")

@@ -125,7 +125,7 @@ def sampling_variances(points: Floats, images: Floats) -> Floats:
         images: (n,) numbers of test images; NaN where unknown.
 
     Examples:
-        >>> sampling_variances(np.array([90.0, 50.0]), np.array([100.0, np.nan])).tolist()
+        >>> sampling_variances(np.array([90.0, 50.0]), np.array([100.0, np.nan])).round(9).tolist()
         [9.0, 0.0]
     """
     share = np.clip(points / 100, 0.0, 1.0)

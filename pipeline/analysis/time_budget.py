@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.analysis.anchors import anchors
-from pipeline.analysis.ceilings import ceiling, sentence
+from pipeline.analysis.ceilings import bf16_reason, ceiling, sentence
 from pipeline.analysis.effects import Effects
 from pipeline.analysis.frame import BASELINE, Factor
+from pipeline.analysis.verdicts import COSTS
 from pipeline.design.names import BUDGET_PHASES, COMPUTE_PHASES, DATA_WAIT, H2D, IDLE
 from pipeline.design.techniques import TECHNIQUES
 
@@ -155,7 +156,17 @@ def _reason(
     row = measured.get((*group, term))
     if why := effects.not_engaged.get(group, {}).get(term, {}).get(term):  # the ceiling is that of the technique alone
         return Reason(*group, term, 0.0, f"{term}: it did not act here: {why}.")
-    return Reason(*group, term, limit, sentence(factor.name, term, limit, control, row, launching))
+    why = bf16_reason(_cpu_bf16(effects, group, term), row is not None and row["verdict"] == COSTS)
+    return Reason(*group, term, limit, sentence(factor.name, term, limit, control, row, launching, why))
+
+
+def _cpu_bf16(effects: Effects, group: tuple[str, str], cell: str) -> str:
+    """Returns the bf16 instructions of the CPUs that ran a cell in bf16; empty where it was none or they differ."""
+    runs = effects.study.runs
+    at = runs["model"].eq(group[0]) & runs["dataset"].eq(group[1]) & runs["cell"].eq(cell)
+    mine = runs[at & runs["precision"].eq("bf16") & runs["device"].str.startswith("cpu")]
+    found = set(mine["cpu_bf16"])
+    return found.pop() if len(found) == 1 else ""
 
 
 def batchnorm_models(effects: Effects) -> list[str]:

@@ -46,7 +46,7 @@ def p_values(estimate: ArrayLike, se: ArrayLike, dof: ArrayLike) -> Floats:
     return np.where(np.isnan(err) | np.isnan(est), np.nan, p)
 
 
-def half_widths(se: ArrayLike, dof: ArrayLike, confidence: float) -> Floats:
+def half_widths(se: ArrayLike, dof: ArrayLike, confidence: ArrayLike) -> Floats:
     """Returns half the widths of two-sided t intervals; NaN where there is no error.
 
     Args:
@@ -59,7 +59,7 @@ def half_widths(se: ArrayLike, dof: ArrayLike, confidence: float) -> Floats:
         [0.0473, 0.0, nan]
     """
     err = np.asarray(se, dtype=float)
-    width = student_t.quantile(0.5 + confidence / 2, np.asarray(dof, dtype=float)) * err
+    width = student_t.quantile(0.5 + np.asarray(confidence) / 2, np.asarray(dof, dtype=float)) * err
     return np.where(err <= ROUNDING, 0.0, width)
 
 

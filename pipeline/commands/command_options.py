@@ -150,6 +150,7 @@ class ReportOptions(StoreOptions):
         accuracy_margin: loss of accuracy in percentage points that still counts as none.
         target_accuracy: accuracy on the validation part, as a fraction, the time to which is a response too; None for
             the grid's.
+        log: whether the files go to the study's parent run in the tracking store, too.
     """
 
     study: str | None = argument(None)
@@ -165,6 +166,7 @@ class ReportOptions(StoreOptions):
         allowed=Range(0, 100, low_open=True),
     )
     target_accuracy: float | None = option(None, "Effects on the time to it  [default: the grid's]", allowed=SHARE)
+    log: bool = option(False, "Put the files on the study's parent run in the tracking store, too.")
 
 
 @dataclass(frozen=True, kw_only=True)

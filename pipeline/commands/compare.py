@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run_compare(options: CompareOptions) -> int:
-    """Prints B against A, cell by cell and effect by effect.
+    """Prints B against A, cell by cell and effect by effect, and ends with the conclusion.
 
     Args:
         options: of the command.

@@ -31,6 +31,7 @@ from pipeline.tracking.trusted import is_key
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
 if TYPE_CHECKING:
+    from pipeline.tracking.mlflow_store import MlflowStore
     from pipeline.tracking.study_data import StudyData
 
 
@@ -58,7 +59,7 @@ class ReportRequest:
 
 
 def run_report(options: ReportOptions) -> int:
-    """Builds and writes the report, logs it to the parent run, and prints a summary.
+    """Builds and writes the report and prints a summary; with `--log` its files go to the parent run, too.
 
     Args:
         options: of the command.
@@ -76,9 +77,11 @@ def run_report(options: ReportOptions) -> int:
     request = ReportRequest(folder, *wanted, options.figures)
     uri = resolve_uri(options.tracking_uri)
     local = mlflow_sqlite.open_reader(sqlite_file(uri), experiment)
+    store: MlflowStore | None = None
+    put: Callable[[str, Path, str], None] | None = None
     with _writer(study, local, request) as ask:
         if local:
-            put = artifact_writer(uri, STATE_DIR / "artifacts")
+            put = artifact_writer(uri, STATE_DIR / "artifacts") if options.log else None
             paths, lines, failed, parent = ask(None)
         else:
             store = client_of(uri, experiment, STATE_DIR)
@@ -90,13 +93,29 @@ def run_report(options: ReportOptions) -> int:
     else:
         print("\n".join(lines))
         print(f"written: {os.path.relpath(folder / 'report.html')} and {len(paths) - 1} more files")
+    if options.log:
+        _log(folder, paths, parent, local, store, put)
+    if failed:
+        raise AblateError(f"report: written to {os.path.relpath(folder)} without {len(failed)} figure(s): {failed[0]}")
+    return 0
+
+
+def _log(
+    folder: Path,
+    paths: list[Path],
+    parent: str,
+    local: mlflow_sqlite.SqliteReader | None,
+    store: MlflowStore | None,
+    put: Callable[[str, Path, str], None] | None,
+) -> None:
+    """Puts the files on the parent run, if it is ours: a row that another program has made stays as it is."""
     try:
-        # a row that another program has made stays as it is
-        ours = parent and is_key((local or store).tags_of(parent).get(KEY_TAG))
+        reader = local or store
+        ours = parent and reader and is_key(reader.tags_of(parent).get(KEY_TAG))
         for path in paths if ours else ():
-            if local:
+            if local and put:
                 put(local.artifact_uri(parent), path, "report")
-            else:
+            elif store:
                 store.log_artifact(parent, path, "report")
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not local:
@@ -110,9 +129,6 @@ def run_report(options: ReportOptions) -> int:
         print(f"ablate: {_not_logged(folder, error)}", file=sys.stderr)
     except Exception as error:  # the artifact stores each have their own
         raise OutsideError(_not_logged(folder, error)) from None
-    if failed:
-        raise AblateError(f"report: written to {os.path.relpath(folder)} without {len(failed)} figure(s): {failed[0]}")
-    return 0
 
 
 def _not_logged(folder: Path, error: Exception) -> str:

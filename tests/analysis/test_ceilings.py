@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.analysis import ceilings
 from pipeline.analysis.ceilings import ceiling
 from pipeline.design.techniques import TECHNIQUES
 
@@ -24,3 +25,14 @@ def test_the_ceiling_of_recorded_passes_is_what_launching_bounds():
     # the optimizer is not recorded: with everything bound, the two passes and the idle time are left
     assert ceiling("cuda_graph", SHARES, launch_bound=1.0) == pytest.approx(0.05 + 0.75)
     assert ceiling("compile", SHARES, launch_bound=0.7) == ceiling("compile", SHARES) == pytest.approx(0.88)
+
+
+def test_why_bf16_does_not_pay_on_a_cpu_is_what_the_cpu_lacks():
+    row = {"estimate": 3.861, "low": 2.268, "high": 6.579, "kind": "simple", "verdict": "costs"}
+    why = ceilings.bf16_reason("none", costs=True)
+    assert ceilings.sentence("amp", "amp", 0.883, False, row, None, why) == (
+        "amp: this CPU has no bf16 instructions: it computes in fp32, with conversions on top; "
+        "measured: 0.259x as fast [0.152, 0.441]."
+    )
+    assert "amx_bf16" in ceilings.bf16_reason("amx_bf16", costs=True)
+    assert ceilings.bf16_reason("amx_bf16", costs=False) == ceilings.bf16_reason("", costs=True) == ""

@@ -92,3 +92,26 @@ def test_recipes_of_cells_that_one_study_lacks_do_not_differ():
     found = compare_studies(several, both)
     assert found.recipe == {"level.ga": (("2", "4"), ())}
     assert "resnet/digits/ga=2" in found.only_a
+
+
+def test_it_ends_with_a_conclusion():
+    old, new = planted(blocks=4, noise=0.003), planted(blocks=4, noise=0.003, seed=1)
+    faster = new.runs.assign(**{"metrics.time/train_seconds": new.runs["metrics.time/train_seconds"] * 0.5})
+    compared = compare_studies(old, replace(new, runs=faster))
+    first, second, *_ = compared.conclusion()
+    assert first.startswith("training time: on average B takes 0.") and "of 8 cells B is faster in 8" in first
+    assert (
+        second.startswith("accuracy: on average ") and "in none of 8 cells is B shown to be better or worse" in second
+    )
+    assert compared.to_markdown().rstrip().splitlines()[-len(compared.conclusion())] == f"- {first}"
+    (time, *_) = compare_studies(planted(blocks=1), planted(blocks=1, seed=1)).conclusion()
+    assert "nothing is shown" in time
+
+
+def test_cells_of_one_side_alone_are_counted_and_a_few_named():
+    study = planted(models=tuple(f"m{i}" for i in range(9)), blocks=2)
+    half = study.runs[study.runs["params.model"].eq("m0")]
+    compared = compare_studies(study, replace(study, runs=half))
+    (line,) = [line for line in compared.to_markdown().splitlines() if line.startswith("Only in A: ")]
+    assert len(line) < 250 and line.endswith(" and 59 more.") and len(compared.only_a) == 64
+    assert "64 cells only in A, 0 cells only in B" in compared.conclusion()[-1]

@@ -48,11 +48,11 @@ def test_beside_the_ceiling_of_the_baseline_stands_the_technique_alone():
     effects = estimate(study)
     alone = one(effects, term="ga", kind="simple")
     _, sentences = budgets_of(study)
-    said = f"it saved {100 * (1 - alone['estimate']):.1f} % of the time (interval of the saving "
+    said = f"{1 / alone['estimate']:.3f}x as fast [{1 / alone['high']:.3f}, {1 / alone['low']:.3f}]."
     assert f"can save at most about 6.5 % of the step here; measured: {said}" in sentences["ga"]
     lost = without(study, study.runs["params.techniques"].eq("ga"))
     main = one(estimate(lost), term="ga", kind="main")
-    said = f"it saved {100 * (1 - main['estimate']):.1f} % of the time (interval"
+    said = f"{1 / main['estimate']:.3f}x as fast ["
     assert f"; measured only on average over the other techniques: {said}" in budgets_of(lost)[1]["ga"]
 
 
@@ -107,7 +107,7 @@ def test_what_takes_no_work_out_of_a_step_saves_memory_only():
         _, sentences = budgets_of(StudyData("planted", runs, techniques=study.techniques))
         for name, said in sentences.items():
             assert said.startswith(
-                f"{name}: it takes no work out of a step, so it cannot save time; it lowers memory; measured: it "
+                f"{name}: it takes no work out of a step, so it cannot save time; it lowers memory; measured: "
             )
 
 
@@ -134,3 +134,14 @@ def test_batchnorm_is_no_word_where_nothing_accumulates():
     study = planted(blocks=2, techniques=("amp",))
     study.runs["tags.ablate.batchnorm"] = "true"
     assert time_budget.batchnorm_models(estimate(study)) == []
+
+
+@pytest.mark.parametrize(("flags", "said"), [("none", True), ("amx_bf16", False), (None, False)])
+def test_the_processor_s_lack_of_bf16_is_a_reason(flags, said):
+    study = planted(blocks=4, techniques=("amp",), device="cpu", gpu=False, truth={"amp": 0.5})
+    precision = study.runs["params.amp"].map({"on": "bf16", "off": "fp32"})
+    study = replace(study, runs=study.runs.assign(**{"params.recipe.precision": precision, "tags.env.cpu_bf16": flags}))
+    effects = estimate(study)
+    (reason,) = time_budget.reasons(effects, time_budget.budgets(effects))
+    assert ("this CPU has no bf16 instructions" in reason.sentence) == said
+    assert ("this CPU has bf16 instructions (amx_bf16)" in reason.sentence) == (flags == "amx_bf16")

@@ -51,6 +51,14 @@ def test_figures_are_files_and_the_command_is_on_the_page(
     assert all(sizes["test images"] > 0 and sizes["classes"] >= 10 for sizes in document["data"].values())
 
 
+def test_the_store_gets_the_files_where_that_is_asked_for(written: tuple[Path, Result, list[Path]]) -> None:
+    folder, *_ = written
+    artifacts = folder / "mlruns" / "artifacts"
+    assert not list(artifacts.rglob("report/report.*")), "a report reads"
+    logged = ablate_in_process("report", "quickstart", "--out", "there", "--margin", "0.2", "--log", cwd=folder)
+    assert logged.code == 0, logged.err
+
+
 def test_json_is_the_written_document(written: tuple[Path, Result, list[Path]]) -> None:
     folder, *_ = written
     document = ablate_in_process("report", "quickstart", "--json", "--margin", "0.2", cwd=folder).json()

@@ -128,7 +128,7 @@ def test_artifacts_that_cannot_be_stored_are_told_in_one_line(tmp_path: Path, mi
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         store.execute("UPDATE runs SET artifact_uri = 'mlflow-artifacts:/0/artifacts'")
         store.commit()
-    done = run_ablate("report", "ours", "--tracking-uri", found.uri, "--out", "out", cwd=tmp_path)
+    done = run_ablate("report", "ours", "--log", "--tracking-uri", found.uri, "--out", "out", cwd=tmp_path)
     assert (done.code, len(done.lines)) == (3, 1), done.err
     assert done.line.startswith("ablate: report: written to out, but not logged to the parent run: ")
     assert (tmp_path / "out" / "report.html").is_file() and "written: out/report.html" in done.out
@@ -141,7 +141,7 @@ def test_the_report_of_a_local_store_waits_for_no_database_library(tracker: Mlfl
         "def write(*given):\n    print('child:', *sorted(sys.modules), file=sys.stderr)\n    return build(*given)\n"
         "reporting._write = write\n"
         "from pipeline.commands.command_options import ReportOptions\n"
-        "reporting.run_report(ReportOptions(study='ours', tracking_uri=sys.argv[1], out='out'))\n"
+        "reporting.run_report(ReportOptions(study='ours', tracking_uri=sys.argv[1], out='out', log=True))\n"
         "print('parent:', *sorted(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run(

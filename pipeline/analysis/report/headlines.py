@@ -155,9 +155,11 @@ def _keep_line(advice: Advice, margin: float) -> str:
     if best is None or best.speed is None:
         return "keep the baseline: nothing that was tried is shown to be faster."
     if advice.chosen.left_out == "not shown":
+        alone = any(part.term == best.term and part.speed and part.speed.verdict == PAYS for part in advice.parts)
+        together = " once all settings are counted together" if alone else ""
         return (
-            "keep the baseline: nothing that was tried is shown to be faster; fastest so far is "
-            f"{best.term}, {speed_words(best.speed)}, undecided; {undecided(best.speed, best.blocks)}."
+            f"keep the baseline: nothing that was tried is shown to be faster{together}; fastest so far is "
+            f"{best.term}, {speed_words(best.speed)}; {undecided(best.speed, best.blocks)}."
         )
     return f"keep the baseline: {best.term} is {speed_words(best.speed)}, {_but(best, advice.chosen.left_out, margin)}."
 

@@ -219,3 +219,11 @@ def test_a_setting_that_cannot_change_a_time_is_a_control_of_times():
     assert any("A/A controls differ by" in alarm for alarm in report.trust.alarms)
     accuracy = one(report.effects, term="lrx", kind="main", response="accuracy")
     assert not report.effects.details.loc[accuracy.name, "control"], "of accuracy it is a technique as any other"
+
+
+def test_what_pays_by_itself_only_is_not_said_to_be_shown():
+    effects = estimate(planted(blocks=5, noise=0.003))
+    cells = effects.cells.assign(verdict="undecided")
+    first, *others = headlines.headlines(replace(effects, cells=cells))
+    assert "nothing that was tried is shown to be faster once all settings are counted together" in first
+    assert any(", pays" in line for line in others)

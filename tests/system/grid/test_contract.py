@@ -174,7 +174,7 @@ def test_the_same_call_again_runs_nothing(grid: FinishedGrid) -> None:
 
 
 def test_report_of_a_real_grid(grid: FinishedGrid, client: MlflowClient, parent: Any) -> None:
-    found = grid.json("report", "quickstart")
+    found = grid.json("report", "quickstart", "--log")
     folder = grid.folder / "mlruns" / "reports" / "quickstart"
     assert {path.name for path in folder.iterdir()} == {
         "report.html",
