@@ -140,8 +140,9 @@ def _causes(listing: FolderListing, tell: Tell) -> dict[str, str]:
         names = [*listing.train.names, *listing.test.names]
         chunks = [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]
         found, done = {}, 0
-        # decoders release the interpreter lock
-        with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+        # decoders release the interpreter lock; what Pillow warns of (a camera's tags that are cut) spoils no pixel
+        with warnings.catch_warnings(), ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as pool:
+            warnings.simplefilter("ignore")
             for chunk, causes in zip(chunks, pool.map(lambda part: _tried(listing.root, part), chunks), strict=True):
                 found |= causes
                 done += len(chunk)

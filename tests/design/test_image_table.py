@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.design.image_table import is_table, read_table
 from pipeline.design.imagefolder import scan_folder
@@ -116,3 +118,42 @@ def test_val_alone_is_the_test_part(pictures: Path) -> None:
     listing = scan_folder(file, "dataset")
     assert listing.test.names == ("2.png",) and listing.held_out == 0
     assert listing.parts == "val is the test part (1 images)"
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.one_of(
+        st.binary(max_size=200),
+        st.lists(
+            st.lists(
+                st.sampled_from(
+                    [
+                        "path",
+                        "label",
+                        "split",
+                        "0.png",
+                        "1.png",
+                        "./0.png",
+                        "..",
+                        "/",
+                        "cat",
+                        "val",
+                        "",
+                        '"',
+                        "\0",
+                        "\r",
+                    ]
+                ),
+                max_size=4,
+            ).map(",".join),
+            max_size=6,
+        ).map(lambda lines: "\n".join(["path,label,split", *lines]).encode()),
+    )
+)
+def test_any_file_is_a_table_or_refused_in_one_line(text: bytes, pictures: Path) -> None:
+    try:
+        listing = scan_folder(write(pictures, text), "dataset")
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert len(listing.train) and len(listing.test) and not {*listing.train.names} & {*listing.test.names}

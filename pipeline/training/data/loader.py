@@ -22,7 +22,7 @@ from pipeline.design.spec import Recipe
 from pipeline.errors import InputError, OutsideError
 from pipeline.host import SHARED_MEMORY, die_with_parent
 from pipeline.training.data.batch import HostBatch, check_sizes
-from pipeline.training.data.decode import decode
+from pipeline.training.data.decode import UnreadableImageError, decode
 from pipeline.training.data.split import Indices, Labels, derive, epoch_order
 from pipeline.training.data.store import FolderSource, ImageStore
 from pipeline.training.data.transforms import memory_format, per_sample
@@ -114,7 +114,10 @@ class _FileReader:
         self._root, self._names = root, names
 
     def __call__(self, row: int) -> torch.Tensor:
-        return decode(self._root / self._names[row])
+        try:
+            return decode(self._root / self._names[row])
+        except UnreadableImageError as error:  # a worker's errors are made anew from their text alone
+            raise InputError(str(error)) from None
 
 
 class _Schedule(Sampler[_Batch]):
