@@ -69,8 +69,8 @@ def delete_study(options: DeleteOptions) -> int:
     from pipeline.tracking.experiments import held_study
 
     uri = resolve_uri(options.tracking_uri)
-    if options.purge and uri.startswith(("http:", "https:")):
-        raise not_allowed("--purge", "a server", "a database; on a server its administrator runs `mlflow gc`")
+    if options.purge and sqlite_file(uri) is None:  # another one's address may have a password, which others would see
+        raise not_allowed("--purge", "another store", "a SQLite file; elsewhere an administrator runs `mlflow gc`")
     out = stream_for_progress(options.as_json)
     own_state_dir(STATE_DIR, create=False)
     with held_study(options.study, options.tracking_uri, STATE_DIR) as study:
@@ -90,7 +90,7 @@ def delete_study(options: DeleteOptions) -> int:
     elif document["purged"]:
         print("deleted for good")
     elif document["renamed"]:
-        where = "" if sqlite_file(uri) is None else f" --backend-store-uri {uri}"
+        where = "" if sqlite_file(uri) is None else f" --tracking-uri {uri} --backend-store-uri {uri}"
         print(f"deleted; its runs are in the experiment {document['renamed']!r}, which MLflow can restore")
         print(f"for good: mlflow gc{where} --experiment-ids {study.experiment_id}")
     return 0
@@ -98,7 +98,7 @@ def delete_study(options: DeleteOptions) -> int:
 
 def _purge(uri: str, experiment_id: str) -> None:
     """Has MLflow remove a deleted experiment's rows and artifacts."""
-    words = ["mlflow", "gc", "--backend-store-uri", uri, "--experiment-ids", experiment_id]
+    words = ["mlflow", "gc", "--tracking-uri", uri, "--backend-store-uri", uri, "--experiment-ids", experiment_id]
     done = subprocess.run([sys.executable, "-P", "-m", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["mlflow gc failed"]

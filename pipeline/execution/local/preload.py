@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import sys
+import threading
 
 from pipeline.host import leave_signals_to_parent
 
@@ -16,6 +17,12 @@ import PIL.PngImagePlugin  # noqa: E402, F401
 import sklearn.metrics  # noqa: E402, F401
 
 import pipeline.training.worker  # noqa: E402, F401
+
+if (bars := sys.modules.get("tqdm")) is not None:
+    # torch.compile shows progress with tqdm, whose own lock is a semaphore of the whole system: a run, which leaves
+    # without exit functions, would leave it to Python's resource tracker, which complains to the user at the end. Each
+    # run is one process, and so a lock of its threads is enough.
+    bars.tqdm.set_lock(threading.RLock())
 
 if _SERVES:
     # No run's garbage collection goes through what was imported here: that took half a second each time, in the midst
