@@ -32,6 +32,7 @@ _COLUMNS = {  # with their widths in pixels
     f"params.`{DATASET_PARAM}`": 110,
     f"tags.`{TAINTED_TAG}`": 200,
 }
+_SECTION = f"{_KEY}: time and accuracy"  # MLflow puts sections of all other metrics beside it, by their names
 _MOST_BARS = 100
 
 
@@ -57,8 +58,7 @@ def view_of(kind: str) -> str:
             "columnOrder": [_NAME, *_COLUMNS],
             "columnWidths": {_NAME: 320, **_COLUMNS},
             "runsHiddenMode": "SHOWALL",
-            "isAccordionReordered": True,  # or MLflow's own sections, of every metric, come first
-            "compareRunSections": [{"uuid": _KEY, "name": "time and accuracy", "display": True, "isReordered": False}],
+            "compareRunSections": [{"uuid": _KEY, "name": _SECTION, "display": True, "isReordered": False}],
             "compareRunCharts": [*bars, _card(len(bars), "SCATTER", xaxis=times, yaxis=scores)],
         }
     )

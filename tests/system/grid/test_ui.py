@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.mlflow_view import page_of
 from tests.support.ablate import start_ablate
 from tests.support.grids import FinishedGrid
 from tests.support.servers import free_port
@@ -136,16 +135,6 @@ def test_the_root_leads_to_the_runs_of_the_study(server: str, browser: Any, tmp_
     assert len(set(NAME.findall(browser.find_element("tag name", "body").text))) >= 10, "children without a click"
     assert "MLflow Assistant" not in browser.find_element("tag name", "body").text
     _save(browser, "root.png", tmp_path)
-
-
-def test_charts_of_the_view_come_first(grid: FinishedGrid, server: str, browser: Any, tmp_path: Path) -> None:
-    experiment, _ = _experiment(grid)
-    browser.get("about:blank")
-    browser.get(f"{server}/{page_of(experiment, charts=True)}")
-    _wait_for(browser, lambda: _shown(browser, ["time and accuracy (4)", "time/train_seconds"]), "the charts")
-    sections = re.findall(r"^[a-z][a-z /]* \(\d+\)$", browser.find_element("tag name", "body").text, re.MULTILINE)
-    assert sections[0] == "time and accuracy (4)"
-    _save(browser, "charts.png", tmp_path)
 
 
 def test_compare_page_shows_params_and_metrics(grid: FinishedGrid, server: str, browser: Any, tmp_path: Path) -> None:
