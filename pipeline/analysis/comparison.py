@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,16 +118,6 @@ class Comparison:
         lines += ["", "## Conclusion (B against A)", ""]
         lines += [f"- {markdown_cell(line)}" for line in self.conclusion()]
         return "\n".join(lines) + "\n"
-
-
-def some_of(names: Sequence[str], most: int = 5) -> str:
-    """Names a few, and says how many more there are.
-
-    Examples:
-        >>> some_of(["a", "b", "c"], 2)
-        'a, b and 1 more'
-    """
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _change(cells: pd.DataFrame, response: str, title: str, better: str, worse: str) -> str:
