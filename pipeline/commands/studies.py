@@ -49,7 +49,7 @@ def rename_study(options: RenameOptions) -> int:
     if options.as_json:
         print(json.dumps(document, indent=1))
     elif document["done"]:
-        print(f"its grid goes on with the same call and MLFLOW_EXPERIMENT_NAME={options.new}")
+        print(f"its grid goes on with the same call and --name {options.new}")
     return 0
 
 

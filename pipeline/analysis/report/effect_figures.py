@@ -24,6 +24,7 @@ _VERDICT_STYLE = {
     "no_effect": (NEUTRAL, "D", "no effect"),
     "undecided": (MUTED, "^", "undecided"),
     "not_engaged": (MUTED, "x", "not engaged"),
+    "not_trained": (MUTED, "+", "not trained"),
 }
 
 _MAX_ROWS, _MAX_PANELS = 42, 6

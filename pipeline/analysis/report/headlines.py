@@ -321,12 +321,12 @@ def summary_lines(report: Report) -> list[str]:
         lines = [f"study {report.study.name}: {counted(cells, 'cell')}, which took turns"]
     else:
         lines = [f"study {report.study.name}: {parts}, {counted(report.effects.study.n_blocks, 'block')}"]
+    lines += [f"  caution: {alarm}" for alarm in report.trust.alarms]  # first, since an answer may not be trusted
     text = answer_text(report.answer, report.effects)
     lines += [f"  {line}" for line in answer_lines(text)]
     lines += [f"  {line}" for line in machine_lines(report)]
     told = of_answer(report.break_evens, report.effects.study.factors)
     lines += [f"  {even.model} / {even.dataset}: {even}" for even in told[:12]]
     lines += [f"  note: {note}" for note in (*text.notes, *report.effects.notes)]
-    lines += [f"  caution: {alarm}" for alarm in report.trust.alarms]
     # Control characters in a stored name could drive the terminal.
     return ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
