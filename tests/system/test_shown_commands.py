@@ -108,7 +108,9 @@ def small(folder: Path) -> Path:
         (studies / f"{name}.yaml").write_text(text)
     for name in ("cifar10", "cifar100"):
         prepare_small_cifar(name, folder / "data")
-    assert run_ablate("grid", "--study", "heldout", cwd=folder, data_dir=folder / "data").code == 0
+    for name in ("heldout", "mine"):
+        words = ("grid", "--study", "heldout", "--name", name)
+        assert run_ablate(*words, cwd=folder, data_dir=folder / "data").code == 0
     return folder
 
 
