@@ -120,6 +120,20 @@ def finished_command(words: Sequence[str], timeout: float) -> Finished:
             process.wait()
 
 
+def finished_module(name: str, *words: str, timeout: float) -> Finished:
+    """Runs a module of an installed library to its end, as `python -m` does, with nothing from the working folder.
+
+    Args:
+        name: the module's.
+        words: arguments.
+        timeout: longest time in s.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    return finished_command([sys.executable, "-P", "-m", name, *words], timeout)
+
+
 def output_of(program: str, *words: str, timeout: float) -> str:
     """Runs another program and returns what it prints.
 

@@ -52,7 +52,7 @@ def clean_up(options: CleanOptions) -> int:
     limit = time.time() - options.days * _DAY
     found = [each for each in _candidates(data_dir) if _used(each.path) <= limit]
     sizes = {each.path: removal.size_of(each.path) for each in found}
-    for each, line in zip(found, removal.listed([each.path for each in found]), strict=True):
+    for each, line in zip(found, removal.sized_lines([each.path for each in found]), strict=True):
         print(f"{line}  ({each.what})", file=out)
     print(f"{len(found)} to remove, {removal.in_words(sum(sizes.values()))}, unused for {options.days} days", file=out)
     done = bool(found) and not options.dry_run and removal.confirmed("remove them?", yes=options.yes)

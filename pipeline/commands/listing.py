@@ -70,7 +70,9 @@ def _draw(kind: _Kind, cells: list[list[str]]) -> None:
 
     from pipeline.console import make_console
 
-    table = Table(*kind.columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(kind.columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")  # a name is typed as it stands
     for row in cells:
         table.add_row(*row)
     table.columns[0].overflow = "fold"  # a name is there to be copied

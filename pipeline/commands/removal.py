@@ -28,7 +28,7 @@ def in_words(size: int) -> str:
     return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
 
 
-def listed(paths: Sequence[Path]) -> list[str]:
+def sized_lines(paths: Sequence[Path]) -> list[str]:
     """A line for each path with its size."""
     return [printable(f"  {in_words(size_of(path)):>12}  {path}") for path in paths]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+from pipeline.children import finished_module
 from pipeline.commands import removal
 from pipeline.commands.command_options import DeleteOptions, RenameOptions
 from pipeline.commands.output import stream_for_progress
@@ -14,6 +13,8 @@ from pipeline.design.study import validated
 from pipeline.errors import OutsideError, not_allowed
 from pipeline.paths import STATE_DIR, own_state_dir
 from pipeline.tracking.uri import resolve_uri, sqlite_file
+
+PURGE_SECONDS = 600.0  # that MLflow may take to remove rows and artifacts
 
 
 class _NewName(Frozen):
@@ -78,7 +79,7 @@ def delete_study(options: DeleteOptions) -> int:
         files = [{"path": str(path), "bytes": removal.size_of(path)} for path in paths]
         document = {"study": options.study, "runs": study.runs, "files": files, "renamed": None, "purged": False}
         print(f"study {options.study}: {study.runs} runs in the tracking store, and in this folder", file=out)
-        print("\n".join(removal.listed(paths)), file=out)
+        print("\n".join(removal.sized_lines(paths)), file=out)
         if not options.dry_run and removal.confirmed("delete it?", yes=options.yes):
             document["renamed"] = study.delete()
             removal.remove(paths)
@@ -98,8 +99,11 @@ def delete_study(options: DeleteOptions) -> int:
 
 def _purge(uri: str, experiment_id: str) -> None:
     """Has MLflow remove a deleted experiment's rows and artifacts."""
-    words = ["mlflow", "gc", "--tracking-uri", uri, "--backend-store-uri", uri, "--experiment-ids", experiment_id]
-    done = subprocess.run([sys.executable, "-P", "-m", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["mlflow gc failed"]
-        raise OutsideError(f"--purge: {lines[-1]} (the study is deleted, and can be restored)")
+    words = ("gc", "--tracking-uri", uri, "--backend-store-uri", uri, "--experiment-ids", experiment_id)
+    try:
+        done = finished_module("mlflow", *words, timeout=PURGE_SECONDS)
+        problem = "" if done.code == 0 else (done.err.strip().splitlines() or ["mlflow gc failed"])[-1]
+    except TimeoutError as error:
+        problem = f"mlflow gc has not ended within {error}"
+    if problem:
+        raise OutsideError(f"--purge: {problem} (the study is deleted, and can be restored)")

@@ -222,8 +222,9 @@ def _facts(
         CLASSES_TAG: str(data.num_classes),
         TRAIN_IMAGES_TAG: str(data.train.num_samples),
         VALIDATION_IMAGES_TAG: str(data.validation.num_samples if data.validation is not None else 0),
-        TEST_IMAGES_TAG: str(data.test.num_samples),
     }
+    if spec.probe is None and spec.turns is None:  # others never touch the test set
+        facts[TEST_IMAGES_TAG] = str(data.test.num_samples)
     if source.listing is not None:
         told = {
             "env.passed_over": source.listing.passed_over,

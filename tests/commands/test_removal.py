@@ -20,7 +20,7 @@ def test_a_folder_is_as_large_as_its_files(tmp_path: Path) -> None:
     (tmp_path / "a" / "link").symlink_to(inner / "x")
     assert removal.size_of(tmp_path / "a") == 3072 and removal.size_of(inner / "x") == 2048
     assert removal.size_of(tmp_path / "a" / "link") == 0
-    assert removal.listed([tmp_path / "a"]) == [f"       3.0 KiB  {tmp_path}/a"]
+    assert removal.sized_lines([tmp_path / "a"]) == [f"       3.0 KiB  {tmp_path}/a"]
     assert removal.in_words(5 * 2**20) == "5.0 MiB"
 
 

@@ -84,7 +84,10 @@ def test_the_same_call_again_has_nothing_to_do_and_answers(
     assert len(rows(folder)) == 4 and len(rows(folder, "speed")) == 1
     assert re.search(r"test_resnet/digits: \d+ rounds, 4 of 4 effects known to 90 %", again.out)
     assert re.search(r"  ga .* images/s  \d\.\d{3}x \[\d\.\d{3}, \d\.\d{3}\]", again.out)
-    assert re.search(r"  ga(?: alone)?: \d\.\d{3}x as fast \[", again.out) and "set-up" not in again.out
+    assert (
+        re.search(r"  ga \(gradient accumulation.*\) alone: \d\.\d{3}x as fast \[", again.out)
+        and "set-up" not in again.out
+    )
     status = ablate_in_process("status", "quickstart", cwd=folder, data_dir=digits_dir).out
     assert "  in turns (ablate speed): 4 cells, 4 finished\n" in status
     (group,) = json.loads(ablate_in_process(*QUICK, "--json", cwd=folder, data_dir=digits_dir).out)["groups"]

@@ -62,6 +62,18 @@ def test_a_deleted_study_leaves_its_name_free_and_can_be_restored(
     assert states(ablate, "mine") == (0, 2), "the name is free"
 
 
+def test_a_purged_study_is_gone_for_good(ablate: Ablate, tmp_path: Path, migrated_store: MigratedStore) -> None:
+    from mlflow import MlflowClient
+
+    record_study(tmp_path, "mine", migrated_store)
+    record_study(tmp_path, "other", migrated_store)
+    done = ablate("delete", "mine", "--yes", "--purge")
+    assert done.code == 0 and "deleted for good" in done.out, done.err
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    assert {each.name for each in client.search_experiments(view_type=3)} == {"Default", "other"}
+    assert states(ablate, "other") == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -169,6 +169,7 @@ def test_requirements_in_words() -> None:
 # what is spelled like a technique and is none
 SPELLED_ALIKE = {
     "analysis/peak_flops.py": {"tf32", "bf16"},  # values of the recipe field `precision`
+    "analysis/time_budget.py": {"bf16"},  # likewise
     "analysis/paper/audit.py": {"ga", "amp", "pm"},  # the claims of one paper are about these three
     "tracking/provenance.py": {"bf16"},  # part of the names of a processor's instructions
     "tuning/result.py": {"ga"},  # a key of the tuning's document: whether accumulation pays

@@ -12,10 +12,11 @@ import pytest
 from pipeline.design.options import SpeedOptions
 from pipeline.design.plan import Plan, PlannedRun
 from pipeline.design.selection import select_plan
-from pipeline.design.spec import RunSpec
+from pipeline.design.spec import Device, RunSpec
 from pipeline.design.turns import turn_groups
 from pipeline.errors import InputError, OutsideError, not_allowed
 from pipeline.execution import turn_session
+from pipeline.execution.interference import MachineWatch
 from pipeline.execution.rounds import Judgement, Rates
 from pipeline.execution.turn_session import TurnSession
 from pipeline.tracking.mlflow_store import MlflowStore
@@ -151,11 +152,17 @@ def test_only_this_machine_is_watched_from_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What else runs on the controller's machine says nothing of a cluster's nodes, which look for themselves."""
-    checks: list[str] = []
-    monkeypatch.setattr(turn_session, "InterferenceCheck", lambda device: checks.append(device))
+    watches: list[str] = []
+
+    class Watch(MachineWatch):
+        def __init__(self, device: Device) -> None:
+            super().__init__(device)
+            watches.append(device)
+
+    monkeypatch.setattr(turn_session, "MachineWatch", Watch)
     session, _ = session_of(plan, tmp_path, launcher=where)
     assert len(session.run().courses) == 2
-    assert checks == (["cpu"] if looks else [])
+    assert watches == (["cpu"] if looks else [])
 
 
 def test_a_group_that_fails_is_told_and_the_others_go_on(

@@ -154,7 +154,8 @@ def ablate_in_process(
     from pipeline.cli import main
 
     out, err = io.StringIO(), io.StringIO()
-    before = dict(os.environ)
+    before, argv = dict(os.environ), sys.argv
+    sys.argv = ["ablate", *words]  # which commands keep with what they measured
     os.environ.update(_variables(data_dir, env))
     try:
         with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -165,6 +166,7 @@ def ablate_in_process(
     finally:
         os.environ.clear()
         os.environ.update(before)
+        sys.argv = argv
     raise AssertionError("a command ends with an exit code")
 
 

@@ -133,6 +133,8 @@ def test_between_turns_a_run_uses_no_processor(digits_dir: Path, monkeypatch: py
         assert any(thread.name == NAME for thread in threading.enumerate()), "the reader waits"
         before = time.process_time()
         time.sleep(1.0)
-        assert time.process_time() - before < 0.01
+        assert time.process_time() - before < 0.1, (
+            "whoever polls takes most of a second; other threads of the tests some"
+        )
     finally:
         data.close()

@@ -19,7 +19,7 @@ from pipeline.analysis.report.methods import methods_text
 from pipeline.analysis.report.overview import overview
 from pipeline.analysis.report.render import csv_text, report_html, report_markdown
 from pipeline.analysis.report.report import Report
-from pipeline.design.names import CLAIM_TAG, HEARTBEAT_TAG, KEY_TAG, OWNER_TAG
+from pipeline.design.names import CLAIM_TAG, EARLIER_HEARTBEAT_TAG, HEARTBEAT_TAG, KEY_TAG, OWNER_TAG
 from pipeline.errors import first_line
 from pipeline.paths import write_atomically
 
@@ -75,7 +75,7 @@ def write_report(
 
 def _told(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs without empty columns and without the marks that controllers leave for each other."""
-    marks = (HEARTBEAT_TAG, OWNER_TAG, CLAIM_TAG, KEY_TAG)
+    marks = (HEARTBEAT_TAG, EARLIER_HEARTBEAT_TAG, OWNER_TAG, CLAIM_TAG, KEY_TAG)
     kept = [c for c in runs.columns if not str(c).startswith(tuple(f"tags.{mark}" for mark in marks))]
     return runs[kept].dropna(axis="columns", how="all") if len(runs) else runs[kept]
 

@@ -101,7 +101,7 @@ def subset(labels: Labels, max_samples: int | None, seed: int) -> Indices:
 
 
 @dataclass(frozen=True)
-class Part:
+class RunPart:
     """The images of a data set that a run reads; all indices are sorted.
 
     Attributes:
@@ -120,7 +120,7 @@ class Part:
         return np.union1d(self.train, self.validation).astype(np.int64)
 
 
-def part_of(spec: RunSpec, train_labels: Labels, test_labels: Labels, own: int = 0) -> Part:
+def part_of(spec: RunSpec, train_labels: Labels, test_labels: Labels, own: int = 0) -> RunPart:
     """Chooses the images of a run.
 
     Args:
@@ -136,7 +136,7 @@ def part_of(spec: RunSpec, train_labels: Labels, test_labels: Labels, own: int =
     train, validation = train_validation(
         train_labels, recipe.validation_fraction, spec.seed, recipe.max_train_samples, own
     )
-    return Part(train, validation, subset(test_labels, recipe.max_test_samples, TEST_SEED))
+    return RunPart(train, validation, subset(test_labels, recipe.max_test_samples, TEST_SEED))
 
 
 def _stratified(labels: Labels, total: int, seed: int, *, least: int = 1, spare: int = 0) -> Indices:

@@ -280,7 +280,7 @@ class _FolderStores:
             )
         return found
 
-    def _needed(self, run: RunSpec | None) -> split.Part | None:
+    def _needed(self, run: RunSpec | None) -> split.RunPart | None:
         """The images of a run; None for all of the folder."""
         if run is None or (run.recipe.max_train_samples is None and run.recipe.max_test_samples is None):
             return None
@@ -288,7 +288,7 @@ class _FolderStores:
         part = split.part_of(run, train, test, self.listing.held_out)
         return part if len(part.seen) + len(part.test) < len(train) + len(test) else None
 
-    def _places(self, part: split.Part | None) -> dict[str, Path]:
+    def _places(self, part: split.RunPart | None) -> dict[str, Path]:
         """Form -> the store's folder: the form depends on the images, so each is looked for."""
         side = f"{self.image_size}px" + ("" if self.resize == "crop" else f"-{self.resize}")
         suffixes = {"native": "native", "resized": side, "files": f"{side}-files"}
@@ -296,7 +296,7 @@ class _FolderStores:
         head = f"imagefolder-{self.listing.digest}"
         return {form: self.stores / f"{head}-{text}{rows}-v{STORE_VERSION}" for form, text in suffixes.items()}
 
-    def _open(self, part: split.Part | None) -> ImageStore | FolderSource | None:
+    def _open(self, part: split.RunPart | None) -> ImageStore | FolderSource | None:
         """Opens what serves a run: a store of all images, else one of its own."""
         for wanted in (None, part) if part is not None else (None,):
             places = self._places(wanted)
@@ -312,7 +312,7 @@ class _FolderStores:
                 return replace(store, train_labels=train, test_labels=test, rows=(wanted.seen, wanted.test))
         return None
 
-    def _exceeds(self, part: split.Part) -> bool:
+    def _exceeds(self, part: split.RunPart) -> bool:
         """Whether the stores of single runs hold as many images as the folder has: then one of all is cheaper."""
         ready = 0
         for place in self.stores.glob(f"imagefolder-{self.listing.digest}-*-part-*-v{STORE_VERSION}"):
@@ -329,7 +329,7 @@ class _FolderStores:
             return False
         return imagefolder.all_of_size(self.listing, side, report)
 
-    def _build(self, part: split.Part | None, report: ReportProgress) -> None:
+    def _build(self, part: split.RunPart | None, report: ReportProgress) -> None:
         forms = imagefolder.forms(self.listing, self.image_size, self.resize)
         listing = self.listing
         if part is not None:

@@ -75,6 +75,7 @@ def test_figures_are_files_where_they_are_wanted(tmp_path):
 def test_the_table_of_runs_has_no_mark_of_a_controller_and_no_empty_column(tmp_path):
     study = planted(blocks=1)
     study.runs["tags.ablate.heartbeat.host.1.2"] = "17"
+    study.runs["tags.mlflow.ablate.heartbeat.host.1.2"] = "17"
     study.runs["tags.ablate.owner"] = "host.1.2"
     study.runs["metrics.speed/rounds"] = float("nan")
     write_report(report_of(study), tmp_path)

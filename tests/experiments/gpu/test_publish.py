@@ -388,7 +388,7 @@ def test_what_a_dead_stage_left_behind_is_said_and_never_a_crash(gpu_evidence, t
         "- probes.json is there, but is not JSON",
         "- smoke.xml is there, but cannot be read",
         "- doctor.json is there, but is not JSON",
-        "- paper32/report.html, which has 1.2 MiB",
+        f"- paper32/report.html, which has {page.stat().st_size / 2**20:.1f} MiB",
         "Missing: report.json is cut off.",
         "Missing: effects.csv cannot be read.",
         "Withheld: without its raw rows its GPU is unknown.",
