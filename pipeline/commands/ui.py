@@ -67,19 +67,20 @@ def serve_mlflow(tracking_uri: str | None, host: str, port: int, study: str | No
     if wanted is not None and readers is not None and wanted not in [reader.experiment for reader in readers]:
         raise unknown_study(wanted, [reader.experiment for reader in readers if reader.count_runs()])
     _check_address(host, port, "MLflow")
-    _greet("MLflow", host, port)
-    print("starting; MLflow takes some seconds to import", flush=True)
-
     for number in interrupt.taken():
-        # the server takes these two, and hands them on when it has ended
+        # the server takes these two as soon as it serves, and hands them on when it has ended
         theirs = number in (signal.SIGINT, signal.SIGTERM)
-        signal.signal(number, _nothing if theirs else _terminate)
+        signal.signal(number, _interrupt if theirs else _terminate)
 
     def tell(name: str, page: str) -> None:
-        print(f"study {printable(name)}: {_address(host, port)}/{page}", flush=True)
+        if name:
+            print(f"study {printable(name)}: {_address(host, port)}/{page}", flush=True)
         print("ready; charts are behind the second button above the list", flush=True)
 
-    serve_store(uri, (STATE_DIR / "artifacts").resolve().as_uri(), host, port, wanted, tell)
+    with contextlib.suppress(KeyboardInterrupt):
+        _greet("MLflow", host, port)
+        print("starting; MLflow takes some seconds to import", flush=True)
+        serve_store(uri, (STATE_DIR / "artifacts").resolve().as_uri(), host, port, wanted, tell)
     return 0
 
 
@@ -112,10 +113,6 @@ def serve_optuna(storage: str | None, host: str, port: int) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         serve_dashboard(url, host, port)
     return 0
-
-
-def _nothing(_number: int, _frame: Any) -> None:
-    pass
 
 
 def _terminate(_number: int, _frame: Any) -> None:

@@ -37,7 +37,7 @@ def serve_store(
         host: address to listen on.
         port: TCP port to listen on.
         study: whose runs are shown first; None for the one with the youngest run.
-        tell: is given that study and the part of its address behind the host.
+        tell: is given that study and the part of its address behind the host, empty where there is none.
 
     Raises:
         InputError: the store has no such study.
@@ -72,8 +72,8 @@ def serve_store(
     except Exception as error:  # each kind of database has its own
         raise OutsideError(f"ui: MLflow cannot open the store: {first_line(error)}") from None
     served = without_uploads(app)
+    tell(*(found or ("", "")))
     if found is not None:
-        tell(*found)
         served = opening_with(served, opening_script(found[1]))
     uvicorn.run(served, host=host, port=port, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
 

@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 
+from pipeline.tracking.mlflow_store import MlflowStore
 from tests.support.ablate import start_ablate
 from tests.support.commands import assert_refused
 from tests.support.processes import until
@@ -111,6 +112,26 @@ def test_mlflow_is_served_by_the_command_alone(
     out, err = process.communicate()
     assert process.returncode == (-signal.SIGKILL if last == signal.SIGKILL else 0), err
     assert url in out and "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["starting", "ready"])
+def test_who_changes_his_mind_is_heard_at_once(
+    when: str, migrated_store: Callable[[Path], str], tmp_path: Path
+) -> None:
+    """Before the server takes signals itself, too: while MLflow is imported, and in the instant before it serves."""
+    store = MlflowStore(migrated_store(tmp_path / "mlruns" / "mlflow.db"), "mine", tmp_path)
+    store.connect()
+    process = start_ablate("ui", "--port", str(free_port()), cwd=tmp_path)
+    try:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith(when):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.slow
