@@ -12,9 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,11 +88,13 @@ def finished_command(words: Sequence[str], timeout: float) -> Finished:
         TimeoutError: it took longer.
         OSError: it cannot be started.
     """
-    made: list[subprocess.Popen[str]] = []
+    born: Future[subprocess.Popen[str]] = Future()
+    may_start = threading.Event()
 
     def start() -> None:
-        made.append(
-            subprocess.Popen(
+        may_start.wait()
+        try:
+            process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -100,21 +103,29 @@ def finished_command(words: Sequence[str], timeout: float) -> Finished:
                 errors="replace",
                 start_new_session=True,
             )
-        )
+        except BaseException as error:
+            born.set_exception(error)
+        else:
+            born.set_result(process)
 
-    began = time.perf_counter()
     # A signal's exception comes to the main thread, and between the birth of a process and the end of `Popen` nobody
-    # would know whom to end: a thread starts it, and is waited for in any case.
-    starter = ThreadPoolExecutor(1)
+    # would know whom to end: a thread starts it, and is waited for in any case. It is alive before it may start
+    # anything, since a signal may come in the midst of a thread's start, too.
+    starter = threading.Thread(target=start, daemon=True, name="start of a command")
+    starter.start()
+    began = time.perf_counter()
     try:
-        starter.submit(start).result()
-        out, err = made[0].communicate(timeout=timeout)
-        return Finished(made[0].returncode, time.perf_counter() - began, out, err)
+        may_start.set()
+        process = born.result()
+        out, err = process.communicate(timeout=timeout)
+        return Finished(process.returncode, time.perf_counter() - began, out, err)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"{timeout:g} s") from None
     finally:
-        starter.shutdown()
-        for process in made:  # it may have ended, and others in its group not
+        may_start.set()
+        starter.join()
+        if born.exception() is None:  # it may have ended, and others in its group not
+            process = born.result()
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,6 +129,31 @@ def test_a_signal_in_the_midst_of_a_start_leaves_no_process(monkeypatch: pytest.
     assert len(born) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(born[0], 0)
+
+
+def test_a_signal_in_the_midst_of_a_threads_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that starts the command lives already, and whoever started it does not know it yet."""
+    born: list[int] = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            born.append(self.pid)
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with default_interrupt(), pytest.raises(KeyboardInterrupt):
+        finished_command(["sleep", "300"], timeout=60)
+    for pid in born:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 @contextmanager
