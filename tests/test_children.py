@@ -139,6 +139,7 @@ def test_a_signal_in_the_midst_of_a_threads_start_leaves_no_process(monkeypatch:
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
             born.append(self.pid)
+            time.sleep(0.4)
 
     class Interrupted(threading.Thread):
         def start(self) -> None:
@@ -151,6 +152,7 @@ def test_a_signal_in_the_midst_of_a_threads_start_leaves_no_process(monkeypatch:
     monkeypatch.setattr(threading, "Thread", Interrupted)
     with default_interrupt(), pytest.raises(KeyboardInterrupt):
         finished_command(["sleep", "300"], timeout=60)
+    time.sleep(0.4)
     for pid in born:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
