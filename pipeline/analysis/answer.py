@@ -18,12 +18,14 @@ import pandas as pd
 
 from pipeline.analysis.chance import Untrained
 from pipeline.analysis.effects import Effects
+from pipeline.analysis.engagement import Group
 from pipeline.analysis.frame import BASELINE
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.recommendation import Recommendation, recommend
 from pipeline.analysis.verdicts import COSTS, NOT_TRAINED, PAYS
 
 _Row = Mapping[Any, Any]
+HostMemory = Mapping[tuple[str, str, str], float]  # (model, data set, cell) -> MiB
 ALONE, AVERAGE, TOGETHER = "simple", "main", "combined"
 _TIME, _ACCURACY, _MEMORY = "train_seconds", "accuracy", "gpu_peak_allocated_mib"
 
@@ -144,11 +146,19 @@ def answer_of(effects: Effects, memory_limit_mib: float | None = None) -> StudyA
     if effects.table.empty:
         return StudyAnswer((), (), 0, 0, effects.options.accuracy_margin_points, False, ())
     table = effects.table.join(effects.details.drop(columns="blocks"))
-    advice = tuple(_advice(effects, table, each) for each in recommend(effects, effects.source, memory_limit_mib))
+    of_group = {(str(key[0]), str(key[1])): rows for key, rows in table.groupby(["model", "dataset"], sort=False)}
+    cells_of = {
+        (str(key[0]), str(key[1])): cells for key, cells in effects.cells.groupby(["model", "dataset"], sort=False)
+    }
+    host = _host_mib(effects.study.runs)
+    advice = tuple(
+        _advice(effects, of_group[each.model, each.dataset], cells_of[each.model, each.dataset], host, each)
+        for each in recommend(effects, effects.source, memory_limit_mib)
+    )
     single = table[table["model"].ne(ALL) & table["dataset"].ne(ALL)]
     averages: tuple[Part, ...] = ()
     if len(advice) > 1:
-        averages = _parts(effects, _widest(table), None)
+        averages = _parts(effects, _widest(table), None, {})
     return StudyAnswer(
         advice,
         averages,
@@ -169,26 +179,26 @@ def _widest(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[:0]
 
 
-def _advice(effects: Effects, table: pd.DataFrame, chosen: Recommendation) -> Advice:
+def _advice(
+    effects: Effects, mine: pd.DataFrame, cells: pd.DataFrame, host: HostMemory, chosen: Recommendation
+) -> Advice:
     group = (chosen.model, chosen.dataset)
-    mine = table[table["model"].eq(group[0]) & table["dataset"].eq(group[1])]
-    cells = effects.cells[effects.cells["model"].eq(group[0]) & effects.cells["dataset"].eq(group[1])]
     other = chosen.fastest if chosen.fastest not in ("", chosen.cell) else ""
-    part = None if chosen.cell == BASELINE else _cell_part(effects, group, cells, chosen.cell, chosen)
+    part = None if chosen.cell == BASELINE else _cell_part(host, group, cells, chosen.cell, chosen)
     judged = group not in effects.untrained and bool(cells["response"].eq(_ACCURACY).any())
     return Advice(
         chosen,
         part,
-        _cell_part(effects, group, cells, other) if other else None,
+        _cell_part(host, group, cells, other) if other else None,
         effects.untrained.get(group),
         judged,
         bool(cells.loc[cells["response"].eq(_TIME), "estimate"].notna().any()),
-        _parts(effects, mine, group),
+        _parts(effects, mine, group, host),
     )
 
 
 def _cell_part(
-    effects: Effects, group: tuple[str, str], cells: pd.DataFrame, cell: str, chosen: Recommendation | None = None
+    host: HostMemory, group: Group, cells: pd.DataFrame, cell: str, chosen: Recommendation | None = None
 ) -> Part:
     """Tells one cell; of the recommended one the interval is that of the recommendation."""
     of = {str(row["response"]): row for row in cells[cells["cell"].eq(cell)].to_dict("records")}
@@ -197,10 +207,10 @@ def _cell_part(
         speed = Estimated(1 / chosen.ratio, 1 / chosen.high, 1 / chosen.low, speed.verdict)
     blocks = int(of[_TIME]["blocks"]) if _TIME in of else 0
     measured = (speed, _plain(of.get(_ACCURACY)), _plain(of.get(_MEMORY)))
-    return Part(cell, TOGETHER, *measured, _host_mib(effects, group, cell), blocks, False, "")
+    return Part(cell, TOGETHER, *measured, _added_mib(host, group, cell), blocks, False, "")
 
 
-def _parts(effects: Effects, rows: pd.DataFrame, group: tuple[str, str] | None) -> tuple[Part, ...]:
+def _parts(effects: Effects, rows: pd.DataFrame, group: Group | None, host: HostMemory) -> tuple[Part, ...]:
     """Tells each technique, then all together."""
     by: dict[tuple[str, str, str], _Row] = {
         (str(row["response"]), str(row["kind"]), str(row["term"])): row for row in rows.to_dict("records")
@@ -221,19 +231,19 @@ def _parts(effects: Effects, rows: pd.DataFrame, group: tuple[str, str] | None) 
             kind = ALONE if alone is not None and not math.isnan(alone["estimate"]) else AVERAGE
             if (_TIME, kind, term) in by:
                 on_top = _on_top(effects, group, term, crossed, by)
-                found.append(_part(effects, group, term, kind, by, on_top))
+                found.append(_part(group, term, kind, by, host, on_top))
     for response, kind, term in by:
         if response == _TIME and kind == TOGETHER and not math.isnan(by[response, kind, term]["estimate"]):
-            found.append(_part(effects, group, term, kind, by))
+            found.append(_part(group, term, kind, by, host))
     return tuple(found)
 
 
 def _part(
-    effects: Effects,
-    group: tuple[str, str] | None,
+    group: Group | None,
     term: str,
     kind: str,
     by: Mapping[tuple[str, str, str], _Row],
+    host: HostMemory,
     on_top: tuple[OnTop, ...] = (),
 ) -> Part:
     row = by[_TIME, kind, term]
@@ -243,7 +253,7 @@ def _part(
         _speed(row),
         _plain(by.get((_ACCURACY, kind, term))),
         _plain(by.get((_MEMORY, kind, term))),
-        math.nan if group is None or kind == AVERAGE else _host_mib(effects, group, term),
+        math.nan if group is None or kind == AVERAGE else _added_mib(host, group, term),
         int(row["blocks"]),
         bool(row["control"]),
         str(row["not_engaged"]),
@@ -266,14 +276,17 @@ def _plain(row: _Row | None) -> Estimated | None:
     return Estimated(float(row["estimate"]), float(row["low"]), float(row["high"]), str(row["verdict"]))
 
 
-def _host_mib(effects: Effects, group: tuple[str, str], cell: str) -> float:
-    """The mean change of the host's peak memory, MiB; NaN where GPU memory was measured."""
-    runs = effects.study.runs
-    done = runs[runs["outcome"].eq("finished") & runs["model"].eq(group[0]) & runs["dataset"].eq(group[1])]
-    if done["gpu_peak_allocated_mib"].notna().any():
-        return math.nan
-    means = done.groupby("cell")["host_peak_rss_mib"].mean()
-    return float(means.get(cell, math.nan) - means.get(BASELINE, math.nan))
+def _host_mib(runs: pd.DataFrame) -> HostMemory:
+    """The mean of the host's peak memory in each cell, MiB; without groups whose GPU memory was measured."""
+    done = runs[runs["outcome"].eq("finished")]
+    on_gpu = done.groupby(["model", "dataset"])["gpu_peak_allocated_mib"].transform("count").gt(0)
+    means = done[~on_gpu].groupby(["model", "dataset", "cell"])["host_peak_rss_mib"].mean()
+    return {(str(key[0]), str(key[1]), str(key[2])): float(value) for key, value in means.items()}
+
+
+def _added_mib(host: HostMemory, group: Group, cell: str) -> float:
+    """How much more the host's peak memory was than the baseline's, MiB; NaN where it is not known."""
+    return host.get((*group, cell), math.nan) - host.get((*group, BASELINE), math.nan)
 
 
 def _on_top(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from pipeline.analysis.anchors import anchors
 from pipeline.analysis.ceilings import bf16_reason, ceiling, sentence
 from pipeline.analysis.effects import Effects
@@ -128,12 +130,14 @@ def reasons(effects: Effects, cells: list[Budget]) -> list[Reason]:
         for r in known[known["kind"].eq(kind)].to_dict("records")
     }
     result = []
+    instructions = _cpu_bf16(effects.study.runs)
     groups = effects.study.runs[["model", "dataset"]].drop_duplicates()
     for model, dataset in groups.itertuples(index=False, name=None):
         budget = baseline.get((model, dataset))
         for factor in effects.study.factors:
             for level in factor.levels:
-                result.append(_reason(effects, (str(model), str(dataset)), factor, level, budget, measured))
+                bf16 = instructions.get((str(model), str(dataset), factor.term(level)), "")
+                result.append(_reason(effects, (str(model), str(dataset)), factor, level, budget, measured, bf16))
     return result
 
 
@@ -144,6 +148,7 @@ def _reason(
     level: str,
     budget: Budget | None,
     measured: Mapping[tuple[Any, Any, Any], Mapping[Any, Any]],
+    bf16: str,
 ) -> Reason:
     """Explains one technique at one level."""
     term = factor.term(level)
@@ -156,17 +161,17 @@ def _reason(
     row = measured.get((*group, term))
     if why := effects.not_engaged.get(group, {}).get(term, {}).get(term):  # the ceiling is that of the technique alone
         return Reason(*group, term, 0.0, f"{term}: it did not act here: {why}.")
-    why = bf16_reason(_cpu_bf16(effects, group, term), row is not None and row["verdict"] == COSTS)
+    why = bf16_reason(bf16, row is not None and row["verdict"] == COSTS)
     return Reason(*group, term, limit, sentence(factor.name, term, limit, control, row, launching, why))
 
 
-def _cpu_bf16(effects: Effects, group: tuple[str, str], cell: str) -> str:
-    """Returns the bf16 instructions of the CPUs that ran a cell in bf16; empty where it was none or they differ."""
-    runs = effects.study.runs
-    at = runs["model"].eq(group[0]) & runs["dataset"].eq(group[1]) & runs["cell"].eq(cell)
-    mine = runs[at & runs["precision"].eq("bf16") & runs["device"].str.startswith("cpu")]
-    found = set(mine["cpu_bf16"])
-    return found.pop() if len(found) == 1 else ""
+def _cpu_bf16(runs: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """(model, data set, cell) that CPUs ran in bf16 -> their instructions for it, where these do not differ."""
+    mine = runs[runs["precision"].eq("bf16") & runs["device"].str.startswith("cpu")]
+    found: dict[tuple[str, str, str], set[str]] = {}
+    for model, dataset, cell, known in mine[["model", "dataset", "cell", "cpu_bf16"]].itertuples(index=False):
+        found.setdefault((str(model), str(dataset), str(cell)), set()).add(str(known))
+    return {key: known.pop() for key, known in found.items() if len(known) == 1}
 
 
 def batchnorm_models(effects: Effects) -> list[str]:
