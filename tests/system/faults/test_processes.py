@@ -131,7 +131,8 @@ def test_a_killed_parent_takes_its_workers_along_and_its_rows_are_closed(workspa
     first = next(found for found in workspace.rows() if found.run_id == row.run_id)
     assert (first.status, first.outcome) == ("KILLED", "interrupted")
     assert "controller died" in first.tags["ablate.error"]
-    assert {parent.status for parent in workspace.rows("grid")} == {"FINISHED"}
+    # it asked for another length, so that its parent is another one; that of the dead controller is closed all the same
+    assert sorted(parent.status for parent in workspace.rows("grid")) == ["FINISHED", "KILLED"]
 
 
 def test_a_killed_parent_takes_a_stopped_worker_along(workspace: Workspace) -> None:
