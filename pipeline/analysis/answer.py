@@ -280,8 +280,9 @@ def _host_mib(runs: pd.DataFrame) -> HostMemory:
     """The mean of the host's peak memory in each cell, MiB; without groups whose GPU memory was measured."""
     done = runs[runs["outcome"].eq("finished")]
     on_gpu = done.groupby(["model", "dataset"])["gpu_peak_allocated_mib"].transform("count").gt(0)
-    means = done[~on_gpu].groupby(["model", "dataset", "cell"])["host_peak_rss_mib"].mean()
-    return {(str(key[0]), str(key[1]), str(key[2])): float(value) for key, value in means.items()}
+    means = done[~on_gpu].groupby(["model", "dataset", "cell"], as_index=False)["host_peak_rss_mib"].mean()
+    rows = means[["model", "dataset", "cell", "host_peak_rss_mib"]].itertuples(index=False, name=None)
+    return {(str(model), str(dataset), str(cell)): float(mib) for model, dataset, cell, mib in rows}
 
 
 def _added_mib(host: HostMemory, group: Group, cell: str) -> float:
