@@ -13,7 +13,7 @@ import pytest
 
 from tests.fuzz.__main__ import TARGETS, fuzz
 
-SECONDS = float(os.environ.get("ABLATE_FUZZ_SECONDS", "5"))
+SECONDS = float(os.environ.get("ABLATE_FUZZ_SECONDS", "3"))
 
 
 @pytest.mark.slow

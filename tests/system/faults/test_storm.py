@@ -36,7 +36,7 @@ from tests.support.servers import Proxy, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUNDS = 16
-KILLS = int(os.environ.get("ABLATE_KILLS", "12"))
+KILLS = int(os.environ.get("ABLATE_KILLS", "9"))
 SEEDS = 15 if KILLS > 50 else 3
 PARENT_KILLS = 5
 VICTIMS = ("parent", "fork server", "fork server", "worker", "worker", "tracking server")
