@@ -145,7 +145,7 @@ def answer_of(effects: Effects, memory_limit_mib: float | None = None) -> StudyA
     """
     if effects.table.empty:
         return StudyAnswer((), (), 0, 0, effects.options.accuracy_margin_points, False, ())
-    table = effects.table.join(effects.details.drop(columns="blocks"))
+    table = effects.detailed
     of_group = {(str(key[0]), str(key[1])): rows for key, rows in table.groupby(["model", "dataset"], sort=False)}
     cells_of = {
         (str(key[0]), str(key[1])): cells for key, cells in effects.cells.groupby(["model", "dataset"], sort=False)

@@ -116,6 +116,11 @@ class Effects:
         """The techniques that cannot change a time here."""
         return self.inert | self.timeless
 
+    @property
+    def detailed(self) -> pd.DataFrame:
+        """The table with its details beside it."""
+        return self.table if self.table.empty else self.table.join(self.details.drop(columns="blocks"))
+
 
 def _decide(
     rows: pd.DataFrame, options: EffectOptions, controls: frozenset[str], timeless_ones: frozenset[str]

@@ -20,6 +20,7 @@ from pipeline.design.names import DATASET_PARAM, MODEL_PARAM, RECIPE_PARAM, SPEE
 from pipeline.tracking.study_data import StudyData
 
 TIMES = ("train_seconds", "images_per_second")
+TURN_KIND = "turns"
 _KNOWN = (*TIMES, "position", "compile_seconds", "first_use_seconds", "epoch_images")  # of cells that took turns
 Row = dict[str, Any]
 
@@ -51,7 +52,7 @@ class RoundTimes:
         known = [cell in cells for cell in runs[["model", "dataset", "cell"]].itertuples(index=False, name=None)]
         kept = runs.copy()
         kept.loc[known, list(TIMES)] = np.nan
-        theirs = self.runs.reindex(columns=kept.columns)
+        theirs = self.runs.reindex(columns=kept.columns).assign(kind=TURN_KIND)  # no single runs
         return pd.concat([kept, theirs], ignore_index=True)
 
 

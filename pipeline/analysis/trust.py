@@ -11,20 +11,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.analysis import engagement, student_t, verdicts
-from pipeline.analysis.frame import OFF, Tidy
+from pipeline.analysis.frame import Tidy
 from pipeline.analysis.machines import mixed_blocks
+from pipeline.analysis.pooling import ALL
 from pipeline.analysis.responses import RATIO, RESPONSES
+from pipeline.analysis.same_computation import control_pairs, pair_alarm, timed_runs
+from pipeline.analysis.verdicts import COSTS, PAYS
 from pipeline.shown import counted
 
 ALPHA = 0.05
 _GROUP = ["model", "dataset"]
-RUN_KIND = "run"
-# Log ratio of two single runs of the same computation up to which nobody is alarmed: runs on a quiet machine differ so.
-LEAST_DIFFERENCE = 0.05
-# Root mean square of such log ratios from which the machine was not quiet: 10 % for each run.
-LARGEST_SCATTER = 0.15
-# Of the pairs' own test, so that both tests together alarm in at most 5 % of reports.
-PAIR_ALPHA = 0.04
 
 
 @dataclass(frozen=True)
@@ -107,18 +103,13 @@ def _mean_ratio(pairs: pd.DataFrame) -> Estimate | None:
     )
 
 
-def _timed(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keeps the finished runs whose training time has a logarithm."""
-    return runs[runs["outcome"].eq("finished") & runs["train_seconds"].gt(0)]
-
-
 def run_order(study: Tidy) -> pd.DataFrame:
     """Lists finished runs in run order with each one's deviation from its cell and block (log training time).
 
     The deviation is the residual of an additive cell + block fit by two sweeps of means, exact for balanced
     studies; a cell that ran once has none and is left out.
     """
-    runs = _timed(study.runs)
+    runs = timed_runs(study.runs)
     runs = runs.assign(deviation=np.log(runs["train_seconds"]))
     repeats = runs.groupby([*_GROUP, "cell"])["deviation"].transform("size")
     runs = runs[repeats > 1].copy()
@@ -177,72 +168,9 @@ def drift(order: pd.DataFrame) -> tuple[Estimate | None, dict[str, Estimate]]:
     return overall, per_block
 
 
-def control_pairs(study: Tidy, controls: frozenset[str]) -> pd.DataFrame:
-    """Returns every A/A pair: model, dataset, block, log (of the ratio on / off); of both cells name, kind, seconds.
-
-    A pair has the same model, dataset, block and setting of all other techniques.
-    """
-    runs = _timed(study.runs)
-    names = [f"{of}_{side}" for of in ("cell", "kind", "train_seconds") for side in ("off", "on")]
-    parts = [pd.DataFrame(columns=[*_GROUP, "block", "log", *names]).astype({"log": float})]
-    for name in sorted(controls & {f.name for f in study.factors}):
-        keys = [*_GROUP, "block", *(f"level.{f.name}" for f in study.factors if f.name != name)]
-        off = runs[f"level.{name}"].eq(OFF)
-        both = runs[off].merge(runs[~off], on=keys, suffixes=("_off", "_on"))
-        parts.append(both.assign(log=np.log(both["train_seconds_on"] / both["train_seconds_off"]))[[*parts[0]]])
-    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
-
-
-def differing(logs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Says which A/A pairs of single runs differ by more than noise.
-
-    A pair's noise is what the others show: its log ratio over their root mean square is Student's t with as many
-    degrees of freedom as there are others (the true log ratio is 0), and its p-value is multiplied by the number of
-    pairs (Bonferroni). Where all of them scatter, none stands out, and yet none can be trusted: then the widest is
-    given. Of 2,000 simulated studies of a quiet machine at most 5 % have such a pair, whatever the noise of its runs up
-    to 5 % (`tests/analysis/test_trust.py`).
-
-    Args:
-        logs: log ratios of the pairs of a study, (..., pairs).
-
-    Returns:
-        For each pair whether it does.
-    """
-    squares = logs**2
-    many = logs.shape[-1]
-    total = squares.sum(axis=-1, keepdims=True)
-    wide: NDArray[np.bool_] = (squares > LEAST_DIFFERENCE**2) & (many > 1)  # one has no others to stand out from
-    if many > 1:
-        others = np.sqrt(np.maximum((total - squares) / (many - 1), 1e-12))
-        wide = wide & (many * np.asarray(verdicts.p_values(np.abs(logs), others, many - 1)) < PAIR_ALPHA)
-    scattered = ~wide.any(axis=-1, keepdims=True) & (total > many * LARGEST_SCATTER**2)
-    return np.asarray(wide | (scattered & (squares == squares.max(axis=-1, keepdims=True))), dtype=np.bool_)
-
-
-def _pair_alarm(pairs: pd.DataFrame) -> list[str]:
-    """Says which cells are the same computation and yet took different times."""
-    # turns are no single runs: rounds have many, and their mean has its own test
-    single = pairs[pairs["kind_off"].eq(RUN_KIND) & pairs["kind_on"].eq(RUN_KIND)]
-    if single.empty:
-        return []
-    found = single[differing(single["log"].to_numpy(dtype=float))]
-    if found.empty:
-        return []
-    row = found.iloc[int(found["log"].abs().to_numpy().argmax())]
-    seconds = f"{row['train_seconds_off']:.3g} s and {row['train_seconds_on']:.3g} s"
-    more = (
-        f", and {len(found) - 1} more such pairs" if len(found) > 2 else ", and one more such pair" * (len(found) - 1)
-    )
-    return [
-        f"{row['cell_off']} and {row['cell_on']} are the same computation here, yet took {seconds} "
-        f"({row['model']} / {row['dataset']}, block {row['block']}{more}): "
-        "the machine was disturbed, and other differences of this size may be noise, too."
-    ]
-
-
 def _sentinels(study: Tidy) -> tuple[Estimate | None, float]:
     """Compares the last sentinel with the first within each model, dataset and block; and their spread."""
-    runs = _timed(study.sentinels).sort_values(["start", "position"])
+    runs = timed_runs(study.sentinels).sort_values(["start", "position"])
     if runs.empty:
         return None, math.nan
     logs = np.log(runs["train_seconds"]).groupby([runs[k] for k in (*_GROUP, "block")], sort=False)
@@ -256,7 +184,7 @@ def _sentinels(study: Tidy) -> tuple[Estimate | None, float]:
 def _copies(study: Tidy) -> list[str]:
     """Names the blocks that repeat an earlier one's training times, in two cells of a model and dataset or more."""
     keys = [*_GROUP, "cell", "train_seconds"]
-    runs = _timed(study.runs).sort_values("start")[[*keys, "block"]]
+    runs = timed_runs(study.runs).sort_values("start")[[*keys, "block"]]
     runs = runs.assign(rank=runs["block"].factorize()[0])
     same = runs.merge(runs, on=keys, suffixes=("", "_copied"))
     same = same[same["rank"] > same["rank_copied"]]
@@ -282,6 +210,21 @@ def _control_alarm(pooled: Estimate | None, groups: Mapping[str, Estimate]) -> l
     off = [f"{signed_change(e.value)} ({n})" for (n, e), p in zip(tests.items(), adjusted, strict=True) if p < ALPHA]
     words = "although nothing differs between them: effects of this size cannot be trusted."
     return [f"The A/A controls differ by {_some(off)} {words}"] if off else []
+
+
+def _shown_control_alarm(effects: pd.DataFrame | None) -> list[str]:
+    """Says which effect of an A/A control is shown, the surest of them: it is told beside the others."""
+    if effects is None or effects.empty:
+        return []
+    at = effects["response"].eq("train_seconds") & effects["control"].eq(True) & effects["verdict"].isin((PAYS, COSTS))
+    if not at.any():
+        return []
+    row = effects[at].sort_values("p", kind="stable").iloc[0]
+    where = "on average" if row["model"] == row["dataset"] == ALL else f"{row['model']} / {row['dataset']}"
+    return [
+        f"{row['term']} can do nothing here, and yet came out at {1 / row['estimate']:.3f}x as fast "
+        f"[{1 / row['high']:.3f}, {1 / row['low']:.3f}] ({where}): effects of this size cannot be trusted."
+    ]
 
 
 def _invalid(runs: pd.DataFrame) -> list[str]:
@@ -334,7 +277,7 @@ def drift_reason(study: Tidy) -> str:
     Args:
         study: The tidy study.
     """
-    done = _timed(study.runs)
+    done = timed_runs(study.runs)
     if done.empty:
         return "no run has finished"
     if done.groupby([*_GROUP, "cell"]).size().max() < 2:
@@ -344,7 +287,9 @@ def drift_reason(study: Tidy) -> str:
     return "too few runs, or their order is not known"
 
 
-def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = None) -> Trust:
+def examine(
+    study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = None, effects: pd.DataFrame | None = None
+) -> Trust:
     """Runs all trust checks on a tidy study.
 
     Args:
@@ -352,6 +297,7 @@ def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = 
         controls: The techniques that are A/A controls.
         timed: What the effects on times are of, where that is not the study's runs (`Effects.timed`): the A/A controls
             are to tell of these.
+        effects: The rows of the table of effects with their details, whose controls are looked at, too.
 
     Returns:
         The findings; parts that the runs cannot show are None, NaN or empty.
@@ -369,7 +315,7 @@ def examine(study: Tidy, controls: frozenset[str], timed: pd.DataFrame | None = 
     tainted = everything.loc[everything["tainted"].ne(""), ["run_id", "name", "block", "tainted"]]
     tainted = tainted.rename(columns={"tainted": "reason"}).reset_index(drop=True)
     # what should not differ and does comes first: nothing else says as plainly what the machine did
-    alarms = _pair_alarm(pairs) + _control_alarm(control, by_group)
+    alarms = pair_alarm(pairs) + (_control_alarm(control, by_group) or _shown_control_alarm(effects))
     alarms += _alarms(overall, sentinel) + _tainted_alarm(study.runs) + _invalid(everything)
     alarms += engagement.alarms(study.runs if timed is None else timed)
     if mixed := mixed_blocks(study):

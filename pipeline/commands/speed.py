@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.commands import grid_text
-from pipeline.commands.answer import closing_answer
+from pipeline.commands.answer import closing_answer, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress, tell_places
 from pipeline.design.options import SpeedOptions
@@ -112,6 +112,15 @@ def _effects(session: TurnSession) -> Effects | None:
     return estimate(StudyData(study.name, rounds, techniques=tuple(study.techniques), rounds=rounds))
 
 
+def _with_grid(session: TurnSession, effects: Effects) -> Effects:
+    """The effects with the grid's accuracy, where a grid has run the same cells: what a report would say of both."""
+    joined = effects_of_plan(session.store, session.plan)
+    groups = set(effects.cells[["model", "dataset"]].itertuples(index=False, name=None))
+    if joined is None or joined.table.empty:
+        return effects
+    return joined if groups <= set(joined.cells[["model", "dataset"]].itertuples(index=False, name=None)) else effects
+
+
 def _answer(session: TurnSession, outcome: SpeedOutcome, effects: Effects) -> list[str]:
     lines = []
     for name, course in outcome.courses.items():
@@ -119,7 +128,7 @@ def _answer(session: TurnSession, outcome: SpeedOutcome, effects: Effects) -> li
         names = {run.spec.digest: run.spec.label for group in session.groups for run in group.runs}
         left_out = "".join(f"; {names[digest]}: {each}" for digest, each in lost.items())
         lines.append(f"{name}: {course.rounds} rounds, {course.judgement.text}{left_out}")
-    lines += [*_cell_lines(effects), *closing_answer(effects)]
+    lines += [*_cell_lines(effects), *closing_answer(_with_grid(session, effects))]
     lines += not_stored(session.store.problems)
     uri = redacted(session.options.tracking_uri or "")
     lines.append(

@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics as scores
 
-from pipeline.design.names import TEST_MAJORITY
-
 ClassLabels = npt.NDArray[np.int64]
 
 
@@ -22,8 +20,10 @@ def epoch_scores(labels: ClassLabels, predictions: ClassLabels) -> dict[str, flo
 def final_scores(labels: ClassLabels, logits: npt.NDArray[np.float32]) -> dict[str, float]:
     """Final scores: accuracy, macro F1, precision and recall, and top-5 accuracy where there are 100 classes.
 
+    Beside them `majority`, the share of the most frequent class: the accuracy of a model without training.
+
     Args:
-        labels: integer labels, shape (n,).
+        labels: integer labels, shape (n,), at least one.
         logits: outputs of the model, shape (n, classes).
     """
     predictions = logits.argmax(axis=1)
@@ -31,19 +31,11 @@ def final_scores(labels: ClassLabels, logits: npt.NDArray[np.float32]) -> dict[s
     options = {"average": "macro", "zero_division": 0.0}
     values["precision_macro"] = float(scores.precision_score(labels, predictions, **options))
     values["recall_macro"] = float(scores.recall_score(labels, predictions, **options))
+    values["majority"] = float(np.bincount(labels).max() / len(labels))
     if logits.shape[1] >= 100:
         classes = np.arange(logits.shape[1])
         values["top5_accuracy"] = float(scores.top_k_accuracy_score(labels, logits, k=5, labels=classes))
     return values
-
-
-def chance_scores(labels: ClassLabels) -> dict[str, float]:
-    """What a model without training would score on a test set.
-
-    Args:
-        labels: integer labels, shape (n,), at least one.
-    """
-    return {TEST_MAJORITY: float(np.bincount(labels).max() / len(labels))}
 
 
 def confusion(labels: ClassLabels, predictions: ClassLabels, classes: int) -> npt.NDArray[np.int64]:

@@ -28,7 +28,7 @@ from pipeline.training.losses import WindowLosses, check_loss, check_weights, me
 from pipeline.training.meter import Meter
 from pipeline.training.optimizer import build_optimizer, build_schedule
 from pipeline.training.precision import Precision
-from pipeline.training.scores import chance_scores, epoch_scores, final_scores
+from pipeline.training.scores import epoch_scores, final_scores
 from pipeline.training.step import Learner, optimizer_step, plan_windows
 from pipeline.training.stop_rule import StopRule
 from pipeline.training.warmup import compile_model, preserving_state, rehearse_update, warm_up
@@ -260,10 +260,8 @@ class Run:
 
     def summary(self, result: TrainResult | None) -> dict[str, float]:
         """All summary metrics but those of the whole process (set-up and total time)."""
-        tested = {} if result is None else chance_scores(result.labels)
-        if result is not None:
-            scores = final_scores(result.labels, result.logits)
-            tested |= {f"{TEST_SCORE}{name}": value for name, value in scores.items()}
+        scores = {} if result is None else final_scores(result.labels, result.logits)
+        tested = {f"{TEST_SCORE}{name}": value for name, value in scores.items()}
         return {**tested, **self.meter.summary(), **self.precision.metrics(), UPDATES: float(self.updates)}
 
     def engaged(self) -> Tags:

@@ -118,3 +118,15 @@ def test_the_a_a_controls_are_those_of_the_times_that_are_used() -> None:
     found = examine(effects.study, frozenset({"pm"}), effects.timed)
     assert not any("A/A controls" in alarm for alarm in found.alarms)
     assert found.control is not None and found.control.low < 1 < found.control.high
+
+
+def test_two_turns_that_differ_are_no_disturbed_runs() -> None:
+    """A round is seconds long and one of many; of the grid's runs a pair stands alone."""
+    study = with_rounds(("resnet",), noise=0.004)
+    alone = study.rounds["params.techniques"].eq("pm") & study.rounds["tags.ablate.block"].astype(str).eq("3")
+    assert alone.sum() == 1
+    seconds = study.rounds["metrics.time/train_seconds"]
+    rounds = study.rounds.assign(**{"metrics.time/train_seconds": seconds.where(~alone, seconds * 3)})
+    effects = estimate(replace(study, rounds=rounds))
+    alarms = examine(effects.study, frozenset({"pm"}), effects.timed).alarms
+    assert not any("same computation" in alarm for alarm in alarms)

@@ -119,7 +119,9 @@ def test_a_report_takes_times_from_rounds_and_accuracy_from_the_grid(
     report = ablate_in_process("report", "quickstart", "--json", cwd=folder, data_dir=digits_dir)
     text = report.out
     assert report.code == 0 and "times are the grid's, since epochs had other values" in text
-    assert ablate_in_process(*QUICK, "--set", "epochs=1", cwd=folder, data_dir=digits_dir).code == 0
+    turns = ablate_in_process(*QUICK, "--set", "epochs=1", cwd=folder, data_dir=digits_dir)
+    assert turns.code == 0 and "accuracy was not measured" not in turns.out, "the grid has it: one answer"
+    assert re.search(r"  ga \(gradient accumulation.*; accuracy ", turns.out)
     report = ablate_in_process("report", "quickstart", "--json", cwd=folder, data_dir=digits_dir)
     assert re.search(r"are from \d+ rounds of `ablate speed`", report.out), report.out[:500]
     responses = {row["response"] for row in json.loads(report.out)["effects"]}

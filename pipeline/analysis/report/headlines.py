@@ -127,6 +127,9 @@ def part_line(part: Part, margin: float, explained: str = "") -> str:
         said = f"{name}: {shown} ({speed}, {verdict})"
     else:
         said = f"{name}{_KIND_WORDS[part.kind]}: {speed}, {verdict}"
+    if part.control and part.speed.verdict in (PAYS, COSTS):
+        name += _KIND_WORDS[part.kind]
+        return f"{name}: {speed}, although it can do nothing here: effects of this size cannot be trusted."
     if part.control:
         return f"{said} (an A/A control here: any effect would be noise)."
     if part.speed.verdict == UNDECIDED and not part.on_top:
@@ -175,7 +178,8 @@ def advice_line(advice: Advice, margin: float) -> str:
     if chosen.cell == BASELINE or part is None or part.speed is None:
         said = _keep_line(advice, margin)
         return said.removesuffix(".") + f"; accuracy not judged: {advice.untrained}." if advice.untrained else said
-    said = f"use {part.term}: {speed_words(part.speed)}"
+    judged = advice.judged and not advice.untrained and part.accuracy is not None
+    said = f"{'use' if judged else 'fastest is'} {part.term}: {speed_words(part.speed)}"
     if advice.untrained:
         said += f"; accuracy not judged: {advice.untrained}"
     elif not advice.judged or part.accuracy is None:

@@ -76,7 +76,7 @@ def build_report(
     return Report(
         study,
         effects,
-        examine(effects.study, effects.idle, effects.timed),
+        examine(effects.study, effects.idle, effects.timed, effects.detailed),
         budgets,
         anchors(effects),
         time_budget.reasons(effects, budgets),
