@@ -78,6 +78,7 @@ class Case:
 
 @pytest.fixture
 def case(plan: Plan, group: TurnGroup, tmp_path: Path) -> Callable[..., Case]:
+    """Cases by what becomes of some cells; `_` stands for + in their labels."""
     return lambda **lives: Case(plan, group, tmp_path, {label.replace("_", "+"): each for label, each in lives.items()})
 
 
@@ -171,6 +172,53 @@ def test_one_that_cannot_be_set_up_is_left_out(case: Callable[..., Case]) -> Non
     assert all(sorted(cells) == ["baseline", "ga", "ga+pm"] for _, cells in found.log.rounds)
 
 
+@pytest.fixture
+def as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells are started in the order in which the group has them."""
+    monkeypatch.setattr(rounds, "start_order", lambda runs, _drawn: list(runs))
+
+
+def test_cells_are_started_in_an_order_drawn_anew(case: Callable[..., Case]) -> None:
+    starts = []
+    for number in range(40):
+        found = case()
+        found.log.parent.key = f"parent {number}"
+        found.run()
+        starts.append([label for label, _ in found.launcher.stood])
+    assert all(sorted(each) == sorted(LABELS) for each in starts)
+    for place in range(4):
+        assert len({each[place] for each in starts}) == 4, "each cell comes at each place"
+    first, again = case(), case()
+    first.run()
+    again.run(before={digest: dict(rates) for digest, rates in first.run(enough=6).rates.items()}, enough=12)
+    assert [label for label, _ in first.launcher.stood][:4] != [label for label, _ in again.launcher.stood]
+    assert {tuple(labels) for labels, _ in first.judged} == {tuple(run.spec.label for run in first.group.runs)}
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_the_baseline_stands_wherever_it_is_in_the_order(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    def order(runs: Sequence[PlannedRun], _drawn: str) -> list[PlannedRun]:
+        baseline, *others = runs
+        return [*others[:place], baseline, *others[place:]]
+
+    monkeypatch.setattr(rounds, "start_order", order)
+    found = case()
+
+    def free() -> tuple[float, float]:
+        alive = len(found.launcher.stood) - len(found.log.closed)
+        return 310.0 - 100.0 * alive, float("inf")
+
+    found.launcher.free = free
+    course = found.run()
+    together = [sorted(cells) for _, cells in found.log.rounds]
+    assert all("baseline" in cells for cells in together) and set(course.outcomes.values()) == {"finished"}
+    assert {cell for cells in together for cell in cells} == set(LABELS)
+    assert len(course.outcomes) == 4 and len(found.log.closed) == len(found.log.opened)
+
+
+@pytest.mark.usefixtures("as_listed")
 def test_out_of_memory_beside_others_comes_with_fewer(case: Callable[..., Case]) -> None:
     found = case(ga_pm=[Life(dies_in=0, how="oom"), Life()])
     course = found.run()
@@ -182,6 +230,7 @@ def test_out_of_memory_beside_others_comes_with_fewer(case: Callable[..., Case])
     assert any("1 more cells, beside the baseline again" in note for note in found.listener.notes)
 
 
+@pytest.mark.usefixtures("as_listed")
 def test_cells_that_were_apart_are_not_measured_again(case: Callable[..., Case]) -> None:
     found = case(ga_pm=[Life(dies_in=0, how="oom"), Life()])
     course = found.run()
@@ -195,6 +244,7 @@ def test_cells_that_were_apart_are_not_measured_again(case: Callable[..., Case])
     assert set(done.outcomes.values()) == {"finished"} and len(done.outcomes) == 4
 
 
+@pytest.mark.usefixtures("as_listed")
 def test_out_of_memory_beside_the_baseline_alone_is_the_cell_s_outcome(case: Callable[..., Case]) -> None:
     found = case(ga_pm=[Life(dies_in=0, how="oom")])
     course = found.run()
@@ -202,6 +252,7 @@ def test_out_of_memory_beside_the_baseline_alone_is_the_cell_s_outcome(case: Cal
     assert sorted(course.outcomes.values()) == ["finished"] * 3 + ["oom"]
 
 
+@pytest.mark.usefixtures("as_listed")
 def test_cells_are_admitted_while_there_is_room(case: Callable[..., Case]) -> None:
     found = case()
 

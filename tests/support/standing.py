@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from pipeline.design.names import TAINTED_TAG
 from pipeline.design.plan import Plan, PlannedRun
@@ -134,6 +135,7 @@ class RoundLog:
     opened: list[str] = field(default_factory=list)
     runs: list[PlannedRun] = field(default_factory=list)
     doubts: dict[str, str] = field(default_factory=dict)
+    parent: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(key="parent"))
 
     def open(self, run: PlannedRun, plan: Plan, work_dir: Path) -> OpenRun:
         assert plan.study.name
