@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.design.names import DIGEST_TAG
+from pipeline.design.names import DIGEST_TAG, NOTE_TAG
 from pipeline.design.plan import Plan
+from pipeline.errors import first_line
+from pipeline.shown import markdown_cell
 
 if TYPE_CHECKING:
     from pipeline.analysis.effects import Effects
+    from pipeline.tracking.mlflow_store import MlflowStore
     from pipeline.tracking.round_data import RunSource
 
 MOST_RUNS = 5000  # that are analysed at the end of a call; of more the report tells
@@ -52,3 +57,23 @@ def closing_answer(effects: Effects) -> list[str]:
     lines = [*answer_lines(text), *(f"{each.model} / {each.dataset}: {each}" for each in even)]
     lines += [f"note: {note}" for note in (*text.notes, *effects.notes) if note not in rounds]
     return [f"the answer{where}:", *(f"  {line}" for line in lines)]
+
+
+def describe(store: MlflowStore, parent_key: str, answer: Sequence[str], rest: str) -> None:
+    """Puts the answer on top of the parent run's description, which MLflow's page shows.
+
+    It is no record: what a store does not take here is lost to nobody, since `ablate report` makes it again.
+
+    Args:
+        store: on the study's experiment.
+        parent_key: of the parent run.
+        answer: as `closing_answer` gives it.
+        rest: what stands below it, as Markdown.
+    """
+    title, *lines = answer
+    points = [" " * (len(line) - len(line.lstrip()) - 2) + f"- {markdown_cell(line.strip())}" for line in lines]
+    heading = f"## {title[0].upper()}{title[1:].rstrip(':')}"
+    try:
+        store.set_tag(parent_key, NOTE_TAG, "\n".join([heading, "", *points, "", rest]))
+    except Exception as error:  # every store has errors of its own
+        print(f"ablate: the answer is not in the parent run's description: {first_line(error)}", file=sys.stderr)

@@ -15,7 +15,7 @@ from pipeline.design.plan import PlannedRun
 from pipeline.design.records import End, Metrics, Phase, Progress
 from pipeline.design.spec import RunSpec
 from pipeline.execution import summary
-from pipeline.execution.forecast import Forecast, forecast_text, params_of
+from pipeline.execution.forecast import Forecast, forecast_text, params_of, seconds_left
 from pipeline.shown import printable
 from pipeline.streams import Screen, Sink
 
@@ -92,7 +92,7 @@ class PlainDisplay:
         if isinstance(record, Phase) and self.verbose:
             text = f"{time.strftime('%H:%M:%S', time.localtime(record.time))}  {run.name}: {record.name}"
             print(printable(f"{text}  ({run.spec.digest[:12]})"), file=sys.stderr, flush=True)
-        if isinstance(record, Progress) and (left := _seconds_left(run, record)) is not None:
+        if isinstance(record, Progress) and (left := seconds_left(run.spec, record)) is not None:
             began = self._started.get(run.spec.digest, record.time)
             self._forecast.suppose(run.spec, max(0.0, record.time - began) + left)
 
@@ -154,14 +154,6 @@ class PlainDisplay:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 3600)}:{int(seconds // 60) % 60:02d}:{int(seconds) % 60:02d}"
-
-
-def _seconds_left(run: PlannedRun, record: Progress) -> float | None:
-    """Training that a run has before it at its present rate, in s; None where it has none yet."""
-    if not record.images_per_second > 0 or run.spec.probe is not None:
-        return None
-    updates = record.updates * (record.epochs - record.epoch + 1) - record.update
-    return updates * run.spec.recipe.effective_batch / record.images_per_second
 
 
 class LiveDisplay(PlainDisplay):
@@ -232,7 +224,7 @@ class LiveDisplay(PlainDisplay):
         super().progress(run, record)
         epochs = run.spec.recipe.epochs
         if isinstance(record, Progress):
-            left = _seconds_left(run, record)
+            left = seconds_left(run.spec, record)
             loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
             place = f"epoch {record.epoch}/{epochs}  step {record.update}/{record.updates}"
             text = f"{place}{loss}  {record.images_per_second:,.0f} images/s"

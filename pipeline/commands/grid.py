@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from pipeline import nvml
 from pipeline.commands import grid_text
-from pipeline.commands.answer import closing_answer, effects_of_plan
+from pipeline.commands.answer import closing_answer, describe, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, shown_on, stream_for_progress, tell_places
 from pipeline.design.catalog import IMAGEFOLDER
@@ -25,6 +25,7 @@ from pipeline.design.selection import SelectedPlan, select_plan
 from pipeline.execution import summary
 from pipeline.execution.device import device_of
 from pipeline.execution.forecast import Expected, forecast_of
+from pipeline.execution.interrupt import command_line
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
 from pipeline.execution.threads import told_if_long
@@ -56,15 +57,19 @@ def run_grid(options: GridOptions) -> int:
         if not options.quiet or options.dry_run:
             print(selected.headline, file=out, flush=True)
         tell_places(options)
-        if options.dry_run:
-            grid_text.print_plan(selected.plan, options.as_json, _expected(options, selected.plan), _jobs(options))
+        if options.dry_run or options.estimate:
+            expected = _expected(options, selected, out)
+            grid_text.print_plan(selected.plan, options.as_json, expected, _jobs(options))
             return 0
         session, outcome = _run(options, selected, out)
     except KeyboardInterrupt:  # before the first run
         return interrupted()
     # after an interruption everybody wants to leave
-    answer = [] if options.as_json or options.single or outcome.interrupted else _answer(session)
-    grid_text.print_results(session, outcome, summary.tables(session.results()), options.as_json, answer)
+    answer = [] if options.single or outcome.interrupted else _answer(session)
+    tables = summary.tables(session.results())
+    if answer and session.grid is not None:  # where nothing was to be done it stands there already
+        describe(session.store, session.parent_key, answer, summary.summary_markdown(tables, command_line()))
+    grid_text.print_results(session, outcome, tables, options.as_json, answer)
     return exit_code(
         broken=outcome.broken,
         was_interrupted=outcome.interrupted,
@@ -94,8 +99,12 @@ def _run(options: GridOptions, selected: SelectedPlan, out: TextIO) -> tuple[Ses
         return session, session.run(alone=options.single)
 
 
-def _expected(options: GridOptions, plan: Plan) -> Expected:
-    return forecast_of(plan, options.tracking_uri).of(run.spec for run in plan.runs)
+def _expected(options: GridOptions, selected: SelectedPlan, out: TextIO) -> Expected:
+    forecast = forecast_of(selected.plan, options.tracking_uri)
+    if options.estimate:
+        with shown_on(out, options) as display:
+            Session(options, selected, display).sample(forecast)
+    return forecast.of(run.spec for run in selected.plan.runs)
 
 
 def _jobs(options: GridOptions) -> int:

@@ -34,7 +34,8 @@ def print_plan(plan: Plan, as_json: bool, expected: Expected | None = None, jobs
         return
     print(_plan_text(plan))
     if expected is not None:
-        print(forecast_text(expected, jobs))
+        hint = "; --estimate trains each model for a moment to know" if expected.unknown and len(plan.runs) > 1 else ""
+        print(forecast_text(expected, jobs) + hint)
 
 
 def print_results(

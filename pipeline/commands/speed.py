@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pipeline.commands import grid_text
-from pipeline.commands.answer import closing_answer, effects_of_plan
+from pipeline.commands.answer import closing_answer, describe, effects_of_plan
 from pipeline.commands.calls import interrupted
 from pipeline.commands.output import exit_code, not_stored, shown_on, stream_for_progress, tell_places
 from pipeline.design.options import SpeedOptions
@@ -17,7 +17,9 @@ from pipeline.design.selection import select_plan
 from pipeline.design.turns import TurnGroup, turn_groups
 from pipeline.errors import not_allowed
 from pipeline.execution.device import device_of
+from pipeline.execution.interrupt import command_line
 from pipeline.execution.rounds import Judgement, Rates
+from pipeline.execution.summary import summary_markdown
 from pipeline.execution.turn_session import SpeedOutcome, TurnSession
 from pipeline.shown import redacted
 
@@ -55,10 +57,14 @@ def run_speed(options: SpeedOptions) -> int:
     except KeyboardInterrupt:  # before the first cell
         return interrupted()
     effects = None if outcome.broken else _effects(session)
+    answer = [] if effects is None else closing_answer(_with_grid(session, effects))
+    if answer:
+        command = summary_markdown({}, command_line())
+        describe(session.store, session.recorder.parent.key, answer, command)
     if options.as_json:
         print(json.dumps(_document(session, outcome, effects), indent=1))
     elif effects is not None:
-        print("\n".join(_answer(session, outcome, effects)))
+        print("\n".join(_lines(session, outcome, effects, answer)))
     outcomes = [course.outcomes for course in outcome.courses.values()]
     return exit_code(
         broken=outcome.broken,
@@ -121,14 +127,14 @@ def _with_grid(session: TurnSession, effects: Effects) -> Effects:
     return joined if groups <= set(joined.cells[["model", "dataset"]].itertuples(index=False, name=None)) else effects
 
 
-def _answer(session: TurnSession, outcome: SpeedOutcome, effects: Effects) -> list[str]:
+def _lines(session: TurnSession, outcome: SpeedOutcome, effects: Effects, answer: Sequence[str]) -> list[str]:
     lines = []
     for name, course in outcome.courses.items():
         lost = {digest: each for digest, each in course.outcomes.items() if each != "finished"}
         names = {run.spec.digest: run.spec.label for group in session.groups for run in group.runs}
         left_out = "".join(f"; {names[digest]}: {each}" for digest, each in lost.items())
         lines.append(f"{name}: {course.rounds} rounds, {course.judgement.text}{left_out}")
-    lines += [*_cell_lines(effects), *closing_answer(_with_grid(session, effects))]
+    lines += [*_cell_lines(effects), *answer]
     lines += not_stored(session.store.problems)
     uri = redacted(session.options.tracking_uri or "")
     lines.append(

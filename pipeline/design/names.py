@@ -12,6 +12,7 @@ KEY_TAG = "ablate.key"
 OWNER_TAG = "ablate.owner"
 CLAIM_TAG = "ablate.claim"
 # Prefixes: the owner's name comes behind them. MLflow's pages show no tag that begins with its own name
+NOTE_TAG = "mlflow.note.content"  # the description on a run's page
 HEARTBEAT_TAG = "mlflow.ablate.heartbeat."
 EARLIER_HEARTBEAT_TAG = "ablate.heartbeat."  # of earlier versions, read as well
 OUTCOME_TAG = "ablate.outcome"

@@ -323,6 +323,7 @@ class GridOptions(PlanOptions):
         design: full or fractional factorial; None for the study's.
         target_accuracy: accuracy on the validation part, as a fraction, to which each run's training is timed too; None
             for none. It changes nothing about a run.
+        estimate: whether to have each model train for some seconds to say how long all takes, and to do nothing else.
         tuned: whether to tune each (model, data set) first.
         tune_trials: trials of each search of `tuned`.
         tune_seconds: longest training in s of a trial of `tuned`.
@@ -335,6 +336,7 @@ class GridOptions(PlanOptions):
         OFTEN: ("until_decided", "interval_width", "max_blocks", "rerun_tainted"),
         TUNING: ("tuned", "tune_trials", "tune_seconds", "storage"),
         WHERE: ("nproc",),
+        OUTPUT: ("estimate",),
     }
     single: ClassVar = False
 
@@ -348,6 +350,7 @@ class GridOptions(PlanOptions):
     nproc: int = option(1, "Processes per run, data-parallel (one GPU each).", allowed=Range(1, 1024))
     design: str | None = option(None, "Full factorial or resolution-IV fraction.", choices=("full", "fractional"))
     target_accuracy: float | None = option(None, "Time the training to this accuracy, too.", allowed=SHARE)
+    estimate: bool = option(False, "Like --dry-run; train each model for 10 s to say how long all takes.")
     tuned: bool = option(False, "First tune each (model, data set), once, and freeze its recipe.")
     tune_trials: int = option(TuneOptions.trials, "Trials of each search of --tuned.", allowed=Range(1, 100_000))
     tune_seconds: float = option(
@@ -372,7 +375,7 @@ class RunOptions(GridOptions):
     heading: ClassVar = WHAT
     single: ClassVar = True
     omitted: ClassVar = (
-        *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "design", "target_accuracy"),
+        *("until_decided", "interval_width", "max_blocks", "rerun_tainted", "design", "target_accuracy", "estimate"),
         *("tuned", "tune_trials", "tune_seconds", "storage"),
     )
     unshown: ClassVar = ("seeds", "jobs", "retries")  # of one cell: understood, as ever, and good for nothing

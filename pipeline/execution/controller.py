@@ -22,6 +22,7 @@ from pipeline.design.names import (
     COMMAND_TAG,
     FACTORS_TAG,
     GRID_SECONDS,
+    NOTE_TAG,
     TAINTED_TAG,
 )
 from pipeline.design.plan import Plan, PlannedRun
@@ -315,7 +316,7 @@ class Controller:
         note = summary.summary_markdown(tables, command_line())
         outcome: Outcome = "interrupted" if grid.interrupted else "finished" if grid.complete else "failed"
         try:
-            self.recorder.parent.log_values(values, {"mlflow.note.content": note})
+            self.recorder.parent.log_values(values, {NOTE_TAG: note})
             self.recorder.close_parent(outcome)
         except OSError as error:  # the disk is full, or gone
             grid.broken = grid.broken or f"journal: {error.strerror or error}"

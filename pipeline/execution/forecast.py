@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.design.names import DATASET_PARAM, DEVICE_PARAM, MODEL_PARAM, NPROC_PARAM, RECIPE_PARAM
 from pipeline.design.plan import Plan
+from pipeline.design.records import End, Progress
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.tracking import mlflow_sqlite
 from pipeline.tracking.uri import resolve_uri, sqlite_file
 
+if TYPE_CHECKING:
+    from pipeline.execution.launcher import Launcher
+
+SAMPLE_SECONDS = 10.0  # of training, from its first rate on
 _Key = tuple[str, ...]
 # what makes a run long or short beside its techniques: cells that agree in it have times of one order
 _SIZE = ("epochs", "max_train_samples", "max_test_samples", "image_size", "eval_every", "num_threads")
@@ -129,6 +137,47 @@ def forecast_of(plan: Plan, tracking_uri: str | None) -> Forecast:
         if (params.get(MODEL_PARAM), params.get(DATASET_PARAM), params.get(DEVICE_PARAM)) in wanted:
             forecast.learn(params, seconds)
     return forecast
+
+
+def seconds_left(spec: RunSpec, record: Progress) -> float | None:
+    """Training that a run has before it at its present rate, in s; None where it has none yet."""
+    if not record.images_per_second > 0 or spec.probe is not None:
+        return None
+    updates = record.updates * (record.epochs - record.epoch + 1) - record.update
+    return updates * spec.recipe.effective_batch / record.images_per_second
+
+
+def sample(
+    forecast: Forecast, specs: Iterable[RunSpec], launcher: Launcher, tell: Callable[[str], None]
+) -> Iterator[str]:
+    """Trains a cell of each model and data set of which nothing is known for `SAMPLE_SECONDS`; keeps its rate alone.
+
+    Args:
+        forecast: takes note of what the cells will take.
+        specs: cells; of those alike the first one trains.
+        launcher: ready to launch.
+        tell: is told what trains.
+
+    Yields:
+        Why a cell has no rate, in a line.
+    """
+    for spec in specs:
+        if forecast.seconds(spec) is not None:
+            continue
+        tell(f"training {spec.model} on {spec.dataset} for {SAMPLE_SECONDS:.0f} s, to see its rate")
+        began, first, seconds = time.time(), math.inf, None
+        with closing(launcher.launch(spec)) as records:
+            for record in records:
+                if isinstance(record, Progress) and (left := seconds_left(spec, record)) is not None:
+                    seconds, first = record.time - began + left, min(first, record.time)
+                elif isinstance(record, End) and record.outcome == "finished":
+                    seconds = record.time - began
+                elif isinstance(record, End):
+                    yield f"{spec.model} on {spec.dataset}: {record.error or record.outcome}"
+                if isinstance(record, Progress) and record.time - first >= SAMPLE_SECONDS:
+                    break
+        if seconds is not None:
+            forecast.suppose(spec, seconds)
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from pipeline.design.spec import RunSpec, content_digest
 from pipeline.execution import summary
 from pipeline.execution.controller import DELIVERY_PATIENCE, Controller
 from pipeline.execution.done_grid import DoneGrid, find_done_grid
+from pipeline.execution.forecast import Forecast, sample
 from pipeline.execution.interference import MachineWatch
 from pipeline.execution.interrupt import interruptible
 from pipeline.execution.launcher_factory import make_launcher
@@ -173,14 +174,36 @@ class Session:
             return []
         return summary.cell_results(self.plan, self.done.outcomes, self.done.source.values_by_digest())
 
+    def sample(self, forecast: Forecast) -> None:
+        """Has a cell of each model and data set that the forecast knows nothing of train for a moment; stores nothing.
+
+        Raises:
+            InputError, OutsideError: as for a grid.
+            KeyboardInterrupt: interrupted.
+        """
+        runs = sorted(self.plan.runs, key=lambda run: len(run.spec.techniques))  # the baseline before all others
+        with interruptible(self.launcher, self.listener, lambda: None):
+            self._start_launcher()
+            self._preflight()
+            specs = [run.spec for run in runs]
+            for problem in sample(forecast, specs, self.launcher, self.listener.note):
+                self.listener.note(problem)
+
+    def _start_launcher(self) -> None:
+        with told_if_long(self.listener.preparing, f"the {self.options.launcher} launcher to start"):
+            self.launcher.start()
+
+    def _preflight(self) -> None:
+        tell = self.listener.preparing
+        with told_if_long(tell, "torch and timm to be imported, and the check of data, models and devices"):
+            self.launcher.preflight(distinct(self.plan), tell)
+
     def _prepare(self) -> None:
         """Starts the launcher, has it check what will run, and connects to the store."""
         tell = self.listener.preparing
-        with told_if_long(tell, f"the {self.options.launcher} launcher to start"):
-            self.launcher.start()
+        self._start_launcher()
         imported = Background(self.store.load_library)
-        with told_if_long(tell, "torch and timm to be imported, and the check of data, models and devices"):
-            self.launcher.preflight(distinct(self.plan), tell)
+        self._preflight()
         imported.result()
         with told_if_long(tell, f"the tracking store to answer ({redacted(self.store.uri)})"):
             self.store.connect()  # only now: bad input leaves no store behind

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 
 from pipeline.design.names import (
+    NOTE_TAG,
     RESULT_ATTRIBUTE,
     TUNE_HIGH,
     TUNE_IMPORTANCE,
@@ -72,7 +73,7 @@ def publish(
     with noting(problems, "parent run"):
         for path in files:
             parent.log_artifact(path, "tuning")
-        tags = {"mlflow.note.content": text.tuning_markdown(found), "tune.verdict": found.verdict}
+        tags = {NOTE_TAG: text.tuning_markdown(found), "tune.verdict": found.verdict}
         parent.log_values(numbers(found, seconds), tags)
     return Published(document, problems)
 

@@ -90,3 +90,21 @@ def test_of_many_cells_with_a_compiler_it_tells_of_a_few() -> None:
     lines = closing_answer(estimate(replace(study, runs=study.runs.assign(**measured))))
     told = [line.split(": ")[1] for line in lines if "before training" in line]
     assert told == ["compile", "compile+ga+pm"], "alone, and all together"
+
+
+def test_a_description_that_a_store_does_not_take_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuses(*_: object) -> None:
+        raise OSError("no route\nto it")
+
+    answer.describe(SimpleNamespace(set_tag=refuses), "key", ["the answer:", "  m on d: x"], "")  # type: ignore[arg-type]
+    told = "ablate: the answer is not in the parent run's description: no route\n"
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_description_is_a_list_under_the_answers_name() -> None:
+    seen: list[tuple[str, str, str]] = []
+    store = SimpleNamespace(set_tag=lambda *given: seen.append(given))
+    lines = ["the answer (in turns):", "  m on d: use ga", "    ga: 1.1x as fast [1.0, 1.2]"]
+    answer.describe(store, "key", lines, "rest")  # type: ignore[arg-type]
+    text = "## The answer (in turns)\n\n- m on d: use ga\n  - ga: 1.1x as fast \\[1.0, 1.2\\]\n\nrest"
+    assert seen == [("key", "mlflow.note.content", text)]

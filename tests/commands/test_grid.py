@@ -23,7 +23,7 @@ from pipeline.design.selection import select_plan
 from pipeline.execution.listener import GridOutcome
 from pipeline.execution.session import Session
 from pipeline.tracking.study_data import load_study_data
-from tests.support.ablate import Result, ablate_in_process
+from tests.support.ablate import Result, ablate_in_process, run_ablate
 from tests.support.commands import DRY, SMALL, STUDY, TARGET, assert_refused, files_of, store_of
 from tests.support.launchers import ListenerLog
 
@@ -206,6 +206,17 @@ def test_flags_choose_the_cells(ablate: Any) -> None:
 def test_techniques_none_is_the_baseline(ablate: Any) -> None:
     cells = plan_of(ablate(*DRY, "--json", "--techniques", "none"))["cells"]
     assert len(cells) == 6 and all(cell["techniques"] == [] for cell in cells)
+
+
+def test_an_estimate_trains_each_model_for_a_moment_and_stores_nothing(tmp_path: Path, digits_dir: Path) -> None:
+    words = ("--models", "test_vit,test_resnet", "--datasets", "digits", "--techniques", "ga")
+    known = run_ablate("grid", *SMALL, *words, "--dry-run", cwd=tmp_path, data_dir=digits_dir)
+    assert known.out.splitlines()[-1].endswith("; --estimate trains each model for a moment to know")
+    found = run_ablate("grid", *SMALL, *words, "--estimate", cwd=tmp_path, data_dir=digits_dir)
+    last = found.out.splitlines()[-1]
+    assert last.startswith("time for 4 cells: about ") and "(4 judged by other cells" in last, found.err
+    assert [line for line in found.out.splitlines() if line.startswith("training test_vit on digits for 10 s")]
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists() and not list((tmp_path / "mlruns").glob("journal/*"))
 
 
 def test_a_single_run(ablate: Any) -> None:

@@ -28,7 +28,8 @@ def test_dry_run_in_words(ablate: Any) -> None:
     assert lines[0] == "study quickstart: 48 cells, 1 block(s), device cpu"
     assert lines[1].startswith("Quickstart: tiny ResNet"), "the study's title"
     assert len(lines) == 51 and sum("/baseline/s" in line for line in lines) == 6
-    assert lines[-1] == "time for 48 cells: not known yet, no run like them is in the store", "no number is made up"
+    unknown = "time for 48 cells: not known yet, no run like them is in the store"
+    assert lines[-1] == f"{unknown}; --estimate trains each model for a moment to know", "no number is made up"
 
 
 def test_dry_run_tells_repeated_baselines_apart(ablate: Any) -> None:

@@ -53,6 +53,9 @@ def test_the_store_has_a_parent_of_its_own_and_a_row_for_each_cell(measured: tup
     folder, found = measured
     (parent,) = rows(folder, "speed")
     assert parent.status == "FINISHED" and parent.tags["ablate.key"] == found["parent"]
+    note = parent.tags["mlflow.note.content"]
+    assert note.startswith("## The answer (times from rounds") and "- pm (pinned" in note
+    assert "ablate speed --study" in note.splitlines()[-2]
     assert parent.metrics["speed/rounds"] == found["groups"][0]["rounds"] and parent.metrics["speed/wall_seconds"] > 0
     cells = rows(folder)
     assert len(cells) == 4 and {row.status for row in cells} == {"FINISHED"}

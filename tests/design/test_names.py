@@ -83,7 +83,8 @@ energy/gpu_joules memory/gpu_peak_allocated_mib memory/gpu_peak_reserved_mib mem
 memory/host_peak_rss_mib model/flops_per_image step/launch_bound_fraction round/images_per_second round/joules
 round/others_cores round/place round/seconds speed/rounds speed/wall_seconds step/p50_ms step/p95_ms turns/head_images
 turns/images turns/recipe_images test/ test/accuracy test/f1_macro test/majority
-mlflow.ablate.heartbeat. cells/ grid/baseline_accuracy grid/baseline_images_per_second grid/median_train_seconds
+mlflow.ablate.heartbeat. mlflow.note.content
+cells/ grid/baseline_accuracy grid/baseline_images_per_second grid/median_train_seconds
 grid/wall_seconds throughput/images_per_second throughput/interval_half_width throughput/updates_per_second
 throughput/warmup_windows time/compile_seconds time/eval_seconds time/setup_seconds time/target_seconds
 time/total_seconds time/train_seconds time/warmup_seconds train/epoch_seconds train/images_per_second train/loss

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.design.plan import Plan, PlannedRun, build_plan
+from pipeline.design.records import End, Phase, Progress, Record
 from pipeline.design.spec import Recipe, RunSpec
 from pipeline.design.study import load_study
-from pipeline.execution.forecast import Expected, Forecast, duration, forecast_of, forecast_text, params_of
+from pipeline.execution import forecast as forecasts
+from pipeline.execution.forecast import Expected, Forecast, duration, forecast_of, forecast_text, params_of, sample
 
 
 def cell(model: str = "test_vit", seed: int = 0, **recipe: object) -> RunSpec:
@@ -44,6 +47,55 @@ def test_a_run_that_trains_tells_of_others_until_one_has_ended() -> None:
     assert forecast.seconds(cell(precision="bf16")) == 100.0
     forecast.learn(params_of(cell()), 80.0)
     assert forecast.seconds(cell(precision="bf16")) == 80.0
+
+
+class _Trains:
+    """A launcher whose cells tell their rate each second: 10 updates an epoch of 32 images, at 32 images/s."""
+
+    def __init__(self) -> None:
+        self.launched: list[str] = []
+        self.told = 0
+        self.ended = False
+
+    def launch(self, spec: RunSpec) -> Iterator[Record]:
+        self.launched.append(spec.model)
+        if spec.model == "test_resnet":
+            yield End(time=0.0, outcome="oom", error="out of memory")
+            return
+        began = forecasts.time.time()
+        try:
+            yield Phase(time=began, name="train")
+            for self.told in range(1, spec.recipe.epochs * 10):
+                now, epoch = began + 5 + self.told, 1 + self.told // 10
+                yield _progress(now, epoch, spec.recipe.epochs, self.told % 10)
+            yield End(time=began + 100.0, outcome="finished")
+        finally:
+            self.ended = True
+
+
+def _progress(now: float, epoch: int, epochs: int, update: int) -> Progress:
+    return Progress(time=now, epoch=epoch, epochs=epochs, update=update, updates=10, images_per_second=32.0)
+
+
+def test_a_cell_of_each_unknown_model_trains_for_a_moment_to_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasts, "time", type("Clock", (), {"time": staticmethod(lambda: 1000.0)}))
+    forecast, launcher, said = Forecast(), _Trains(), list[str]()
+    forecast.learn(params_of(cell("test_efficientnet")), 7.0)
+    cells = [cell(epochs=5, batch_size=32), cell(epochs=5, precision="bf16", batch_size=32), cell("test_resnet")]
+    given: Any = launcher
+    problems = list(sample(forecast, [*cells, cell("test_efficientnet")], given, said.append))
+    assert launcher.launched == ["test_vit", "test_resnet"] and len(said) == 2
+    assert launcher.told == 1 + forecasts.SAMPLE_SECONDS and launcher.ended, "it is ended when its rate is known"
+    assert forecast.seconds(cells[0]) == forecast.seconds(cells[1]) == pytest.approx(5 + 5 * 10), "with its set-up"
+    assert forecast.seconds(cells[2]) is None and problems == ["test_resnet on digits: out of memory"]
+
+
+def test_a_cell_that_ends_before_a_rate_is_known_is_timed_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasts, "time", type("Clock", (), {"time": staticmethod(lambda: 1000.0)}))
+    forecast, launcher = Forecast(), _Trains()
+    given: Any = launcher
+    assert not list(sample(forecast, [cell(epochs=1)], given, lambda _: None))
+    assert forecast.seconds(cell(epochs=1)) == 100.0
 
 
 def test_runs_at_once_share_the_time() -> None:

@@ -118,6 +118,7 @@ def test_parent_carries_table_and_aggregates(client: MlflowClient, parent: Any) 
     note = parent.data.tags["mlflow.note.content"]
     assert note.count("### ") == 6
     assert note.count("| baseline | 1 |") == 6
+    assert note.startswith("## The answer\n\n- ") and "(gradient accumulation" in note
     assert "ablate grid --study quickstart" in note.splitlines()[-2]
     assert parent.data.metrics["cells/finished"] == 48 and parent.data.metrics["cells/failed"] == 0
     assert (
