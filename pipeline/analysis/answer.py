@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline.analysis.engagement import Group
 from pipeline.analysis.frame import BASELINE
 from pipeline.analysis.pooling import ALL
 from pipeline.analysis.recommendation import Recommendation, recommend
+from pipeline.analysis.times_in_rounds import TURN_KIND
 from pipeline.analysis.verdicts import COSTS, NOT_TRAINED, PAYS
 
 _Row = Mapping[Any, Any]
@@ -76,6 +77,7 @@ class Part:
         not_engaged: Why it did not act; empty where it did.
         on_top: What it does on top of others, where an interaction is shown.
         synergy: Together: speed-up over what the single speed-ups multiply to; None where unknown.
+        in_rounds: Whether its blocks are rounds of `ablate speed`.
     """
 
     term: str
@@ -89,6 +91,7 @@ class Part:
     not_engaged: str
     on_top: tuple[OnTop, ...] = ()
     synergy: Estimated | None = None
+    in_rounds: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,8 @@ def answer_of(effects: Effects, memory_limit_mib: float | None = None) -> StudyA
     single = table[table["model"].ne(ALL) & table["dataset"].ne(ALL)]
     averages: tuple[Part, ...] = ()
     if len(advice) > 1:
-        averages = _parts(effects, _widest(table), None, {})
+        every = all(_in_rounds(effects, (each.chosen.model, each.chosen.dataset)) for each in advice)
+        averages = tuple(replace(part, in_rounds=every) for part in _parts(effects, _widest(table), None, {}))
     return StudyAnswer(
         advice,
         averages,
@@ -184,17 +188,24 @@ def _advice(
 ) -> Advice:
     group = (chosen.model, chosen.dataset)
     other = chosen.fastest if chosen.fastest not in ("", chosen.cell) else ""
+    in_rounds = _in_rounds(effects, group)
     part = None if chosen.cell == BASELINE else _cell_part(host, group, cells, chosen.cell, chosen)
     judged = group not in effects.untrained and bool(cells["response"].eq(_ACCURACY).any())
     return Advice(
         chosen,
         part,
-        _cell_part(host, group, cells, other) if other else None,
+        replace(_cell_part(host, group, cells, other), in_rounds=in_rounds) if other else None,
         effects.untrained.get(group),
         judged,
         bool(cells.loc[cells["response"].eq(_TIME), "estimate"].notna().any()),
-        _parts(effects, mine, group, host),
+        tuple(replace(part, in_rounds=in_rounds) for part in _parts(effects, mine, group, host)),
     )
+
+
+def _in_rounds(effects: Effects, group: Group) -> bool:
+    """Whether the times of a model and data set are from rounds."""
+    runs = effects.timed
+    return bool((runs["model"].eq(group[0]) & runs["dataset"].eq(group[1]) & runs["kind"].eq(TURN_KIND)).any())
 
 
 def _cell_part(

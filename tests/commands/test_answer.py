@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pipeline.analysis.answer import answer_of
 from pipeline.analysis.effects import estimate
 from pipeline.commands import answer
 from pipeline.commands.answer import closing_answer, effects_of_plan
@@ -58,6 +59,8 @@ def test_it_says_where_times_are_from() -> None:
     effects = estimate(replace(study, rounds=study.runs))
     assert closing_answer(effects)[0] == "the answer (times from rounds of `ablate speed`):"
     assert not any("from 9 rounds" in line for line in closing_answer(effects)), "said once"
+    (advice,) = answer_of(effects).groups
+    assert all(part.in_rounds for part in advice.parts) and not answer_of(estimate(study)).groups[0].parts[0].in_rounds
 
 
 def test_a_technique_that_cannot_act_is_said_to_be_not_engaged(tmp_path: Path, digits_dir: Path) -> None:

@@ -62,13 +62,31 @@ def _interval(measured: Estimated, form: str) -> str:
     return "" if math.isnan(measured.low) else f" [{measured.low:{form}}, {measured.high:{form}}]"
 
 
+def verdict_words(measured: Estimated, neutral: float = 1.0) -> str:
+    """Says a verdict; also why it is open where the effect's own interval would settle it.
+
+    Args:
+        measured: The effect.
+        neutral: Its value where there is none.
+
+    Examples:
+        >>> verdict_words(Estimated(1.5, 1.25, 1.8, "pays")), verdict_words(Estimated(1.1, 0.9, 1.3, "undecided"))
+        ('pays', 'undecided')
+        >>> verdict_words(Estimated(1.1, 1.05, 1.15, "undecided"))
+        'undecided with all comparisons counted'
+    """
+    settled = measured.low > neutral or measured.high < neutral
+    counted_in = " with all comparisons counted" if measured.verdict == UNDECIDED and settled else ""
+    return VERDICT_WORDS[measured.verdict] + counted_in
+
+
 def _points(accuracy: Estimated) -> str:
     return f"{accuracy.value:+.2f} points{_interval(accuracy, '+.2f')}"
 
 
 def _accuracy(accuracy: Estimated, margin: float) -> str:
     words = {PAYS: "better", COSTS: "worse", NO_EFFECT: f"within {points(margin)}"}
-    return f"accuracy {_points(accuracy)}, {words.get(accuracy.verdict, 'undecided')}"
+    return f"accuracy {_points(accuracy)}, {words.get(accuracy.verdict) or verdict_words(accuracy, 0.0)}"
 
 
 def _memory(part: Part) -> str:
@@ -78,13 +96,18 @@ def _memory(part: Part) -> str:
     return "" if math.isnan(part.host_mib) else f"; host memory {part.host_mib:+.0f} MiB"
 
 
-def undecided(speed: Estimated, blocks: int) -> str:
-    """Says what would decide a speed-up."""
+def undecided(part: Part, speed: Estimated) -> str:
+    """Says what would decide a speed-up of a part."""
+    noun = "round" if part.in_rounds else "block"
+    if math.isnan(speed.low) and part.in_rounds:
+        return "these rounds cannot say: make more (--min-rounds)"
     if math.isnan(speed.low):
-        return f"{'one seed' if blocks == 1 else 'these runs'} cannot say: run more blocks (--seeds)"
+        return f"{'one seed' if part.blocks == 1 else 'these runs'} cannot say: run more blocks (--seeds)"
     if math.isnan(speed.further_blocks):
-        return "more blocks will hardly decide it"
-    return f"about {counted(int(speed.further_blocks), 'more block')} would decide it ({10 * CHANCE:.0f} chances in 10)"
+        return f"more {noun}s will hardly decide it"
+    return (
+        f"about {counted(int(speed.further_blocks), f'more {noun}')} would decide it ({10 * CHANCE:.0f} chances in 10)"
+    )
 
 
 def _on_top(each: OnTop) -> str:
@@ -121,7 +144,7 @@ def part_line(part: Part, margin: float, explained: str = "") -> str:
         return f"{name}: not engaged: {part.not_engaged}."
     if part.speed is None:
         return f"{name}{_KIND_WORDS[part.kind]}: no estimate, a cell that it needs has no data."
-    speed, verdict = speed_words(part.speed), VERDICT_WORDS[part.speed.verdict]
+    speed, verdict = speed_words(part.speed), verdict_words(part.speed)
     if part.on_top and part.kind == ALONE and part.speed.verdict in (NO_EFFECT, UNDECIDED):
         shown = "nothing alone" if part.speed.verdict == NO_EFFECT else "nothing shown alone"
         said = f"{name}: {shown} ({speed}, {verdict})"
@@ -133,7 +156,7 @@ def part_line(part: Part, margin: float, explained: str = "") -> str:
     if part.control:
         return f"{said} (an A/A control here: any effect would be noise)."
     if part.speed.verdict == UNDECIDED and not part.on_top:
-        said += f"; {undecided(part.speed, part.blocks)}"
+        said += f"; {undecided(part, part.speed)}"
     said += "".join(map(_on_top, part.on_top)) + _synergy(part)
     if part.accuracy is not None:
         said += f"; {_accuracy(part.accuracy, margin)}"
@@ -162,7 +185,7 @@ def _keep_line(advice: Advice, margin: float) -> str:
         together = " once all settings are counted together" if alone else ""
         return (
             f"keep the baseline: nothing that was tried is shown to be faster{together}; fastest so far is "
-            f"{best.term}, {speed_words(best.speed)}; {undecided(best.speed, best.blocks)}."
+            f"{best.term}, {speed_words(best.speed)}; {undecided(best, best.speed)}."
         )
     return f"keep the baseline: {best.term} is {speed_words(best.speed)}, {_but(best, advice.chosen.left_out, margin)}."
 

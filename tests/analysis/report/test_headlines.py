@@ -32,12 +32,23 @@ def test_a_sentence_says_what_would_decide(change, words):
     part = replace(PART, speed=replace(SPEED, **change))
     assert headlines.part_line(part, 1.0) == f"ga alone: 1.111x as fast{words}"
     assert "more" not in headlines.part_line(replace(part, control=True), 1.0)
+    turned = headlines.part_line(replace(part, in_rounds=True), 1.0)
+    assert "block" not in turned and "seeds" not in turned and ("round" in turned) == ("block" in words)
 
 
 def test_one_block_of_one_technique_asks_for_seeds():
     first, line = headlines.headlines(estimate(planted(blocks=1, techniques=("ga",))))
     assert "x as fast, undecided; one seed cannot say: run more blocks (--seeds); accuracy " in line
     assert "keep the baseline: nothing that was tried is shown to be faster" in first
+
+
+def test_what_is_shown_by_itself_and_open_among_all_is_said_to_be_so():
+    part = replace(PART, speed=Estimated(1.1, 1.05, 1.15, "undecided"), accuracy=Estimated(-7, -11, -3, "undecided"))
+    line = headlines.part_line(part, 1.0)
+    assert "1.100x as fast [1.050, 1.150], undecided with all comparisons counted; " in line
+    assert "accuracy -7.00 points [-11.00, -3.00], undecided with all comparisons counted" in line
+    part = replace(PART, accuracy=Estimated(-7, -16, +1, "undecided"))
+    assert headlines.part_line(part, 1.0).count("with all comparisons counted") == 0
 
 
 def test_accuracy_and_memory_stand_beside_the_speed():
