@@ -6,7 +6,7 @@ rounds. Accuracy, memory and all else stay the grid's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ TIMES = ("train_seconds", "images_per_second")
 TURN_KIND = "turns"
 _KNOWN = (*TIMES, "position", "compile_seconds", "first_use_seconds", "epoch_images")  # of cells that took turns
 Row = dict[str, Any]
+Fields = dict[str, set[str]]  # of a recipe -> all values that they had
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ def of_study(study: StudyData, grid: Tidy) -> RoundTimes:
     notes: list[str] = []
     used: list[pd.DataFrame] = []
     made: dict[str, int] = {}
+    recipes = [] if only else [_recipes(runs) for runs in (study.runs, study.rounds)]
     for key, runs in data.runs.groupby(["model", "dataset"], sort=False):
         model, dataset = str(key[0]), str(key[1])
         ours = grid.runs[grid.runs["model"].eq(model) & grid.runs["dataset"].eq(dataset)]
         if ours.empty:
             continue
-        why = "" if only else _differs(study, model, dataset, ours, runs)
+        why = "" if only else _differs(ours, runs, [each.get((model, dataset), {}) for each in recipes])
         if why:
             notes.append(f"{model} / {dataset}: times are the grid's, since {why} when its cells took turns.")
             continue
@@ -128,11 +130,16 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["model"], row["dataset"], row["response"], row["kind"], row["term"]
 
 
-def _differs(study: StudyData, model: str, dataset: str, grid: pd.DataFrame, rounds: pd.DataFrame) -> str:
-    """Says why rounds tell nothing of a grid's cells; empty where they do."""
+def _differs(grid: pd.DataFrame, rounds: pd.DataFrame, recipes: Sequence[Mapping[str, Fields]]) -> str:
+    """Says why rounds tell nothing of a grid's cells; empty where they do.
+
+    Args:
+        grid: its runs of a model and data set.
+        rounds: the same of the rounds.
+        recipes: of the cells of both.
+    """
     if set(grid["machine"]) != set(rounds["machine"]):
         return "they ran on another machine"
-    recipes = [_recipes(runs, model, dataset) for runs in (study.runs, study.rounds)]
     for cell in recipes[0].keys() & recipes[1].keys():
         fields = sorted(name for name, values in recipes[0][cell].items() if recipes[1][cell].get(name) != values)
         if fields:
@@ -140,14 +147,15 @@ def _differs(study: StudyData, model: str, dataset: str, grid: pd.DataFrame, rou
     return "" if BASELINE in set(rounds["cell"]) else "there was no baseline"
 
 
-def _recipes(runs: pd.DataFrame, model: str, dataset: str) -> dict[str, dict[str, frozenset[str]]]:
-    """Recipe fields of each cell, with all values that they had."""
-    mine = runs[text(runs, f"params.{MODEL_PARAM}").eq(model) & text(runs, f"params.{DATASET_PARAM}").eq(dataset)]
+def _recipes(runs: pd.DataFrame) -> dict[tuple[str, str], dict[str, Fields]]:
+    """Recipe fields of each cell of each model and data set, with all values that they had."""
     prefix = f"params.{RECIPE_PARAM}"
-    fields = [
-        str(c) for c in mine.columns if str(c).startswith(prefix) and c[len(prefix) :] not in IGNORED_RECIPE_FIELDS
-    ]
-    return {
-        str(cell): {name[len(prefix) :]: frozenset(text(rows, name)) for name in fields}
-        for cell, rows in mine.groupby(text(mine, f"params.{TECHNIQUES_PARAM}"))
-    }
+    names = [str(column)[len(prefix) :] for column in runs.columns if str(column).startswith(prefix)]
+    columns = {name: text(runs, prefix + name).tolist() for name in names if name not in IGNORED_RECIPE_FIELDS}
+    keys = [text(runs, f"params.{param}").tolist() for param in (MODEL_PARAM, DATASET_PARAM, TECHNIQUES_PARAM)]
+    found: dict[tuple[str, str], dict[str, Fields]] = {}
+    for i, (model, dataset, cell) in enumerate(zip(*keys, strict=True)):
+        fields = found.setdefault((model, dataset), {}).setdefault(cell, {})
+        for name, values in columns.items():
+            fields.setdefault(name, set()).add(values[i])
+    return found
