@@ -99,7 +99,7 @@ def test_a_description_that_a_store_does_not_take_is_one_line(capsys: pytest.Cap
     def refuses(*_: object) -> None:
         raise OSError("no route\nto it")
 
-    answer.describe(SimpleNamespace(set_tag=refuses), "key", ["the answer:", "  m on d: x"], "")  # type: ignore[arg-type]
+    answer.describe(SimpleNamespace(set_tag=refuses), "key", ["the answer:", "  m on d: x"], "")
     told = "ablate: the answer is not in the parent run's description: no route\n"
     assert capsys.readouterr() == ("", told)
 
@@ -108,6 +108,6 @@ def test_a_description_is_a_list_under_the_answers_name() -> None:
     seen: list[tuple[str, str, str]] = []
     store = SimpleNamespace(set_tag=lambda *given: seen.append(given))
     lines = ["the answer (in turns):", "  m on d: use ga", "    ga: 1.1x as fast [1.0, 1.2]"]
-    answer.describe(store, "key", lines, "rest")  # type: ignore[arg-type]
+    answer.describe(store, "key", lines, "rest")
     text = "## The answer (in turns)\n\n- m on d: use ga\n  - ga: 1.1x as fast \\[1.0, 1.2\\]\n\nrest"
     assert seen == [("key", "mlflow.note.content", text)]

@@ -93,7 +93,7 @@ def _memory(part: Part) -> str:
     if part.memory is not None:
         exact = part.memory.high - part.memory.low < 5e-4  # it repeats to the byte
         return f"; memory {part.memory.value:.3f}x{'' if exact else _interval(part.memory, '.3f')}"
-    return "" if math.isnan(part.host_mib) else f"; host memory {part.host_mib:+.0f} MiB"
+    return "" if math.isnan(part.host_mib) else f"; host memory {round(part.host_mib) + 0:+d} MiB"
 
 
 def undecided(part: Part, speed: Estimated) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.analysis.report.overview import LETTERS, Overview
+from pipeline.analysis.report.overview import CONTROL_LETTERS, LETTERS, Overview, mark
 from pipeline.analysis.report.render import effect, interval_text, p_text, quantity_text
 from pipeline.shown import printable
 
@@ -68,7 +68,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return "–"
     plain = dict(row)
     span = f" [{interval_text(plain, 2).replace(' to ', ', ')}]" if row["low"] is not None else ""
-    return f"{effect(plain, 2)}{span} {LETTERS[row['verdict']]}"
+    return f"{effect(plain, 2)}{span} {mark(row)}"
 
 
 def latex_tables(document: Mapping[str, Any], overview: Overview | None) -> str:
@@ -82,6 +82,7 @@ def latex_tables(document: Mapping[str, Any], overview: Overview | None) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     if overview is not None:
         letters = ", ".join(f"{letter}: {verdict.replace('_', ' ')}" for verdict, letter in LETTERS.items())
+        letters += f", {CONTROL_LETTERS}: cannot act here"
         what = "each technique alone and all together" if overview.alone else "each technique, averaged over the others"
         caption = f"Speed-up of training by {what} [{level} interval]. {letters}."
         columns = {"model / data set": "l"} | dict.fromkeys(overview.columns, "l")

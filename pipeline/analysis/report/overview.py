@@ -11,9 +11,20 @@ from pipeline.analysis.report.labels import GroupLabels
 
 # One letter for each verdict: colour alone says nothing to who cannot see it, or has it in black and white.
 LETTERS = {"pays": "P", "costs": "C", "no_effect": "N", "undecided": "?", "not_engaged": "X", "not_trained": "U"}
+CONTROL, CONTROL_LETTERS = "control", "A/A"  # of what cannot act: whatever it seems to do is no finding
 MAX_ROWS, MAX_COLUMNS = 24, 8
 
 _Row = Mapping[str, Any]
+
+
+def mark(row: _Row) -> str:
+    """The letters of an effect: those of its verdict, or of an A/A control.
+
+    Examples:
+        >>> mark({"verdict": "pays", "control": False}), mark({"verdict": "pays", "control": True})
+        ('P', 'A/A')
+    """
+    return CONTROL_LETTERS if row["control"] else LETTERS[row["verdict"]]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pipeline.analysis.report.conditions import MAIN_FIELDS, Conditions, conditi
 from pipeline.analysis.report.drawing import Drawing, ratio_text
 from pipeline.analysis.report.headlines import VERDICT_WORDS, machine_lines
 from pipeline.analysis.report.labels import GroupLabels
-from pipeline.analysis.report.overview import LETTERS, gathered, overview
+from pipeline.analysis.report.overview import LETTERS, gathered, mark, overview
 from pipeline.analysis.report.report import Report
 from pipeline.analysis.responses import BY_NAME, POINTS, RATIO
 from pipeline.design.names import BUDGET_PHASES
@@ -163,6 +163,7 @@ def _environment(autoescape: bool) -> Environment:
         finalize=_shown,
     )
     env.filters |= {
+        "mark": mark,
         "number": number_text,
         "measure": measure_text,
         "percent": percent_text,

@@ -26,6 +26,22 @@ def test_each_technique_alone_and_all_together_for_each_group_averages_first():
     assert f"P {said}" in next(line for line in text.splitlines() if line.startswith("| m1 / d1 |"))
 
 
+def test_what_cannot_act_has_no_verdict_there_whatever_it_seems_to_do():
+    report = report_of(planted(blocks=5, device="cpu", gpu=False, truth={"pm": -0.2}))
+    (row,) = [
+        row
+        for row in report_document(report)["effects"]
+        if (row["term"], row["kind"], row["response"]) == ("pm", "simple", "train_seconds")
+    ]
+    assert row["verdict"] == "pays" and row["control"]
+    page, text = pages_of(report)
+    said = f"{1 / row['estimate']:.2f}×"
+    assert f'<span class="tag control" title="A/A control">A/A</span> <b>{said}</b>' in page
+    (cells,) = [line.split(" | ") for line in text.splitlines() if f" A/A {said}" in line]
+    assert cells[3].startswith(f"A/A {said}")
+    assert 'class="is-control"' in page
+
+
 def test_one_group_is_no_average_and_many_groups_fit_the_page():
     one = module.overview(report_document(report_of(planted(blocks=2)))["effects"])
     assert [label for label, _ in one.rows] == ["resnet / digits"] and one.shared == "resnet / digits"
