@@ -7,6 +7,8 @@ the first of `python -m pipeline`, whose import path begins with the working fol
 import os
 import sys
 
+from pipeline import DISTRIBUTION
+
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib is not frozen
 
 
@@ -73,7 +75,7 @@ def _is_installed(root: str) -> bool:
     from urllib.request import url2pathname
 
     try:
-        origin = json.loads(importlib.metadata.distribution("ablate").read_text("direct_url.json") or "{}")
+        origin = json.loads(importlib.metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
     except (importlib.metadata.PackageNotFoundError, ValueError):
         return False
     editable = origin.get("dir_info", {}).get("editable", False)

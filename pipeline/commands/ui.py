@@ -13,6 +13,7 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
+from pipeline import DISTRIBUTION
 from pipeline.commands.command_options import UiOptions
 from pipeline.commands.output import experiment_of
 from pipeline.errors import InputError, OutsideError
@@ -103,7 +104,7 @@ def serve_optuna(storage: str | None, host: str, port: int) -> int:
     if file is not None and not file.is_file():
         raise InputError(f"--storage: {url} is not there; allowed: a storage with studies (ablate tune makes one)")
     if find_spec("optuna_dashboard") is None:
-        raise OutsideError('ui --optuna: optuna-dashboard is not installed; pip install "ablate[dashboard]"')
+        raise OutsideError(f"ui --optuna: optuna-dashboard is not installed; pip install '{DISTRIBUTION}[dashboard]'")
     _check_address(host, port, "optuna-dashboard")
     _greet("optuna-dashboard", host, port)
     from pipeline.tuning.dashboard import serve_dashboard

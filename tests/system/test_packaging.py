@@ -21,6 +21,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from pipeline import DISTRIBUTION, __version__
 from tests.support.ablate import environment
 from tests.support.processes import Workspace, assert_once
 
@@ -255,6 +256,16 @@ def test_uv_takes_the_index_that_pip_would(tmp_path: Path) -> None:
         shutil.rmtree(folder / ".venv", ignore_errors=True)
         assert made(folder, **variables) == 0
         assert (folder / "index").read_text() == f"{expected}\n"
+
+
+def test_nobody_is_told_to_install_another_project_of_this_name() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["metadata"]["name"] == DISTRIBUTION and importlib.metadata.version(DISTRIBUTION) == __version__
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "pipeline").rglob("*.py")]
+    wrong = re.compile(r"pip install [^\n`]*(?<![\w/-])ablate(?![\w/-])")
+    assert not [file for file in files if wrong.search(file.read_text())]
+    assert wrong.search("pip install -q 'ablate[ray]'") and not wrong.search("pip install 'ablate-training[ray]'")
 
 
 def test_what_is_required_is_imported() -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import DISTRIBUTION
 from pipeline.errors import InputError, OutsideError, first_line, not_allowed
 from pipeline.import_path import path_environment
 from pipeline.tracking.credentials import without_account
@@ -64,7 +65,7 @@ def connect(address: str) -> Any:
         import ray
     except ImportError:
         raise InputError("--launcher: 'ray' is not allowed here, Ray is not installed; allowed: local, or first "
-                         "pip install 'ablate[ray]'") from None  # fmt: skip
+                         f"pip install '{DISTRIBUTION}[ray]'") from None  # fmt: skip
     if ray.is_initialized():
         return ray
     _check(address)

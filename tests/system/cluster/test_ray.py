@@ -234,4 +234,4 @@ def test_without_ray_the_extra_is_named(tmp_path: Path) -> None:
     work = Workspace(tmp_path / "work", env={"PYTHONPATH": path})
     call = work.call_grid("--launcher", "ray")
     assert (call.code, len(call.lines)) == (2, 1), call.err
-    assert "pip install 'ablate[ray]'" in call.err
+    assert "pip install 'ablate-training[ray]'" in call.err
