@@ -23,7 +23,7 @@ TIMES = ("train_seconds", "images_per_second")
 TURN_KIND = "turns"
 _KNOWN = (*TIMES, "position", "compile_seconds", "first_use_seconds", "epoch_images")  # of cells that took turns
 Row = dict[str, Any]
-Fields = dict[str, set[str]]  # of a recipe -> all values that they had
+FieldValues = dict[str, set[str]]  # of a recipe -> all values that they had
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["model"], row["dataset"], row["response"], row["kind"], row["term"]
 
 
-def _differs(grid: pd.DataFrame, rounds: pd.DataFrame, recipes: Sequence[Mapping[str, Fields]]) -> str:
+def _differs(grid: pd.DataFrame, rounds: pd.DataFrame, recipes: Sequence[Mapping[str, FieldValues]]) -> str:
     """Says why rounds tell nothing of a grid's cells; empty where they do.
 
     Args:
@@ -147,13 +147,13 @@ def _differs(grid: pd.DataFrame, rounds: pd.DataFrame, recipes: Sequence[Mapping
     return "" if BASELINE in set(rounds["cell"]) else "there was no baseline"
 
 
-def _recipes(runs: pd.DataFrame) -> dict[tuple[str, str], dict[str, Fields]]:
+def _recipes(runs: pd.DataFrame) -> dict[tuple[str, str], dict[str, FieldValues]]:
     """Recipe fields of each cell of each model and data set, with all values that they had."""
     prefix = f"params.{RECIPE_PARAM}"
     names = [str(column)[len(prefix) :] for column in runs.columns if str(column).startswith(prefix)]
     columns = {name: text(runs, prefix + name).tolist() for name in names if name not in IGNORED_RECIPE_FIELDS}
     keys = [text(runs, f"params.{param}").tolist() for param in (MODEL_PARAM, DATASET_PARAM, TECHNIQUES_PARAM)]
-    found: dict[tuple[str, str], dict[str, Fields]] = {}
+    found: dict[tuple[str, str], dict[str, FieldValues]] = {}
     for i, (model, dataset, cell) in enumerate(zip(*keys, strict=True)):
         fields = found.setdefault((model, dataset), {}).setdefault(cell, {})
         for name, values in columns.items():
