@@ -61,6 +61,10 @@ def test_it_says_where_times_are_from() -> None:
     assert not any("from 9 rounds" in line for line in closing_answer(effects)), "said once"
     (advice,) = answer_of(effects).groups
     assert all(part.in_rounds for part in advice.parts) and not answer_of(estimate(study)).groups[0].parts[0].in_rounds
+    two = planted(blocks=9, models=("m1", "m2"))
+    assert all(part.in_rounds for part in answer_of(estimate(replace(two, rounds=two.runs))).averages)
+    one = two.runs[two.runs["params.model"].eq("m1")]
+    assert not any(part.in_rounds for part in answer_of(estimate(replace(two, rounds=one))).averages)
 
 
 def test_a_technique_that_cannot_act_is_said_to_be_not_engaged(tmp_path: Path, digits_dir: Path) -> None:

@@ -218,6 +218,25 @@ def test_the_baseline_stands_wherever_it_is_in_the_order(
     assert len(course.outcomes) == 4 and len(found.log.closed) == len(found.log.opened)
 
 
+@pytest.mark.parametrize("late", [2, 3])
+def test_out_of_memory_beside_another_than_the_baseline_is_no_outcome(
+    case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    def order(runs: Sequence[PlannedRun], _drawn: str) -> list[PlannedRun]:
+        baseline, *others = runs
+        return [*others[:late], baseline, *others[late:]]
+
+    monkeypatch.setattr(rounds, "start_order", order)
+    second = case().group.runs[2].spec.label
+    found = case(**{second: [Life(dies_in=0, how="oom"), Life()]})
+    course = found.run()
+    assert found.ends()[second] == ["interrupted", "finished"] and set(course.outcomes.values()) == {"finished"}
+    found = case(baseline=[Life(dies_in=0, how="oom"), Life()])  # others give way, until there is room
+    course = found.run()
+    assert found.ends()["baseline"][0] == "interrupted" and set(course.outcomes.values()) == {"finished"}
+    assert all("baseline" in cells for _, cells in found.log.rounds) and len(course.outcomes) == 4
+
+
 @pytest.mark.usefixtures("as_listed")
 def test_out_of_memory_beside_others_comes_with_fewer(case: Callable[..., Case]) -> None:
     found = case(ga_pm=[Life(dies_in=0, how="oom"), Life()])

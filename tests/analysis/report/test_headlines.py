@@ -62,6 +62,11 @@ def test_accuracy_and_memory_stand_beside_the_speed():
     assert headlines.part_line(same, 0.5).endswith("[-0.20, +0.10], within 0.5 points; host memory +4 MiB.")
 
 
+def test_the_hosts_memory_is_never_less_by_nothing():
+    assert headlines.part_line(replace(PART, host_mib=-0.4), 1.0).endswith("; host memory +0 MiB.")
+    assert headlines.part_line(replace(PART, host_mib=-0.6), 1.0).endswith("; host memory -1 MiB.")
+
+
 def test_what_acts_on_top_of_another_only_is_said_so():
     alone = replace(PART, term="channels_last", speed=Estimated(1.022, 0.97, 1.07, "undecided", 9.0))
     alone = replace(alone, on_top=(OnTop("amp", 7.337, "costs"),))
