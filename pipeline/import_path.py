@@ -7,7 +7,7 @@ the first of `python -m pipeline`, whose import path begins with the working fol
 import os
 import sys
 
-from pipeline import DISTRIBUTION
+DISTRIBUTION = "ablate-training"  # what pip calls it; its `ablate` is another project
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - pathlib is not frozen
 

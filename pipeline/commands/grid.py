@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -49,6 +50,7 @@ def run_grid(options: GridOptions) -> int:
         AblateError: anything that is not allowed, before anything runs; or the store or the disk failed.
     """
     out = stream_for_progress(options.as_json)
+    options = replace(options, dry_run=options.dry_run or options.estimate)
     try:
         if options.tuned:
             options = _with_tuned_recipes(options, out)
@@ -57,7 +59,7 @@ def run_grid(options: GridOptions) -> int:
         if not options.quiet or options.dry_run:
             print(selected.headline, file=out, flush=True)
         tell_places(options)
-        if options.dry_run or options.estimate:
+        if options.dry_run:
             expected = _expected(options, selected, out)
             grid_text.print_plan(selected.plan, options.as_json, expected, _jobs(options))
             return 0

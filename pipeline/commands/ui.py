@@ -13,11 +13,11 @@ import sys
 from importlib.util import find_spec
 from typing import Any
 
-from pipeline import DISTRIBUTION
 from pipeline.commands.command_options import UiOptions
 from pipeline.commands.output import experiment_of
 from pipeline.errors import InputError, OutsideError
 from pipeline.execution import interrupt
+from pipeline.import_path import DISTRIBUTION
 from pipeline.paths import STATE_DIR
 from pipeline.shown import printable
 from pipeline.tracking import mlflow_sqlite

@@ -161,9 +161,12 @@ def sample(
     Yields:
         Why a cell has no rate, in a line.
     """
+    tried: set[_Key] = set()
     for spec in specs:
-        if forecast.seconds(spec) is not None:
+        alike = _pair(params_of(spec))
+        if alike in tried or forecast.seconds(spec) is not None:
             continue
+        tried.add(alike)
         tell(f"training {spec.model} on {spec.dataset} for {SAMPLE_SECONDS:.0f} s, to see its rate")
         began, first, seconds = time.time(), math.inf, None
         with closing(launcher.launch(spec)) as records:

@@ -82,6 +82,7 @@ def test_a_cell_of_each_unknown_model_trains_for_a_moment_to_be_timed(monkeypatc
     forecast, launcher, said = Forecast(), _Trains(), list[str]()
     forecast.learn(params_of(cell("test_efficientnet")), 7.0)
     cells = [cell(epochs=5, batch_size=32), cell(epochs=5, precision="bf16", batch_size=32), cell("test_resnet")]
+    cells.append(cell("test_resnet", precision="bf16"))  # of those alike none but the first is tried
     given: Any = launcher
     problems = list(sample(forecast, [*cells, cell("test_efficientnet")], given, said.append))
     assert launcher.launched == ["test_vit", "test_resnet"] and len(said) == 2

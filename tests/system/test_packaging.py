@@ -21,7 +21,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline import DISTRIBUTION, __version__
+from pipeline import __version__
+from pipeline.import_path import DISTRIBUTION
 from tests.support.ablate import environment
 from tests.support.processes import Workspace, assert_once
 

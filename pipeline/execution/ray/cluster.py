@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import DISTRIBUTION
 from pipeline.errors import InputError, OutsideError, first_line, not_allowed
-from pipeline.import_path import path_environment
+from pipeline.import_path import DISTRIBUTION, path_environment
 from pipeline.tracking.credentials import without_account
 
 NAMESPACE = b"ablate"

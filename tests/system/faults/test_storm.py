@@ -36,9 +36,9 @@ from tests.support.servers import Proxy, Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROUNDS = 16
-KILLS = int(os.environ.get("ABLATE_KILLS", "9"))
+KILLS = int(os.environ.get("ABLATE_KILLS", "6"))
 SEEDS = 15 if KILLS > 50 else 3
-PARENT_KILLS = 5
+PARENT_KILLS = 4
 VICTIMS = ("parent", "fork server", "fork server", "worker", "worker", "tracking server")
 SHORT = ("--set", "max_train_samples=128", "--set", "max_test_samples=100", "--set", "epochs=1")
 
