@@ -171,11 +171,14 @@ def test_kill_storm(tmp_path: Path) -> None:
     while kills < PARENT_KILLS:
         process = storm.start(*words)
         try:
-            if kills % 4:  # most of them while cells are run, the others anywhere in the start
-                lines_of(process, "^started")
-                process.wait(rng.uniform(0.0, 2.5))  # about 2 cells: all kills come before the end
+            # Most of them while cells are run, the others anywhere in the start. They go by cells, of which a fast
+            # machine makes more a second than another: at most 3 a kill, so that all kills come before the end.
+            if kills % 4:
+                for _ in range(rng.randint(1, 3)):
+                    lines_of(process, "^started")
+                process.wait(rng.uniform(0.0, 0.2))
             else:
-                process.wait(rng.uniform(0.5, 10.0))
+                process.wait(rng.uniform(0.5, 4.0))
         except subprocess.TimeoutExpired:
             kill(process)
             kills += 1
