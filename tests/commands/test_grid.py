@@ -218,8 +218,8 @@ def test_an_estimate_trains_each_model_for_a_moment_and_stores_nothing(tmp_path:
     assert [line for line in found.out.splitlines() if line.startswith("training test_vit on digits for 10 s")]
     assert not (tmp_path / "mlruns" / "mlflow.db").exists() and not list((tmp_path / "mlruns").glob("journal/*"))
     (tmp_path / "other").mkdir()
-    words = ("--models", "test_resnet", "--datasets", "digits", "--techniques", "ga", "--estimate", "--tuned")
-    found = run_ablate("grid", *SMALL, *words, cwd=tmp_path / "other", data_dir=digits_dir)
+    one = ("--models", "test_resnet", "--datasets", "digits", "--techniques", "ga", "--tuned")
+    found = run_ablate("grid", *SMALL, *one, "--estimate", cwd=tmp_path / "other", data_dir=digits_dir)
     assert "not tuned yet: test_resnet on digits" in found.out, "nothing is tuned for an estimate"
 
 
