@@ -190,6 +190,7 @@ def _advice(
     other = chosen.fastest if chosen.fastest not in ("", chosen.cell) else ""
     in_rounds = _in_rounds(effects, group)
     part = None if chosen.cell == BASELINE else _cell_part(host, group, cells, chosen.cell, chosen)
+    part = replace(part, in_rounds=in_rounds) if part else None
     judged = group not in effects.untrained and bool(cells["response"].eq(_ACCURACY).any())
     return Advice(
         chosen,

@@ -61,6 +61,8 @@ def test_it_says_where_times_are_from() -> None:
     assert not any("from 9 rounds" in line for line in closing_answer(effects)), "said once"
     (advice,) = answer_of(effects).groups
     assert all(part.in_rounds for part in advice.parts) and not answer_of(estimate(study)).groups[0].parts[0].in_rounds
+    told = [part for part in (advice.chosen_part, advice.fastest_part) if part is not None]
+    assert told and all(part.in_rounds for part in told)
     two = planted(blocks=9, models=("m1", "m2"))
     assert all(part.in_rounds for part in answer_of(estimate(replace(two, rounds=two.runs))).averages)
     one = two.runs[two.runs["params.model"].eq("m1")]

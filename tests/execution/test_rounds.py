@@ -172,6 +172,11 @@ def test_one_that_cannot_be_set_up_is_left_out(case: Callable[..., Case]) -> Non
     assert all(sorted(cells) == ["baseline", "ga", "ga+pm"] for _, cells in found.log.rounds)
 
 
+def baseline_at(place: int) -> Callable[[Sequence[PlannedRun], str], list[PlannedRun]]:
+    """An order of start with the baseline at a place among the others."""
+    return lambda runs, _drawn: [*runs[1 : 1 + place], runs[0], *runs[1 + place :]]
+
+
 @pytest.fixture
 def as_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cells are started in the order in which the group has them."""
@@ -199,11 +204,7 @@ def test_cells_are_started_in_an_order_drawn_anew(case: Callable[..., Case]) -> 
 def test_the_baseline_stands_wherever_it_is_in_the_order(
     case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    def order(runs: Sequence[PlannedRun], _drawn: str) -> list[PlannedRun]:
-        baseline, *others = runs
-        return [*others[:place], baseline, *others[place:]]
-
-    monkeypatch.setattr(rounds, "start_order", order)
+    monkeypatch.setattr(rounds, "start_order", baseline_at(place))
     found = case()
 
     def free() -> tuple[float, float]:
@@ -222,11 +223,7 @@ def test_the_baseline_stands_wherever_it_is_in_the_order(
 def test_out_of_memory_beside_another_than_the_baseline_is_no_outcome(
     case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
-    def order(runs: Sequence[PlannedRun], _drawn: str) -> list[PlannedRun]:
-        baseline, *others = runs
-        return [*others[:late], baseline, *others[late:]]
-
-    monkeypatch.setattr(rounds, "start_order", order)
+    monkeypatch.setattr(rounds, "start_order", baseline_at(late))
     second = case().group.runs[2].spec.label
     found = case(**{second: [Life(dies_in=0, how="oom"), Life()]})
     course = found.run()

@@ -11,7 +11,7 @@ from pipeline.analysis.report.labels import GroupLabels
 
 # One letter for each verdict: colour alone says nothing to who cannot see it, or has it in black and white.
 LETTERS = {"pays": "P", "costs": "C", "no_effect": "N", "undecided": "?", "not_engaged": "X", "not_trained": "U"}
-CONTROL, CONTROL_LETTERS = "control", "A/A"  # of what cannot act: whatever it seems to do is no finding
+CONTROL_LETTERS = "A/A"  # of what cannot act: whatever it seems to do is no finding
 MAX_ROWS, MAX_COLUMNS = 24, 8
 
 _Row = Mapping[str, Any]
